@@ -1,0 +1,1 @@
+"""The full-precision reference model, the sampler as data, and the bundle format."""

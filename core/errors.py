@@ -1,0 +1,37 @@
+"""Typed errors. Each message quotes the bad value and says what to do next; the CLI prints it as it is."""
+
+
+class EchoEdgeError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+
+class ConfigError(EchoEdgeError, ValueError):
+    """A model, clip, sampler or recipe option has a value that cannot work."""
+
+
+class InputError(EchoEdgeError, ValueError):
+    """An image, a sound or a prompt cannot be used."""
+
+
+class BundleError(EchoEdgeError):
+    """A bundle is missing, incomplete, altered or of an unknown format."""
+
+
+class OutputError(EchoEdgeError):
+    """An output path exists already or cannot be written."""
+
+
+class CheckpointError(EchoEdgeError):
+    """A checkpoint lacks tensors, has unexpected ones, or shapes that do not fit."""
+
+
+class ExportError(EchoEdgeError):
+    """A program could not be compiled, or the compiled file does not compute what the reference computes."""
+
+
+class EngineError(EchoEdgeError):
+    """An engine is not installed, or cannot run a bundle's programs."""
+
+
+class ResourceError(EchoEdgeError):
+    """Too little disk or memory for what was asked."""

@@ -1,0 +1,274 @@
+"""Files that appear whole or not at all, hashes, and checks of free disk and memory.
+
+What is being written lies beside its target under a name that starts with "." and contains ".partial"; it takes the target's name
+by a rename, at the end. Only a kill that no process can catch (SIGKILL, a power cut) leaves such a file behind; it may be deleted.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from .errors import OutputError, ResourceError
+
+CHUNK_BYTES = 1 << 20
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def human_bytes(count: int) -> str:
+    """`count` bytes in decimal units with three figures: 3130000000 -> "3.13 GB"."""
+    if count < 1000:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 999.5 or unit == "TB":
+            break
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's content, hex; constant memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_file(path: str | Path, force: bool = False) -> Iterator[Path]:
+    """Write a file under a temporary name beside `path` and rename it at the end.
+
+    Yields the temporary path: an empty file to be overwritten, with the suffix of `path`. Missing parent folders are created.
+    If the body raises, is interrupted (Ctrl-C) or terminated (SIGTERM, in the main thread), the temporary file is removed and
+    whatever lay under `path` before stays as it was.
+
+    Raises:
+        OutputError: `path` exists and `force` is off; it is a folder; its folder cannot be written.
+        ResourceError: the disk filled up.
+    """
+    target = _absolute(path)
+    _refuse_existing(target, force, kind="file")
+    temporary = _temporary_beside(target, kind="file")
+    try:
+        with _terminated_like_interrupted(), _disk_full_is_a_sentence(target):
+            yield temporary
+            _sync(temporary)
+            _refuse_existing(target, force, kind="file")
+            os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(target.parent)
+
+
+@contextmanager
+def atomic_folder(path: str | Path, force: bool = False, marker: str | None = None) -> Iterator[Path]:
+    """Write a folder under a temporary name beside `path` and rename it at the end.
+
+    Yields the temporary folder, empty. With `force` an existing folder is replaced only at the end, and is put back if the rename
+    fails. `marker` limits what `force` may replace: a folder that is empty or contains a file of that name.
+    Otherwise as `atomic_file`.
+
+    Raises:
+        OutputError: `path` exists and `force` is off, or it is nothing that `force` may replace; its parent cannot be written.
+        ResourceError: the disk filled up.
+    """
+    target = _absolute(path)
+    _refuse_existing(target, force, kind="folder", marker=marker)
+    temporary = _temporary_beside(target, kind="folder")
+    try:
+        with _terminated_like_interrupted(), _disk_full_is_a_sentence(target):
+            yield temporary
+            for folder, _, names in os.walk(temporary):
+                for name in names:
+                    _sync(Path(folder, name))
+                _sync(Path(folder))
+            _refuse_existing(target, force, kind="folder", marker=marker)
+            _replace_folder(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync(target.parent)
+
+
+def require_free_disk(path: str | Path, needed: int) -> None:
+    """Check that the file system of `path` (which need not exist yet) has `needed` bytes free.
+
+    Raises:
+        ResourceError: it has less; the message gives both figures.
+    """
+    folder = next(parent for parent in (_absolute(path), *_absolute(path).parents) if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ResourceError(
+            f"{human_bytes(needed)} of disk is needed for {path}, and {human_bytes(free)} is free. "
+            "Free some space or choose another disk."
+        )
+
+
+def require_free_memory(needed: int, purpose: str = "this step") -> None:
+    """Check that `needed` bytes of memory can be allocated, as far as the system tells (see `available_memory`).
+
+    Raises:
+        ResourceError: fewer are available; the message gives both figures.
+    """
+    available = available_memory()
+    if available is not None and available < needed:
+        raise ResourceError(
+            f"{human_bytes(needed)} of memory is needed for {purpose}, and {human_bytes(available)} is available. "
+            "Close other programs, or choose a smaller clip, a smaller model or a larger machine."
+        )
+
+
+def available_memory(root: str | Path = "/") -> int | None:
+    """Bytes that a new allocation can use: the system's figure, lowered by the limits of the process's control groups.
+
+    Linux: MemAvailable and cgroup v1 / v2 (page cache that can be dropped counts as available). Elsewhere: all physical memory,
+    or None where the system does not say even that. `root` is the folder that holds /proc and /sys.
+    """
+    root = Path(root)
+    meminfo = _read_text(root / "proc/meminfo")
+    if meminfo is None:
+        return _physical_memory()
+    rows = dict(line.split(":", 1) for line in meminfo.splitlines() if ":" in line)
+    limits = [int(rows["MemAvailable"].split()[0]) * 1024] if "MemAvailable" in rows else []
+    for line in (_read_text(root / "proc/self/cgroup") or "").splitlines():
+        number, controllers, group = line.split(":", 2)
+        if number == "0" and not controllers:
+            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            base, names = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        folder = base / group.strip("/")
+        for level in (folder, *folder.parents):  # every enclosing group limits; inside a container only the last may be visible
+            room = _cgroup_room(level, *names)
+            if room is not None:
+                limits.append(room)
+            if level == base:
+                break
+    return min(limits) if limits else None
+
+
+def _cgroup_room(folder: Path, limit_name: str, usage_name: str, cache_name: str) -> int | None:
+    """Bytes left in one memory control group; None if it sets no limit."""
+    limit, usage = _read_text(folder / limit_name), _read_text(folder / usage_name)
+    if limit is None or usage is None or limit.strip() == "max":
+        return None
+    statistics = (line.split() for line in (_read_text(folder / "memory.stat") or "").splitlines())
+    droppable = next((int(fields[1]) for fields in statistics if fields[0] == cache_name), 0)
+    return max(0, int(limit) - int(usage) + droppable)
+
+
+def _physical_memory() -> int | None:
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _read_text(path: Path) -> str | None:
+    """The file's text; None if the system has no such file."""
+    try:
+        return path.read_text()
+    except OSError:
+        return None
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.abspath(path))
+
+
+def _refuse_existing(target: Path, force: bool, kind: Literal["file", "folder"], marker: str | None = None) -> None:
+    if not os.path.lexists(target):
+        return
+    if kind == "file" and target.is_dir():
+        raise OutputError(f"{target} is a folder. Give the name of a file.")
+    if kind == "folder" and not target.is_dir():
+        raise OutputError(f"{target} is a file. Give the name of a folder.")
+    if not force:
+        raise OutputError(f"{target} exists. Give another name or --force.")
+    if marker is not None and any(target.iterdir()) and not (target / marker).is_file():
+        raise OutputError(f"{target} has no {marker}: it is some other folder, and --force does not replace it. Give another name.")
+
+
+def _temporary_beside(target: Path, kind: Literal["file", "folder"]) -> Path:
+    """Create an empty file or folder beside `target`, under a name that nothing else uses."""
+    temporary = target.with_name(f".{target.stem[:80]}.{secrets.token_hex(4)}.partial{target.suffix}") if target.name else target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "file":
+            temporary.touch(exist_ok=False)
+        else:
+            temporary.mkdir()
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written ({error.strerror}: {error.filename}). Give another name.") from error
+    return temporary
+
+
+def _replace_folder(temporary: Path, target: Path) -> None:
+    """Rename `temporary` to `target`; an old `target` is deleted afterwards, or put back if the rename fails."""
+    if not os.path.lexists(target):
+        os.rename(temporary, target)
+        return
+    old = target.with_name(f".{target.stem[:80]}.{secrets.token_hex(4)}.old.partial")
+    os.rename(target, old)
+    try:
+        os.rename(temporary, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
+    if old.is_symlink():
+        old.unlink()
+    else:
+        shutil.rmtree(old)
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file or a folder's list of names to the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows has no handle for a folder
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_full_is_a_sentence(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        raise ResourceError(f"The disk is full: {target} was not written. Free some space or choose another disk.") from error
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM end the process by an exception, as Ctrl-C does, so that what is being written is removed.
+
+    A handler that the application has installed is left alone; outside the main thread Python cannot install one.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

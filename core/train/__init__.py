@@ -1,0 +1,1 @@
+"""Training of the built-in nano model on procedurally drawn talking heads."""

@@ -1,0 +1,1 @@
+"""Weight recipes and weight quantisation."""

@@ -1,0 +1,79 @@
+"""Recipes: which weights are stored how. A recipe is data, a preset by name or a JSON file."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..core.errors import ConfigError
+
+Weights = Literal["fp32", "int8", "int4"]
+
+
+class Rule(BaseModel):
+    """`programs` and `modules` are shell-style patterns; `weights` is how the linear layers they match are stored.
+
+    int8: 8-bit weights per output channel. int4: 4-bit weights in groups of `group` inputs; layers whose inputs do not divide into groups
+    are stored as int8. Both with activations quantised to 8 bits per row as they come.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    programs: str = "*"
+    modules: str = "*"
+    weights: Weights
+    group: int = Field(default=32, ge=32, multiple_of=32)
+
+
+class WeightRecipe(BaseModel):
+    """The first rule that matches a layer holds; a layer that none matches stays fp32."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=100)
+    rules: tuple[Rule, ...] = ()
+
+    def rule_for(self, program: str, module: str) -> Rule | None:
+        for rule in self.rules:
+            if fnmatchcase(program, rule.programs) and fnmatchcase(module, rule.modules):
+                return rule
+        return None
+
+
+PRESETS = {
+    "fp32": WeightRecipe(name="fp32"),
+    "int8": WeightRecipe(name="int8", rules=(Rule(weights="int8"),)),
+    "int4": WeightRecipe(
+        name="int4",
+        rules=(Rule(programs="denoise", modules="*blocks.*", weights="int4"), Rule(weights="int8")),
+    ),
+}
+
+
+def read_recipe(text: str) -> WeightRecipe:
+    """A preset's name, or the path of a recipe file.
+
+    Raises:
+        ConfigError: neither; the message lists the presets or says what is wrong in the file.
+    """
+    if text in PRESETS:
+        return PRESETS[text]
+    path = Path(text)
+    if path.suffix.lower() != ".json":
+        near = difflib.get_close_matches(text, PRESETS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"There are no weights {text!r}. Choose from {', '.join(PRESETS)}, or name a recipe file (.json).{hint}")
+    try:
+        return WeightRecipe.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        example = json.dumps(PRESETS["int4"].model_dump())
+        raise ConfigError(f"The recipe {path} is not valid: {place}: {first['msg']}. A valid one is: {example}") from error

@@ -1,0 +1,1 @@
+"""Playing bundles: engines, the player, parity and benchmarks."""

@@ -1,0 +1,66 @@
+"""ExecuTorch's runtime: each `.pte` is loaded on first use and stays loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...core.bundle import Bundle
+from ...core.errors import EngineError
+from .base import Array, contiguous
+
+
+class ExecuTorchEngine:
+    """Runs a bundle's compiled programs through XNNPACK. `threads`: 0 leaves the runtime's choice."""
+
+    name = "executorch"
+
+    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
+        if bundle.manifest.target != "executorch":
+            raise EngineError(f"The bundle {bundle.root} was compiled for {bundle.manifest.target}; the executorch engine cannot play it.")
+        self.bundle = bundle
+        self._programs: dict[str, Any] = {}
+        self._methods: dict[tuple[str, str], Any] = {}
+        if threads:
+            from executorch.extension.pybindings import portable_lib
+
+            portable_lib._unsafe_reset_threadpool(threads)
+
+    def has(self, program: str) -> bool:
+        return program in self.bundle.manifest.programs
+
+    def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
+        loaded = self._methods.get((program, method)) or self._load(program, method)
+        specs = self.bundle.program(program).methods[method].inputs
+        for spec, array in zip(specs, inputs, strict=True):
+            if array.shape != spec.shape or str(array.dtype) != spec.dtype:
+                raise EngineError(
+                    f"{program}.{method} takes {spec.name} as {spec.dtype} {list(spec.shape)}, not {array.dtype} {list(array.shape)}."
+                )
+        try:
+            outputs = loaded.execute([torch.from_numpy(contiguous(array)) for array in inputs])
+        except RuntimeError as error:
+            raise EngineError(f"{program}.{method} failed in ExecuTorch: {error}") from error
+        return [np.array(tensor) for tensor in outputs]  # copies: the runtime may use its output buffers again
+
+    def _load(self, program: str, method: str) -> Any:
+        from executorch.runtime import Runtime, Verification
+
+        record = self.bundle.program(program)
+        if method not in record.methods:
+            raise EngineError(f"{program} has no method {method!r}. It has: {', '.join(record.methods)}.")
+        path: Path = self.bundle.path(record.path)
+        try:
+            if program not in self._programs:
+                self._programs[program] = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
+            loaded = self._programs[program].load_method(method)
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(f"{path} cannot be loaded by ExecuTorch ({error}). Export the bundle again.") from error
+        if loaded is None:
+            raise EngineError(f"{path} has no method {method!r}. Export the bundle again.")
+        self._methods[program, method] = loaded
+        return loaded

@@ -1,0 +1,54 @@
+"""The reference engine: the model in full precision, in PyTorch. Every artifact is compared with this one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ...core.bundle import Bundle
+from ...core.errors import EngineError
+from ...core.nano import load_nano, nano_digest
+from ...core.programs import Program, build_programs
+from .base import Array, contiguous
+
+
+class TorchEngine:
+    """Runs the programs of the reference model, float32."""
+
+    name = "torch"
+
+    def __init__(self, programs: dict[str, Program]) -> None:
+        self.programs = programs
+
+    @classmethod
+    def for_bundle(cls, bundle: Bundle) -> TorchEngine:
+        """The model that `bundle` was compiled from.
+
+        Raises:
+            EngineError: its weights are not the ones that ship with this package.
+        """
+        record = bundle.manifest.model
+        if record.preset != "nano":
+            raise EngineError(
+                f"The bundle was compiled from {record.preset}, whose weights do not ship with EchoEdge. Use --engine executorch."
+            )
+        if record.source_sha256 != nano_digest():
+            raise EngineError(
+                f"The bundle was compiled from other weights of nano (SHA-256 {record.source_sha256[:12]}…) than this package has "
+                f"({nano_digest()[:12]}…). Export it again."
+            )
+        text_rows = bundle.input_shape("encode_conditions", "text")[1]
+        reuse = "denoise_reusing" in bundle.manifest.programs
+        return cls(build_programs(load_nano(bundle.model), bundle.clip, text_rows, reuse))
+
+    def has(self, program: str) -> bool:
+        return program in self.programs
+
+    def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
+        try:
+            entry = self.programs[program][method]
+        except KeyError as error:
+            raise EngineError(f"The model has no program {program}.{method}.") from error
+        outputs = entry.run(*(torch.from_numpy(contiguous(array)) for array in inputs))
+        return [tensor.numpy() for tensor in outputs]

@@ -1,0 +1,213 @@
+"""Parity: compiled against full precision, program by program on recorded calls, then a whole clip, then the mouth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.bundle import Bundle, Figures
+from ..core.config import ClipSpec
+from ..core.errors import BundleError, InputError
+from ..core.metrics.lipsync import lipsync
+from ..core.metrics.psnr import cosine, max_abs, psnr
+from ..core.nano import assets
+from ..core.plan import SamplingPlan
+from ..core.programs import Model, Program
+from ..targets.bundle_builder import GOLDEN, GOLDEN_INDEX, Golden
+from .engines.base import Array, Engine
+from .engines.torch import TorchEngine
+from .media import fit_speech, read_portrait, read_speech
+from .player import Player, Score
+
+LIPSYNC_SHARE = 0.95  # of full precision's lip-sync that a compiled bundle must keep
+KEPT_CALLS = 2  # recorded per method: the first and the last
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: the worst over a program's recorded calls and outputs, or a whole clip's. `demanded` empty fields: not judged."""
+
+    name: str
+    measured: Figures
+    demanded: Figures
+
+    @property
+    def passed(self) -> bool:
+        found, wanted = self.measured, self.demanded
+        checks = [
+            wanted.psnr_db is None or (found.psnr_db is not None and found.psnr_db >= wanted.psnr_db),
+            wanted.cosine is None or (found.cosine is not None and found.cosine >= wanted.cosine),
+            wanted.max_abs is None or (found.max_abs is not None and found.max_abs <= wanted.max_abs),
+        ]
+        return all(checks)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All rows, and the lip-sync of the clip in full precision and as compiled."""
+
+    rows: tuple[Row, ...]
+    lipsync_reference: float
+    lipsync_measured: float
+
+    @property
+    def lipsync_passed(self) -> bool:
+        return self.lipsync_measured >= LIPSYNC_SHARE * self.lipsync_reference
+
+    @property
+    def passed(self) -> bool:
+        return self.lipsync_passed and all(row.passed for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For scripts: JSON-ready."""
+        return {
+            "passed": self.passed,
+            "lipsync": {
+                "reference": round(self.lipsync_reference, 4), "measured": round(self.lipsync_measured, 4),
+                "demanded_share": LIPSYNC_SHARE, "passed": self.lipsync_passed,
+            },
+            "rows": [
+                {"name": row.name, "passed": row.passed, "measured": row.measured.model_dump(), "demanded": row.demanded.model_dump()}
+                for row in self.rows
+            ],
+        }  # fmt: skip
+
+
+class _Recorder:
+    """An engine that keeps the first and the last call of every method."""
+
+    name = "recorder"
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.calls: dict[tuple[str, str], list[tuple[list[Array], list[Array]]]] = {}
+
+    def has(self, program: str) -> bool:
+        return self.engine.has(program)
+
+    def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
+        outputs = self.engine.run(program, method, inputs)
+        calls = self.calls.setdefault((program, method), [])
+        del calls[KEPT_CALLS - 1 :]
+        calls.append((list(inputs), outputs))
+        return outputs
+
+
+def demo_case(clip: ClipSpec, frames: int) -> dict[str, Any]:
+    """A demo portrait and the first `frames` frames of a demo voice that lasts as long, with the mouth's place in the picture."""
+    folder = assets() / "demo"
+    demo = json.loads((folder / "demo.json").read_text())
+    portrait = demo["portraits"][0]
+    voice = next((v for v in demo["voices"] if v["frames"] >= frames), demo["voices"][-1])
+    top, bottom, left, right = portrait["mouth_box"]
+    return {
+        "portrait": read_portrait(folder / portrait["file"], clip.height, clip.width),
+        "speech": fit_speech(read_speech(folder / voice["file"], clip.sample_rate), frames, clip.fps, clip.sample_rate),
+        "prompt": portrait["prompt"],
+        "seed": 0,
+        "mouth_box": [round(top * clip.height), round(bottom * clip.height), round(left * clip.width), round(right * clip.width)],
+    }
+
+
+def record_golden(model: Model, programs: dict[str, Program], plan: SamplingPlan, tables: Mapping[str, np.ndarray], clip: ClipSpec) -> Golden:
+    """Plays the demo case in full precision and keeps every program's first and last call, and the clip itself."""
+    samples = programs["audio_encoder"]["forward"].inputs["waveform"].shape[1]
+    rows = programs["encode_conditions"]["forward"].inputs["text"].shape[1]
+    recorder = _Recorder(TorchEngine(programs))
+    player = Player(Score(model.config, clip, plan, tables, rows, samples), recorder)
+    case = demo_case(clip, 2 * clip.frames - 1)  # two windows, so that streaming and blending are on record too
+    take = player.perform(case["portrait"], case["speech"], case["prompt"], case["seed"])
+    frames = np.stack(list(player.frames_of(take)))
+    golden = Golden()
+    for (program, method), calls in recorder.calls.items():
+        for inputs, outputs in calls:
+            golden.add_call(program, method, inputs, outputs)
+    arrays = {"portrait": case["portrait"], "speech": case["speech"], "latents": take.latents, "frames": frames}
+    golden.index["clip"] = {name: golden.add(array) for name, array in arrays.items()}
+    golden.index["settings"] = {key: case[key] for key in ("prompt", "seed", "mouth_box")}
+    return golden
+
+
+def figures(reference: Array, measured: Array) -> Figures:
+    """PSNR (peak: the reference's range), cosine and largest difference; NaN anywhere counts as no agreement."""
+    reference, measured = np.asarray(reference, np.float64), np.asarray(measured, np.float64)
+    if not np.isfinite(measured).all():
+        return Figures(psnr_db=0.0, cosine=0.0, max_abs=None)
+    peak = float(np.ptp(reference)) or 1.0
+    return Figures(psnr_db=psnr(reference, measured, peak), cosine=cosine(reference, measured), max_abs=max_abs(reference, measured))
+
+
+def worst(found: Sequence[Figures]) -> Figures:
+    """The lowest PSNR and cosine and the largest difference of several."""
+    biggest = [f.max_abs for f in found]
+    return Figures(
+        psnr_db=min(f.psnr_db or 0.0 for f in found),
+        cosine=min(f.cosine or 0.0 for f in found),
+        max_abs=None if None in biggest else max(b for b in biggest if b is not None),
+    )
+
+
+def verify(bundle: Bundle, engine: Engine, baseline: Path | None = None, progress: Progress = lambda *_: None) -> Verdict:
+    """Compares `engine` playing `bundle` with the bundle's recorded full-precision run, or with `baseline`'s latents and frames.
+
+    Raises:
+        BundleError: the bundle carries no goldens.
+        InputError: the baseline is not a safetensors file with `latents` and `frames` of the golden clip's shapes.
+    """
+    tensors = bundle.read_tensors(GOLDEN)
+    try:
+        index = json.loads(bundle.path(GOLDEN_INDEX).read_text())
+        clip = {name: tensors[key] for name, key in index["clip"].items()}
+        settings, programs = index["settings"], index["programs"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{GOLDEN_INDEX} of {bundle.root} is damaged ({error}). Export the bundle again.") from error
+    wanted = bundle.manifest.parity.thresholds
+    rows = []
+    total = len(programs) + 1
+    for name, methods in programs.items():
+        found = []
+        for method, calls in methods.items():
+            for call in calls:
+                outputs = engine.run(name, method, [tensors[key] for key in call["inputs"]])
+                found += [figures(tensors[key], output) for key, output in zip(call["outputs"], outputs, strict=True)]
+        rows.append(Row(name, worst(found), wanted.get(name, Figures())))
+        progress("programs", len(rows), total)
+
+    player = Player(Score.of(bundle), engine)
+    take = player.perform(clip["portrait"], clip["speech"], settings["prompt"], settings["seed"])
+    frames = np.stack(list(player.frames_of(take)))
+    reference = _baseline(baseline, clip) if baseline else clip
+    rows.append(Row("latents", figures(reference["latents"], take.latents), wanted.get("latents", Figures())))
+    rows.append(Row("frames", _frame_figures(reference["frames"], frames), wanted.get("frames", Figures())))
+    progress("clip", total, total)
+    box = tuple(settings["mouth_box"])
+    fps = bundle.clip.fps
+    scores = [lipsync(video, clip["speech"], box, fps) for video in (reference["frames"], frames)]
+    return Verdict(tuple(rows), *scores)
+
+
+def _frame_figures(reference: Array, measured: Array) -> Figures:
+    """As `figures`, with the peak of 8-bit pixels."""
+    a, b = reference.astype(np.float64), measured.astype(np.float64)
+    return Figures(psnr_db=psnr(a, b, 255.0), cosine=cosine(a, b), max_abs=max_abs(a, b))
+
+
+def _baseline(path: Path, clip: Mapping[str, Array]) -> dict[str, Array]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"The baseline {path} cannot be read ({error}). It is a safetensors file with `latents` and `frames`.") from error
+    for name in ("latents", "frames"):
+        if name not in found or found[name].shape != clip[name].shape:
+            shape = list(found[name].shape) if name in found else "missing"
+            raise InputError(f"The baseline {path} has {name} {shape}; the bundle's clip has {list(clip[name].shape)}.")
+    return found

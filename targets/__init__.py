@@ -1,0 +1,1 @@
+"""Compilers from the reference model to the programs of a bundle, one file per target."""

@@ -1,0 +1,219 @@
+"""From a model to a bundle: programs, plan, step tables, goldens and passport.
+
+    1. plan       the sampler as data, and the timestep MLP's output for its steps
+    2. reference  the model in full precision plays a clip; every program's calls are kept as goldens
+    3. programs   each compiled in a process of its own, so that memory returns and a kill becomes a sentence
+    4. bundle     everything hashed, written beside, renamed
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core.bundle import BundleWriter, ClipRecord, Figures, Manifest, Method, ModelRecord, Parity, Recipe, TensorSpec
+from ..core.config import ClipSpec
+from ..core.errors import ExportError
+from ..core.files import require_free_memory
+from ..core.plan import SamplingPlan
+from ..core.programs import Model, Program, build_programs
+from ..quantize.recipes import WeightRecipe
+from . import executorch
+from .executorch import Compiled
+
+STEP_TABLES = "step_tables.safetensors"
+GOLDEN = "tests/golden.safetensors"
+GOLDEN_INDEX = "tests/golden.json"
+LIBRARIES = ("echoedge", "torch", "torchao", "executorch", "diffusers", "numpy")
+COMPILE_MEMORY = 1_500_000_000  # bytes that one compiler process of nano takes at its peak, measured, with headroom
+
+# What the compiled programs must reach against full precision, by recipe; "latents" and "frames" are a whole clip's.
+THRESHOLDS: dict[str, dict[str, Figures]] = {
+    "fp32": {"*": Figures(psnr_db=80.0, cosine=0.99999), "latents": Figures(psnr_db=60.0), "frames": Figures(psnr_db=50.0)},
+    "int8": {"*": Figures(psnr_db=40.0, cosine=0.999), "latents": Figures(psnr_db=25.0), "frames": Figures(psnr_db=25.0)},
+}
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Recorded full-precision calls: arrays by content, and an index that names them.
+
+    index: {"programs": {name: {method: [{"inputs": [key…], "outputs": [key…]}…]}}, "clip": {name: key}, "settings": {…}}.
+    """
+
+    tensors: dict[str, np.ndarray] = field(default_factory=dict)
+    index: dict[str, Any] = field(default_factory=lambda: {"programs": {}, "clip": {}, "settings": {}})
+
+    def add(self, array: np.ndarray) -> str:
+        """Keeps an array once and returns its key."""
+        array = np.ascontiguousarray(array)
+        key = hashlib.sha256(str((array.shape, array.dtype)).encode() + array.tobytes()).hexdigest()[:24]
+        self.tensors.setdefault(key, array)
+        return key
+
+    def add_call(self, program: str, method: str, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> None:
+        call = {"inputs": [self.add(a) for a in inputs], "outputs": [self.add(a) for a in outputs]}
+        self.index["programs"].setdefault(program, {}).setdefault(method, []).append(call)
+
+
+RecordGolden = Callable[[Model, dict[str, Program], SamplingPlan, Mapping[str, np.ndarray]], Golden]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to compile. `plan` fixes the steps; `text_rows` how many prompt rows the programs read."""
+
+    model: Model
+    source_sha256: str
+    clip: ClipSpec
+    plan: SamplingPlan
+    recipe: WeightRecipe
+    text_rows: int
+    jobs: int = 2
+
+
+def step_tables(model: Model, plan: SamplingPlan) -> dict[str, np.ndarray]:
+    """time [n, D] and modulation [n, 6, D] of the plan's steps."""
+    with torch.no_grad():
+        time, modulation = model.dit.step_tables(torch.tensor(plan.timesteps, dtype=torch.float64))
+    return {"time": time.numpy(), "modulation": modulation.numpy()}
+
+
+def library_versions() -> dict[str, str]:
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def export_bundle(request: ExportRequest, out: Path, record: RecordGolden, progress: Progress, force: bool = False) -> Manifest:
+    """Writes the bundle `out`. `record` plays a clip with the reference and returns its goldens; `progress(stage, done, total)`.
+
+    Raises:
+        OutputError, ResourceError: `out` exists or cannot be written; disk or memory is short.
+        ExportError: a program could not be compiled.
+    """
+    weights = sum(p.numel() * 4 for m in (request.model.dit, request.model.vae) for p in m.parameters())
+    require_free_memory(COMPILE_MEMORY + 3 * weights, "compiling")
+    with BundleWriter(out, force=force, expected_bytes=2 * weights) as writer:
+        progress("plan", 0, 1)
+        tables = step_tables(request.model, request.plan)
+        reuse = any(any(row) for row in request.plan.reuse)
+        programs = build_programs(request.model, request.clip, request.text_rows, reuse)
+        writer.add_bytes("plan.json", request.plan.to_json().encode())
+        writer.add_tensors(STEP_TABLES, tables)
+        progress("plan", 1, 1)
+
+        progress("reference", 0, 1)
+        golden = record(request.model, programs, request.plan, tables)
+        writer.add_tensors(GOLDEN, golden.tensors)
+        writer.add_json(GOLDEN_INDEX, golden.index)
+        progress("reference", 1, 1)
+
+        with tempfile.TemporaryDirectory(dir=writer.folder) as scratch:
+            compiled = _compile_all(programs, request.recipe, Path(scratch), request.jobs, progress)
+            layers: dict[str, dict[str, int]] = {}
+            for name in programs:
+                result = compiled[name]
+                layers[name] = result.layers
+                writer.add_program(name, result.path, _methods(programs[name]), result.delegation)
+        _record = THRESHOLDS.get(request.recipe.name, THRESHOLDS["int8"])
+        thresholds = {name: _record["*"] for name in programs} | {k: v for k, v in _record.items() if k != "*"}
+        recipe = json.loads(request.recipe.model_dump_json())
+        return writer.finish(
+            model=ModelRecord.of(request.model.config, request.source_sha256),
+            clip=ClipRecord.of(request.clip),
+            target="executorch",
+            weights=Recipe(name=recipe.pop("name"), settings={**recipe, "layers": layers}),  # type: ignore[dict-item]
+            versions=library_versions(),
+            parity=Parity(thresholds=thresholds),
+            memory=_memory(programs),
+        )
+
+
+def _methods(program: Program) -> dict[str, Method]:
+    methods = {}
+    for name, method in program.items():
+        outputs = method.run(*method.inputs.values())
+        methods[name] = Method(
+            inputs=tuple(_spec(key, value) for key, value in method.inputs.items()),
+            outputs=tuple(_spec(key, value) for key, value in zip(method.outputs, outputs, strict=True)),
+        )
+    return methods
+
+
+def _spec(name: str, tensor: torch.Tensor) -> TensorSpec:
+    return TensorSpec(name=name, dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape))  # type: ignore[arg-type]
+
+
+def _memory(programs: dict[str, Program]) -> dict[str, Any]:
+    """Bytes that a player holds beside the programs' weights, computed from the shapes."""
+
+    def size(*tensors: torch.Tensor) -> int:
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    state = {
+        f"{name}_state_bytes": size(*(v for k, v in programs[name]["next"].inputs.items() if k.startswith("state_")))
+        for name in ("vae_encode", "vae_decode")
+        if "next" in programs[name]
+    }
+    inputs = programs["denoise"]["forward"].inputs
+    conditions = [value for key, value in inputs.items() if key not in ("latents", "time", "modulation", "modality_weights")]
+    return {"conditions_bytes_per_branch": size(*conditions), "latents_bytes": size(inputs["latents"]), **state}
+
+
+def _compile(name: str, program: Program, recipe: WeightRecipe, folder: Path) -> Compiled:
+    torch.set_num_threads(1)
+    return executorch.compile_program(name, program, recipe, folder)
+
+
+def _quiet_worker() -> None:
+    """A compiler process leaves Ctrl-C to its parent and keeps the libraries' chatter off the screen."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+
+
+def _compile_all(
+    programs: dict[str, Program], recipe: WeightRecipe, folder: Path, jobs: int, progress: Progress
+) -> dict[str, Compiled]:
+    """Compiles every program, the largest first, `jobs` at a time."""
+    order = sorted(programs, key=lambda name: -sum(p.numel() for m in programs[name].values() for p in m.module.parameters()))
+    results: dict[str, Compiled] = {}
+    progress("programs", 0, len(order))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(max_workers=jobs, mp_context=context, initializer=_quiet_worker)
+    try:
+        futures = {pool.submit(_compile, name, programs[name], recipe, folder): name for name in order}
+        for future in as_completed(futures):
+            results[futures[future]] = future.result()
+            progress("programs", len(results), len(order))
+    except BrokenProcessPool as error:
+        raise ExportError(
+            "A compiler process was killed, most likely for memory. Close other programs, or compile one at a time (--jobs 1)."
+        ) from error
+    finally:
+        for process in list((pool._processes or {}).values()):
+            if len(results) < len(order):
+                process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+    return results

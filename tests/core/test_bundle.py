@@ -1,0 +1,576 @@
+"""core/bundle.py: writing, reading, and what a manifest refuses."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from echoedge.core import bundle as module
+from echoedge.core.bundle import (
+    FORMAT,
+    MANIFEST,
+    BenchmarkRun,
+    Bundle,
+    BundleWriter,
+    ClipRecord,
+    Delegation,
+    Figures,
+    FileEntry,
+    Manifest,
+    Method,
+    ModelRecord,
+    Parity,
+    Recipe,
+    TensorSpec,
+    folder_sha256,
+    record_benchmark,
+)
+from echoedge.core.config import FLASH, NANO, NANO_CLIP, ClipSpec
+from echoedge.core.errors import BundleError, OutputError, ResourceError
+from echoedge.core.plan import Branch, SamplingPlan
+
+SHA = hashlib.sha256(b"weights").hexdigest()
+METHODS = {
+    "forward": Method(
+        inputs=(TensorSpec(name="latents", dtype="float32", shape=(1, 16, 7, 8, 8)),),
+        outputs=(TensorSpec(name="velocity", dtype="float32", shape=(1, 16, 7, 8, 8)),),
+    )
+}
+TENSORS: dict[str, np.ndarray] = {
+    "table": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "transposed": np.arange(6, dtype=np.int64).reshape(2, 3).T,
+    "scalar": np.array(2.5, np.float16),
+    "mask": np.array([True, False]),
+}
+RUN = BenchmarkRun(
+    device="test", threads=1, versions={"echoedge": "0.1.0"}, date="2026-01-31", rows=({"step": "denoise", "ms": 1.5},)
+)
+FIXED: dict[str, Any] = {
+    "model": ModelRecord.of(NANO, SHA),
+    "clip": ClipRecord.of(NANO_CLIP),
+    "target": "executorch",
+    "weights": Recipe(name="int8", settings={"group": 32, "skip": ["head"]}),
+    "versions": {"echoedge": "0.1.0", "torch": "2.13.0"},
+    "parity": Parity(thresholds={"denoise": Figures(psnr_db=40)}, measured={"denoise": Figures(psnr_db=float("inf"), cosine=1)}),
+    "memory": {"weights": 1000, "per_window": {"activations": 5}},
+}
+
+
+def write(path: Path, program: Path, **changes: Any) -> Manifest:
+    with BundleWriter(path, force=changes.pop("force", False)) as writer:
+        writer.add_json("plan.json", {"steps": [1.0, 2.5], "name": "Zoë"})
+        writer.add_tensors("step_tables.safetensors", TENSORS)
+        writer.add_bytes("prompts/default.safetensors", b"prompt")
+        delegation = {"forward": Delegation(delegate_calls=1, delegated_ops=20, other_ops={"aten.cat": 2})}
+        writer.add_program("denoise", program, METHODS, delegation)
+        return writer.finish(**(FIXED | changes))
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    path = tmp_path / "build" / "denoise.pte"
+    path.parent.mkdir()
+    path.write_bytes(b"compiled" * 200_000)  # more than one chunk
+    return path
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A program that is a folder, as Core ML has it."""
+    folder = tmp_path / "build2" / "denoise.mlpackage"
+    (folder / "Data" / "weights").mkdir(parents=True)
+    (folder / "Manifest.json").write_text("{}")
+    (folder / "Data" / "weights" / "weight.bin").write_bytes(b"w" * 100)
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path, program: Path) -> Path:
+    path = tmp_path / "nano.echoedge"
+    write(path, program)
+    return path
+
+
+def edit(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    data = json.loads((root / MANIFEST).read_text())
+    change(data)
+    (root / MANIFEST).write_text(json.dumps(data))
+
+
+# --- 1. round trip ----------------------------------------------------------------------------------------------------------------
+
+
+def test_round_trip(root: Path, program: Path) -> None:
+    bundle = Bundle.open(root)
+    assert bundle.model == NANO
+    assert bundle.clip == NANO_CLIP
+    assert bundle.path("programs/denoise.pte").read_bytes() == program.read_bytes()
+    assert bundle.program("denoise").methods == METHODS
+    assert bundle.program("denoise").delegation["forward"].other_ops == {"aten.cat": 2}
+    assert bundle.manifest.parity.measured["denoise"] == Figures(psnr_db=200, cosine=1)  # equal tensors
+    assert bundle.extra_files() == ()
+    read = bundle.read_tensors("step_tables.safetensors")
+    assert read.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert read[name].dtype == tensor.dtype
+        assert read[name].shape == tensor.shape
+        np.testing.assert_array_equal(read[name], tensor)
+
+
+def test_same_content_gives_the_same_manifest(root: Path, program: Path, tmp_path: Path) -> None:
+    write(tmp_path / "again", program)
+    assert (tmp_path / "again" / MANIFEST).read_bytes() == (root / MANIFEST).read_bytes()
+
+
+def test_hashes_are_those_of_the_files(root: Path) -> None:
+    manifest = Bundle.open(root).manifest
+    program = manifest.programs["denoise"]
+    listed = {**manifest.files, program.path: FileEntry(sha256=program.sha256, bytes=program.bytes)}
+    for path, entry in listed.items():
+        data = (root / path).read_bytes()
+        assert entry == FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def test_a_bundle_can_be_moved(root: Path, tmp_path: Path) -> None:
+    shutil.move(root, tmp_path / "elsewhere")
+    Bundle.open(tmp_path / "elsewhere")
+
+
+def test_program_folder(package: Path, tmp_path: Path) -> None:
+    root = tmp_path / "core ml.echoedge"
+    write(root, package, target="coreml")
+    bundle = Bundle.open(root)
+    record = bundle.program("denoise")
+    assert bundle.path(record.path).is_dir()
+    assert record.bytes == 102
+    assert record.sha256 == folder_sha256(bundle.manifest.folder_files(record))
+    (root / "programs/denoise.mlpackage/Data/weights/weight.bin").write_bytes(b"v" * 100)
+    with pytest.raises(BundleError, match=r"weights/weight\.bin was altered"):
+        Bundle.open(root)
+
+
+def test_exporter_may_write_in_place(tmp_path: Path) -> None:
+    with BundleWriter(tmp_path / "b") as writer:
+        (writer.folder / "programs").mkdir()
+        (writer.folder / "programs" / "denoise.pte").write_bytes(b"compiled")
+        assert writer.add_program("denoise", writer.folder / "programs" / "denoise.pte", METHODS).bytes == 8
+        writer.finish(**FIXED)
+    assert Bundle.open(tmp_path / "b").path("programs/denoise.pte").read_bytes() == b"compiled"
+
+
+def test_a_forgotten_file_is_noticed(tmp_path: Path) -> None:
+    def forget() -> None:
+        with BundleWriter(tmp_path / "b") as writer:
+            (writer.folder / "debug.txt").write_text("left over")
+            writer.finish(**FIXED)
+
+    with pytest.raises(BundleError, match=r"debug\.txt: written into the bundle's folder"):
+        forget()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_size_configuration(program: Path, tmp_path: Path) -> None:
+    write(tmp_path / "b", program, model=ModelRecord.of(FLASH, SHA), clip=ClipRecord.of(ClipSpec(512, 512, 81)))
+    assert Bundle.open(tmp_path / "b").model == FLASH
+
+
+def test_reads_the_plan(root: Path, tmp_path: Path) -> None:
+    plan = SamplingPlan(
+        solver_name="euler", schedule="wan", shift=1.0, timesteps=(1000.0,), sigmas=(1.0, 0.0), solver=((1.0, -1.0),),
+        branches=(Branch.of("prompt"),), guidance=((1.0,),), modality_weights=(((1.0,), (1.0,), (1.0,)),), reuse=((False,),),
+    )  # fmt: skip
+    with BundleWriter(tmp_path / "b") as writer:
+        writer.add_bytes("plan.json", plan.to_json().encode())
+        writer.finish(**FIXED)
+    assert Bundle.open(tmp_path / "b").plan() == plan
+    with pytest.raises(BundleError):  # that file is JSON, but no plan
+        Bundle.open(root).plan()
+    with BundleWriter(tmp_path / "c") as writer:
+        writer.finish(**FIXED)
+    with pytest.raises(BundleError, match=r"no file 'plan\.json'"):
+        Bundle.open(tmp_path / "c").plan()
+
+
+# --- 2. what the writer refuses ---------------------------------------------------------------------------------------------------
+
+
+def test_interruption_leaves_nothing(program: Path, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        with BundleWriter(tmp_path / "b") as writer:
+            writer.add_program("denoise", program, METHODS)
+            raise KeyboardInterrupt
+
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_without_finish_there_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="finish"), BundleWriter(tmp_path / "b") as writer:
+        writer.add_bytes("a.bin", b"a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_bundle(root: Path, program: Path) -> None:
+    with pytest.raises(OutputError, match="--force"):
+        write(root, program)
+    write(root, program, weights=Recipe(name="int4"), force=True)
+    assert Bundle.open(root).manifest.weights.name == "int4"
+    shutil.rmtree(root)
+    root.mkdir()
+    (root / "thesis.tex").write_text("precious")
+    with pytest.raises(OutputError, match="does not replace it"):
+        write(root, program, force=True)
+    assert (root / "thesis.tex").read_text() == "precious"
+
+
+def test_too_little_disk_is_noticed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ResourceError, match="of disk is needed"), BundleWriter(tmp_path / "b", expected_bytes=10**15):
+        pytest.fail("the body must not run")
+
+    def fill_up() -> None:
+        with BundleWriter(tmp_path / "b") as writer:
+            writer.add_bytes("small", b"abc")
+            writer.add_bytes("large", b"abcd")
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=3))
+    with pytest.raises(ResourceError, match="4 B of disk is needed"):
+        fill_up()
+    assert list(tmp_path.iterdir()) == []
+
+
+BAD_PATHS = [
+    "", ".", "..", "/etc/passwd", "../a", "a/../b", "a/./b", "a//b", "a/", "/a", "a\\b", "C:/a", "c:a", "a\0b", "a b", "a.",
+    "a/.hidden", "é", "a\n", "manifest.json", "Manifest.JSON", "~", "x" * 201, "a/" * 50 + "..",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_PATHS)
+def test_paths_that_could_leave_the_bundle(name: str, root: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError), BundleWriter(tmp_path / "b") as writer:
+        writer.add_bytes(name, b"")
+    edit(root, lambda data: data["files"].update({name: {"sha256": SHA, "bytes": 0}}))
+    with pytest.raises(BundleError, match="not valid"):
+        Bundle.open(root)
+
+
+def test_paths_that_are_taken(program: Path, tmp_path: Path) -> None:
+    with BundleWriter(tmp_path / "b") as writer:
+        writer.add_program("denoise", program, METHODS)
+        writer.add_bytes("a.bin", b"")
+        for name in ("a.bin", "A.bin", "programs/denoise.pte"):
+            with pytest.raises(BundleError, match="already"):
+                writer.add_bytes(name, b"")
+        with pytest.raises(BundleError, match="already"):
+            writer.add_program("denoise", program, METHODS)
+        writer.add_bytes("b.bin", b"")
+        writer.finish(**FIXED)
+        with pytest.raises(BundleError, match="too late"):
+            writer.add_bytes("c.bin", b"")
+
+
+def test_content_that_cannot_be_written(tmp_path: Path) -> None:
+    with BundleWriter(tmp_path / "b") as writer:
+        with pytest.raises(BundleError, match="does not exist"):
+            writer.add_file("a", tmp_path / "missing")
+        with pytest.raises(BundleError, match="JSON"):
+            writer.add_json("a", [float("nan")])
+        with pytest.raises(BundleError, match="JSON"):
+            writer.add_json("a", "\ud800")
+        with pytest.raises(BundleError, match="safetensors"):
+            writer.add_tensors("a", {"text": np.array(["text"])})
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(BundleError, match="empty folder"):
+            writer.add_program("p", tmp_path / "empty", METHODS)
+        (tmp_path / "p.pte").write_bytes(b"p")
+        with pytest.raises(BundleError, match="delegation of backward"):
+            writer.add_program("p", tmp_path / "p.pte", METHODS, {"backward": Delegation(delegate_calls=0, delegated_ops=0)})
+        (writer.folder / "programs" / "p.pte").unlink()
+        writer.finish(**FIXED)
+
+
+def test_writer_must_be_entered(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="with BundleWriter"):
+        BundleWriter(tmp_path / "b").add_bytes("a", b"")
+
+
+# --- 3. what opening notices ------------------------------------------------------------------------------------------------------
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["programs/denoise.pte", "plan.json", "prompts/default.safetensors"])
+@pytest.mark.parametrize(
+    ("damage", "words", "needs_hash"),
+    [
+        (lambda path: path.unlink(), "is missing", False),
+        (cut_off, r"has \d+ bytes instead of \d+", False),
+        (flip_a_bit, r"was altered \(SHA-256 [0-9a-f]{12}… instead of [0-9a-f]{12}…\)", True),
+    ],
+)
+def test_damage(root: Path, name: str, damage: Callable[[Path], None], words: str, needs_hash: bool) -> None:
+    Bundle.open(root)
+    damage(root / name)
+    with pytest.raises(BundleError, match=rf"nano\.echoedge is not complete: {name} {words}.*Copy the bundle again"):
+        Bundle.open(root)
+    if needs_hash:
+        Bundle.open(root, verify=False)
+    else:
+        with pytest.raises(BundleError, match=words):
+            Bundle.open(root, verify=False)
+
+
+def test_many_damaged_files_are_counted(tmp_path: Path) -> None:
+    with BundleWriter(tmp_path / "b") as writer:
+        for number in range(8):
+            writer.add_bytes(f"{number}.bin", b"x")
+        writer.finish(**FIXED)
+    for number in range(8):
+        (tmp_path / "b" / f"{number}.bin").unlink()
+    with pytest.raises(BundleError, match="and 3 more"):
+        Bundle.open(tmp_path / "b")
+
+
+def test_not_a_bundle(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="There is no bundle"):
+        Bundle.open(tmp_path / "missing")
+    with pytest.raises(BundleError, match="is a file"):
+        Bundle.open(root / "plan.json")
+    with pytest.raises(BundleError, match=r"has no manifest\.json"):
+        Bundle.open(tmp_path)
+    (root / MANIFEST).write_bytes(b"")
+    with pytest.raises(BundleError, match="cut off"):
+        Bundle.open(root)
+
+
+def test_manifest_of_absurd_size(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_MANIFEST_BYTES", 100)
+    with pytest.raises(BundleError, match="no manifest is that large"):
+        Bundle.open(root)
+
+
+@pytest.mark.parametrize("found", ["echoedge.bundle/2", "something else", None, 1])
+def test_unknown_format(root: Path, found: Any) -> None:
+    edit(root, lambda data: data.update(format=found))
+    with pytest.raises(BundleError, match=rf"has format {found!r}; this version of EchoEdge reads '{FORMAT}'"):
+        Bundle.open(root)
+
+
+def test_extra_files_are_listed_not_fatal(root: Path) -> None:
+    (root / "notes").mkdir()
+    (root / "notes" / "a.txt").write_text("mine")
+    (root / ".DS_Store").write_text("")
+    assert Bundle.open(root).extra_files() == (".DS_Store", "notes/a.txt")
+
+
+def test_names_that_are_not_there(root: Path) -> None:
+    bundle = Bundle.open(root)
+    with pytest.raises(BundleError, match=r"no file 'plan.jsn'\. It has: .*Did you mean 'plan\.json'"):
+        bundle.path("plan.jsn")
+    with pytest.raises(BundleError, match=r"no program 'decode'\. It has: denoise\."):
+        bundle.program("decode")
+    with pytest.raises(BundleError, match="no file"):
+        bundle.path("../../etc/passwd")
+
+
+def test_tensors_that_are_not(root: Path) -> None:
+    bundle = Bundle.open(root)
+    with pytest.raises(BundleError, match="cannot be read as arrays"):
+        bundle.read_tensors("prompts/default.safetensors")
+    with pytest.raises(BundleError, match="cannot be read as arrays"):
+        bundle.read_tensors("programs/denoise.pte")
+
+
+# --- 4. what a manifest refuses ---------------------------------------------------------------------------------------------------
+
+
+def set_at(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(data: Any) -> None:
+        for key in keys[:-1]:
+            data = data[key]
+        data[keys[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda data: data.pop("clip"), "clip: Field required"),
+        (set_at("colour", value="red"), "colour: Extra inputs"),
+        (set_at("target", value="toaster"), "target: "),
+        (set_at("clip", "frames", value=24), r"frames is 24; it must be 4n\+1"),
+        (set_at("clip", "fps", value=0), "clip: "),
+        (set_at("clip", "height", value="64"), "clip.height: "),
+        (set_at("model", "config", "heads", value=0), "model: "),
+        (set_at("model", "config", "heads", value="%9999999999d"), "model: .*heads"),
+        (set_at("model", "config", "layers", value=7), "the model configuration has digest"),
+        (set_at("model", "config", "audio", value=[]), "model: .*audio"),
+        (set_at("model", "config_digest", value="abc"), "model.config_digest"),
+        (set_at("model", "source_sha256", value=SHA.upper()), "model.source_sha256"),
+        (set_at("programs", "denoise", "bytes", value=-1), "programs.denoise.bytes"),
+        (set_at("programs", "denoise", "bytes", value=1 << 63), "programs.denoise.bytes"),
+        (set_at("programs", "denoise", "path", value="../denoise.pte"), "programs.denoise.path"),
+        (set_at("programs", "denoise", "path", value="plan.json"), "plan.json is listed twice"),
+        (set_at("programs", "denoise", "path", value="PLAN.json"), "listed twice, as PLAN.json"),
+        (set_at("files", "plan.json/inner", value={"sha256": SHA, "bytes": 1}), "lies inside plan.json"),
+        (set_at("files", "programs/denoise.pte/inner", value={"sha256": SHA, "bytes": 1}), "is not that of its files"),
+        (set_at("programs", "denoise", "delegation", value={"b": {"delegate_calls": 1, "delegated_ops": 1}}), "delegation of b"),
+        (set_at("programs", "denoise", "methods", "forward", "inputs", 0, "dtype", value="float31"), "dtype"),
+        (set_at("programs", "denoise", "methods", "forward", "inputs", 0, "shape", value=[-1]), "shape"),
+        (set_at("parity", "measured", "denoise", "psnr_db", value=True), "psnr_db"),
+        (set_at("benchmarks", value=[{"device": "phone"}]), "benchmarks.0.threads"),
+        (set_at("files", value=[]), "files: "),
+    ],
+)
+def test_wrong_fields(root: Path, change: Callable[[dict[str, Any]], None], words: str) -> None:
+    edit(root, change)
+    with pytest.raises(BundleError, match=rf"(?s)nano\.echoedge: manifest\.json is not valid: .*{words}.*Copy the bundle again"):
+        Bundle.open(root)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b'"target": "executorch"', b'"target": "executorch", "target": "onnx"', "'target' occurs twice"),
+        (b'"weights": 1000', b'"weights": NaN', "NaN is not a finite number"),
+        (b'"weights": 1000', b'"weights": -Infinity', "-Infinity is not a finite number"),
+        (b'"weights": 1000', b'"weights": 1e999', "1e999 is not a finite number"),
+        (b'"weights": 1000', b'"weights": ' + b"9" * 5000, "cut off or damaged"),
+        (b'"weights": 1000', b'"weights": ' + b"[" * 100_000, "cut off or damaged"),
+        (b'"int8"', b'"\xff"', "cut off or damaged"),
+        (b'"int8"', b'"\\ud800"', "not valid"),
+    ],
+)
+def test_json_that_python_would_accept(root: Path, old: bytes, new: bytes, words: str) -> None:
+    data = (root / MANIFEST).read_bytes()
+    assert data.count(old) == 1
+    (root / MANIFEST).write_bytes(data.replace(old, new))
+    with pytest.raises(BundleError, match=words):
+        Bundle.open(root)
+
+
+def example() -> Manifest:
+    entry = FileEntry(sha256=SHA, bytes=7)
+    return Manifest(**FIXED, programs={}, files={"plan.json": entry, "prompts/a.safetensors": entry}, benchmarks=(RUN,))
+
+
+def parse(data: bytes) -> Manifest | None:
+    """A manifest, or None where `BundleError` says that it is none; any other exception passes and fails the test."""
+    try:
+        return Manifest.from_json(data)
+    except BundleError:
+        return None
+
+
+def test_manifest_round_trip() -> None:
+    assert Manifest.from_json(example().to_json()) == example()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=200))
+def test_garbage(data: bytes) -> None:
+    assert parse(data) is None
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_cut_is_noticed(data: st.DataObject) -> None:
+    whole = example().to_json()
+    assert parse(whole[: data.draw(st.integers(0, len(whole) - 3))]) is None  # the last two characters are "}\n"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_flipped_byte_is_safe(data: st.DataObject) -> None:
+    whole = bytearray(example().to_json())
+    whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    parse(bytes(whole))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_changed_value_is_safe(data: st.DataObject) -> None:
+    """Replace, remove or rename something anywhere: either a manifest that survives its own round trip, or BundleError."""
+    changed = copy.deepcopy(json.loads(example().to_json()))
+    here: Any = changed
+    while True:
+        keys = list(here) if isinstance(here, dict) else list(range(len(here)))
+        key = data.draw(st.sampled_from(keys))
+        if isinstance(here[key], dict | list) and here[key] and data.draw(st.booleans()):
+            here = here[key]
+            continue
+        action: Literal["replace", "remove", "rename"] = data.draw(st.sampled_from(["replace", "remove", "rename"]))
+        if action == "rename" and isinstance(here, dict):
+            here[data.draw(st.text(max_size=8))] = here.pop(key)
+        elif action == "remove":
+            del here[key]
+        else:
+            here[key] = data.draw(JSON)
+        break
+    manifest = parse(json.dumps(changed).encode())
+    assert manifest is None or Manifest.from_json(manifest.to_json()) == manifest
+
+
+# --- 5. benchmarks ----------------------------------------------------------------------------------------------------------------
+
+
+def test_benchmarks_are_appended(root: Path) -> None:
+    record_benchmark(root, RUN)
+    record_benchmark(root, RUN.model_copy(update={"device": "another"}))
+    bundle = Bundle.open(root)
+    assert [run.device for run in bundle.manifest.benchmarks] == ["test", "another"]
+    assert bundle.manifest.benchmarks[0] == RUN
+    assert bundle.extra_files() == ()
+
+
+def test_benchmark_of_no_bundle(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="There is no bundle"):
+        record_benchmark(tmp_path / "missing", RUN)
+    before = (root / MANIFEST).read_bytes()
+    wrong = RUN.model_copy(update={"rows": ({"ms": float("nan")},)})
+    with pytest.raises(BundleError, match="JSON"):
+        record_benchmark(root, wrong)
+    assert (root / MANIFEST).read_bytes() == before
+
+
+@pytest.mark.parametrize("change", [{"threads": 0}, {"date": "yesterday"}, {"rows": ({"a": [1]},)}, {"device": ""}])
+def test_benchmark_fields(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        BenchmarkRun(**(RUN.model_dump() | change))
+
+
+def test_no_torch() -> None:
+    """A phone-sized environment reads bundles."""
+    script = "import sys, echoedge.core.bundle; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
