@@ -63,7 +63,8 @@ class Attention(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """All tokens of the clip attend to each other; queries and keys are RMS-normalised over all D channels before the heads split."""
+    """All tokens of the clip attend to each other; queries and keys are RMS-normalised over all D channels before the heads
+    split."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -103,9 +104,9 @@ class LayerConditions:
 class CrossAttention(nn.Module):
     """CDCA, coupled-decoupled multi-modal cross-attention.
 
-    One query looks at three sets of keys; a frame's tokens see only that frame's audio. Decoupled (the released checkpoints): three
-    softmaxes, their outputs summed. Coupled: one softmax over the keys of all three, so that modalities compete for attention. In both,
-    a modality's output is multiplied by its weight before the sum.
+    One query looks at three sets of keys; a frame's tokens see only that frame's audio. Decoupled (the released checkpoints):
+    three softmaxes, their outputs summed. Coupled: one softmax over the keys of all three, so that modalities compete for
+    attention. In both, a modality's output is multiplied by its weight before the sum.
     """
 
     def __init__(self, config: ModelConfig, coupled: bool) -> None:
@@ -150,14 +151,13 @@ class CrossAttention(nn.Module):
         else:
             probabilities = [torch.softmax(part, -1) for part in logits]
 
-        out = None
-        for index, values in enumerate((conditions.text_v, conditions.image_v)):
-            values = values.view(b, -1, h, d).permute(0, 2, 1, 3).reshape(b * h, -1, d)
-            part = self._merge(torch.bmm(probabilities[index], values), b, f) * weights[index]
-            out = part if out is None else out + part
+        read, seen = (
+            self._merge(torch.bmm(part, values.view(b, -1, h, d).permute(0, 2, 1, 3).reshape(b * h, -1, d)), b, f)
+            for part, values in zip(probabilities[:2], (conditions.text_v, conditions.image_v), strict=True)
+        )
         audio_values = conditions.audio_v.view(b, f, -1, h, d).permute(0, 3, 1, 2, 4).reshape(b * h * f, -1, d)
-        heard = torch.bmm(probabilities[2].reshape(b * h * f, s, -1), audio_values)
-        out = out + self._merge(heard, b, f) * weights[2]
+        heard = self._merge(torch.bmm(probabilities[2].reshape(b * h * f, s, -1), audio_values), b, f)
+        out = read * weights[0] + seen * weights[1] + heard * weights[2]
         return self.o(out.reshape(b, n, dim))
 
     def _merge(self, x: Tensor, b: int, f: int) -> Tensor:

@@ -68,10 +68,11 @@ def pad_text(embeddings: list[Tensor], text_len: int) -> Tensor:
 
 
 def collapse_padding(embedding: Tensor, text_len: int, rows: int) -> tuple[Tensor, Tensor]:
-    """One prompt [L, text_dim] as `rows` rows that attend exactly like `text_len` zero-padded ones: ([rows, text_dim], bias [rows]).
+    """One prompt [L, text_dim] as `rows` rows that attend exactly like `text_len` zero-padded ones: ([rows, text_dim], bias
+    [rows]).
 
-    The padding rows of upstream are equal, so m of them weigh like one whose logit is raised by log m. Rows behind that one are masked
-    by a bias of -1e9.
+    The padding rows of upstream are equal, so m of them weigh like one whose logit is raised by log m. Rows behind that one are
+    masked by a bias of -1e9.
 
     Raises:
         ConfigError: the prompt does not fit into rows - 1 rows.
@@ -80,10 +81,10 @@ def collapse_padding(embedding: Tensor, text_len: int, rows: int) -> tuple[Tenso
     padding = text_len - length
     if padding < 0 or length + (padding > 0) > rows:
         raise ConfigError(f"A prompt has {length} tokens; this bundle reads up to {min(text_len, rows - 1)}. Shorten it.")
-    bias = embedding.new_zeros(rows)
+    bias = embedding.new_full((rows,), -1e9)
+    bias[:length] = 0.0
     if padding:
         bias[length] = math.log(padding)
-        bias[length + 1 :] = -1e9
     return torch.cat([embedding, embedding.new_zeros(rows - length, embedding.shape[1])]), bias
 
 
@@ -91,15 +92,16 @@ def collapse_padding(embedding: Tensor, text_len: int, rows: int) -> tuple[Tenso
 
 
 def frame_windows(features: Tensor) -> Tensor:
-    """Speech features [B, T, layers, channels] -> [B, T, 5, layers, channels]: each frame with two neighbours, clamped at the ends."""
+    """Speech features [B, T, layers, channels] -> [B, T, 5, layers, channels]: each frame with two neighbours, clamped at the
+    ends."""
     frames = features.shape[1]
     index = torch.arange(frames)[:, None] + torch.arange(-AUDIO_RADIUS, AUDIO_RADIUS + 1)
     return features[:, index.clamp(0, frames - 1)]
 
 
 class AudioInjection(nn.Module):
-    """flash: windows of speech features to tokens. A latent frame beyond the first covers four video frames and reads eight rows of their
-    windows: the first frame's slots 0-2, the middle ones' centres, the last frame's slots 2-4."""
+    """flash: windows of speech features to tokens. A latent frame beyond the first covers four video frames and reads eight
+    rows of their windows: the first frame's slots 0-2, the middle ones' centres, the last frame's slots 2-4."""
 
     def __init__(self, config: AudioConfig, dim: int) -> None:
         super().__init__()
@@ -137,15 +139,17 @@ class AudioInjection(nn.Module):
 def token_slices(length: int, latent_frames: int, widen: int = 4) -> list[list[int]]:
     """preview: which of `length` 50 Hz tokens each latent frame hears; -1 marks a zero token.
 
-    The slices are 17 wide. Indices outside the sequence are dropped and as many zero tokens appended at the right end, also when the
-    missing part is at the front: that is what the released weights were trained with.
+    The slices are 17 wide. Indices outside the sequence are dropped and as many zero tokens appended at the right end, also
+    when the missing part is at the front: that is what the released weights were trained with.
 
     Raises:
         ConfigError: the sequence does not cover exactly `latent_frames` latent frames.
     """
     covered = (length // 2 - 1) // TEMPORAL_STRIDE + 1 if length >= 2 else 0
     if covered != latent_frames:
-        raise ConfigError(f"{length} audio tokens cover {covered} latent frames; the clip has {latent_frames}. Pad or crop the audio.")
+        raise ConfigError(
+            f"{length} audio tokens cover {covered} latent frames; the clip has {latent_frames}. Pad or crop the audio."
+        )
     ratio = length / (length // 2)
     half = int(TEMPORAL_STRIDE * ratio / 2)
     slices = []

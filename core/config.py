@@ -53,7 +53,8 @@ class AudioConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """The causal 3D autoencoder: base width, width multipliers per level (three of them halve the image), residual blocks per level."""
+    """The causal 3D autoencoder: base width, width multipliers per level (three of them halve the image), residual blocks per
+    level."""
 
     dim: int = 96
     multipliers: tuple[int, ...] = (1, 2, 4, 4)
@@ -74,9 +75,10 @@ class VAEConfig:
 class ModelConfig:
     """One diffusion transformer with its encoders' output widths.
 
-    `variant` chooses the audio path and the meaning of the audio mask (upstream's two released pipelines); `coupled_layers` is how
-    many of the first blocks attend to text, image and audio through one softmax instead of three. `encode_unknown`: the masked-video
-    latents of frames of which nothing is known are the encoding of mid grey (the released checkpoints) or zero (cheaper to make).
+    `variant` chooses the audio path and the meaning of the audio mask (upstream's two released pipelines); `coupled_layers` is
+    how many of the first blocks attend to text, image and audio through one softmax instead of three. `encode_unknown`: the
+    masked-video latents of frames of which nothing is known are the encoding of mid grey (the released checkpoints) or zero
+    (cheaper to make).
     """
 
     name: str
@@ -130,7 +132,9 @@ class ModelConfig:
         data = dict(data)
         try:
             audio = AudioConfig(**data.pop("audio"))
-            vae = {key: tuple(value) if isinstance(value, list) else value for key, value in data.pop("vae").items()}
+            vae: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in data.pop("vae").items()
+            }
             return cls(audio=audio, vae=VAEConfig(**vae), **data)
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"This is not a model configuration ({error}). Write it with ModelConfig.to_dict().") from error
@@ -150,9 +154,10 @@ PREVIEW = ModelConfig(
     image_dim=1280, image_tokens=257, audio=AudioConfig(layers=1, channels=768, tokens=17),
 )  # fmt: skip
 NANO = ModelConfig(
-    name="nano", variant="flash", dim=192, heads=6, layers=6, ffn_dim=512, text_dim=64, text_len=64,
-    image_dim=64, image_tokens=16, audio=AudioConfig(layers=1, channels=64, hidden=128, tokens=4), freq_dim=64, coupled_layers=2, encode_unknown=False,
-    vae=VAEConfig(dim=8, multipliers=(1, 4, 8, 8), res_blocks=1, latents_mean=(0.0,) * 16, latents_std=(1.0,) * 16),
+    name="nano", variant="flash", dim=192, heads=6, layers=6, ffn_dim=512, text_dim=64, text_len=64, image_dim=64,
+    image_tokens=16, audio=AudioConfig(layers=1, channels=64, hidden=128, tokens=4), freq_dim=64, coupled_layers=2,
+    encode_unknown=False, vae=VAEConfig(dim=8, multipliers=(1, 4, 8, 8), res_blocks=1, latents_mean=(0.0,) * 16,
+    latents_std=(1.0,) * 16),
 )  # fmt: skip
 
 PRESETS = {config.name: config for config in (NANO, FLASH, PREVIEW)}

@@ -1,8 +1,8 @@
 """Encoders of speech, portrait and prompt. nano's are small modules trained with the model; all hold to one protocol.
 
-    speech    waveform [B, samples] at 16 kHz         -> features [B, T, layers, channels], one row per video frame
-    portrait  picture [B, 3, H, W] in [-1, 1]         -> tokens [B, image_tokens, image_dim]
-    prompt    token ids [B, L]                        -> embeddings [B, L, text_dim]
+speech    waveform [B, samples] at 16 kHz         -> features [B, T, layers, channels], one row per video frame
+portrait  picture [B, 3, H, W] in [-1, 1]         -> tokens [B, image_tokens, image_dim]
+prompt    token ids [B, L]                        -> embeddings [B, L, text_dim]
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class TextEncoder(Protocol):
 class LogMel(nn.Module):
     """Log-mel energies in 20 ms windows every 10 ms, written as matrix products so that they export like any other layer."""
 
-    window: Tensor
+    cosines: Tensor
+    sines: Tensor
+    filters: Tensor
 
     def __init__(self, sample_rate: int, bands: int) -> None:
         super().__init__()
@@ -72,7 +74,8 @@ def _mel_filters(sample_rate: int, bins: int, bands: int) -> Tensor:
 
 
 class NanoAudioEncoder(nn.Module):
-    """Log-mel energies of each video frame through a small MLP. It reads one hop beyond the last frame, so chunks equal the whole."""
+    """Log-mel energies of each video frame through a small MLP. It reads one hop beyond the last frame, so chunks equal the
+    whole."""
 
     def __init__(self, config: ModelConfig, clip: ClipSpec = NANO_CLIP, bands: int = 32) -> None:
         super().__init__()

@@ -14,7 +14,6 @@ Streaming programs carry the VAE's state as explicit tensors named state_0, stat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from .conditions import AUDIO_RADIUS, Conditions
 from .config import TEMPORAL_STRIDE, ClipSpec, ModelConfig
 from .encoders import PAD_ID, NanoEncoders
-from .transformer import DiT
+from .transformer import DiT, unpatchify
 from .vae import VAE
 
 CONDITION_INPUTS = [name for name in Conditions.names() if name not in ("text_bias", "audio_mask")]
@@ -84,7 +83,9 @@ class Denoise(nn.Module):
     def forward(
         self, latents: Tensor, time: Tensor, modulation: Tensor, modality_weights: Tensor, *conditions: Tensor
     ) -> Tensor | tuple[Tensor, Tensor]:
-        result = self.dit.denoise_keeping(latents, time, modulation, modality_weights, Conditions(*conditions), (self.cos, self.sin))
+        result = self.dit.denoise_keeping(
+            latents, time, modulation, modality_weights, Conditions(*conditions), (self.cos, self.sin)
+        )
         return result if self.keep_residual else result[0]
 
 
@@ -94,8 +95,6 @@ class DenoiseReusing(nn.Module):
         self.patch_embedding, self.head, self.channels = dit.patch_embedding, dit.head, dit.config.latent_channels
 
     def forward(self, latents: Tensor, time: Tensor, residual: Tensor, patch_bias: Tensor) -> Tensor:
-        from .transformer import unpatchify
-
         x = self.patch_embedding(latents, 0, self.channels) + patch_bias + residual
         return unpatchify(self.head(x, time), *latents.shape[2:])
 
@@ -188,6 +187,3 @@ def build_programs(model: Model, clip: ClipSpec, text_rows: int, reuse: bool = F
 
     programs["vae_decode"] = _stream_program(model.vae, clip, encode=False)
     return programs
-
-
-ProgramRunner = Callable[..., tuple[Tensor, ...]]

@@ -1,8 +1,8 @@
 """Soup-of-Tasks: one model, its task chosen by a mask over the video.
 
-A mask is 1 where the model has to paint and 0 where the given video is known. The model reads it as four channels per latent frame, and
-the VAE's encoding of the video with the unknown parts at mid grey. Tasks differ only in their masks; audio and text are conditions that any
-task may have, so audio-to-video is any of them with speech.
+A mask is 1 where the model has to paint and 0 where the given video is known. The model reads it as four channels per latent
+frame, and the VAE's encoding of the video with the unknown parts at mid grey. Tasks differ only in their masks; audio and text
+are conditions that any task may have, so audio-to-video is any of them with speech.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def parse_tasks(text: str) -> frozenset[Task]:
     for name in text.lower().split("+"):
         name = name.strip()
         if name not in set(Task):
-            near = difflib.get_close_matches(name, list(Task), n=1)
-            hint = f" Did you mean {near[0].value!r}?" if near else ""
+            near = difflib.get_close_matches(name, [task.value for task in Task], n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"There is no task {name!r}. Choose from {', '.join(Task)}, joined by '+'.{hint}")
         tasks.add(Task(name))
     return frozenset(tasks)
@@ -114,8 +114,9 @@ class VideoEncoder(Protocol):
 def condition_latents(video: Tensor, mask: Tensor, clip: ClipSpec, encode: VideoEncoder, encode_unknown: bool) -> Tensor:
     """The model's `y` [1, 20, F, h, w]: mask latents, then masked-video latents.
 
-    video [T, 3, H, W], mask [T, H, W]. Where the whole clip is to paint, both are zero. With `encode_unknown` the whole masked video is
-    encoded (the released checkpoints); without it encoding stops after the last known frame and frames of which nothing is known get zeros.
+    video [T, 3, H, W], mask [T, H, W]. Where the whole clip is to paint, both are zero. With `encode_unknown` the whole masked
+    video is encoded (the released checkpoints); without it encoding stops after the last known frame and frames of which
+    nothing is known get zeros.
     """
     y = torch.zeros(1, 4 + 16, clip.latent_frames, clip.latent_height, clip.latent_width)
     unknown = (mask >= 0.5).flatten(1).all(1)  # [T]

@@ -1,7 +1,8 @@
 """The diffusion transformer of EchoMimicV3, both released variants and nano's options, readable from top to bottom.
 
-Layouts: B batch, F latent frames, h×w latent pixels, N = F·S tokens with S = h/2·w/2, D model width. Tokens are frame-major, then row,
-then column. Parameter names are those of the released checkpoints; the flash file's `q_audio` is dead weight and has no place here.
+Layouts: B batch, F latent frames, h×w latent pixels, N = F·S tokens with S = h/2·w/2, D model width. Tokens are frame-major,
+then row, then column. Parameter names are those of the released checkpoints; the flash file's `q_audio` is dead weight and has
+no place here.
 
     1. embed     patches of the noisy latents, plus the patch bias of the conditions
     2. blocks    self-attention and feed-forward, modulated by the timestep; cross-attention to text, image and audio
@@ -55,7 +56,11 @@ class ImageProjection(nn.Module):
     def __init__(self, image_dim: int, dim: int) -> None:
         super().__init__()
         self.proj = nn.Sequential(
-            nn.LayerNorm(image_dim, 1e-5), nn.Linear(image_dim, image_dim), nn.GELU(), nn.Linear(image_dim, dim), nn.LayerNorm(dim, 1e-5)
+            nn.LayerNorm(image_dim, 1e-5),
+            nn.Linear(image_dim, image_dim),
+            nn.GELU(),
+            nn.Linear(image_dim, dim),
+            nn.LayerNorm(dim, 1e-5),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,8 +153,7 @@ class DiT(nn.Module):
         half = self.config.freq_dim // 2
         frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=timesteps.device) / half)
         angle = timesteps.double()[:, None] * frequencies
-        weight = self.time_embedding[0].weight
-        sinusoid = torch.cat([angle.cos(), angle.sin()], -1).to(weight.dtype)
+        sinusoid = torch.cat([angle.cos(), angle.sin()], -1).to(self.patch_embedding.weight.dtype)
         time = self.time_embedding(sinusoid)
         return time, self.time_projection(time).view(-1, 6, self.config.dim)
 
@@ -164,8 +168,8 @@ class DiT(nn.Module):
         text_bias: Tensor | None = None,
         audio_mask: Tensor | None = None,
     ) -> Conditions:
-        """y [B, 20, F, h, w]: mask (4 channels) and masked latents (16); text [B, L, text_dim] with its padding rows;
-        image [B, image_tokens, image_dim]; audio: windows [B, T, 5, layers, channels] (flash) or features [B, L, channels] (preview).
+        """y [B, 20, F, h, w]: mask (4 channels) and masked latents (16); text [B, L, text_dim] with its padding rows; image [B,
+        image_tokens, image_dim]; audio: windows [B, T, 5, layers, channels] (flash) or features [B, L, channels] (preview).
         """
         b, channels, frames, height, width = y.shape
         first = self.config.latent_channels
@@ -173,13 +177,16 @@ class DiT(nn.Module):
         text_tokens = self.text_embedding(text)
         image_tokens = self.img_emb(image)
         audio_tokens = self.audio_injection(audio) if self.config.variant == "flash" else self.audio2token(audio, frames)
-        per_block = [block.cross_attn.keys_values(text_tokens, image_tokens, audio_tokens) for block in self.blocks]
-        stacks = [torch.cat([pair.view(1, *pair.shape) for pair in column]) for column in zip(*per_block, strict=True)]
+        attentions: list[CrossAttention] = [block.cross_attn for block in self.blocks]  # type: ignore[misc]
+        per_block = [attention.keys_values(text_tokens, image_tokens, audio_tokens) for attention in attentions]
+        text_k, text_v, image_k, image_v, audio_k, audio_v = (
+            torch.cat([tensor.view(1, *tensor.shape) for tensor in column]) for column in zip(*per_block, strict=True)
+        )
         if text_bias is None:
             text_bias = text.new_zeros(b, text.shape[1])
         if audio_mask is None:
             audio_mask = text.new_ones(b, height * width // PATCH**2)
-        return Conditions(patch_bias, stacks[0], stacks[1], text_bias, *stacks[2:], audio_mask)
+        return Conditions(patch_bias, text_k, text_v, text_bias, image_k, image_v, audio_k, audio_v, audio_mask)
 
     # -- once per step -------------------------------------------------------------------------------------------------------------
 

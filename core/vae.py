@@ -1,18 +1,20 @@
 """The causal 3D video autoencoder of Wan 2.1: one graph, whole clips or frame by frame.
 
 Conventions
-    Video is [B, T, 3, H, W] in [-1, 1]; latents are [B, 16, F, H/8, W/8], normalised per channel. T = 4(F-1)+1: the first latent frame
-    holds one video frame, each later one holds four.
-    Inside, frames ride in the batch, [B, T, C, H, W] flattened to [B·T, C, H, W], and a convolution over three frames is one 2D
-    convolution over their concatenated channels: the same sums as conv3d, on operators that every mobile runtime has.
-    Streaming state is explicit. A `Stream` hands each temporal convolution the frames it still needs from the past (zeros at the start)
-    and collects what the next chunk will need; there is no hidden cache, so a chunk is a pure function and can be exported.
+    Video is [B, T, 3, H, W] in [-1, 1]; latents are [B, 16, F, H/8, W/8], normalised per channel. T = 4(F-1)+1: the first
+    latent frame holds one video frame, each later one holds four. Inside, frames ride in the batch, [B, T, C, H, W] flattened
+    to [B·T, C, H, W], and a convolution over three frames is one 2D convolution over their concatenated channels: the same sums
+    as conv3d, on operators that every mobile runtime has. Streaming state is explicit. A `Stream` hands each temporal
+    convolution the frames it still needs from the past (zeros at the start) and collects what the next chunk will need; there
+    is no hidden cache, so a chunk is a pure function and can be exported.
 
 Parameter names are those of `Wan2.1_VAE.pth`. diffusers' AutoencoderKLWan computes the same values, but keeps its caches in Python
 lists on the module and its frames in 5D convolutions, neither of which can leave as a streaming mobile program.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -131,7 +133,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         y = x
         for layer in self.residual:
-            y = layer.step(y, stream) if hasattr(layer, "step") else layer(y)
+            y = _apply(layer, y, stream)
         return y + self.shortcut(x)
 
 
@@ -216,14 +218,18 @@ class Upsample(nn.Module):
         return doubled if head is None else torch.cat([head, doubled], 1)
 
 
-def _run(layers: nn.Module, x: Tensor, stream: Stream) -> Tensor:
-    for layer in layers:  # type: ignore[attr-defined]
-        if hasattr(layer, "step"):
-            x = layer.step(x, stream)
-        elif isinstance(layer, (ResidualBlock, FrameAttention, Downsample, Upsample)):
-            x = layer(x, stream)
-        else:
-            x = layer(x)
+def _apply(layer: Any, x: Tensor, stream: Stream) -> Tensor:
+    """One layer: temporal convolutions step along the stream, blocks pass it on, the others do without."""
+    if hasattr(layer, "step"):
+        return layer.step(x, stream)
+    if isinstance(layer, (ResidualBlock, FrameAttention, Downsample, Upsample)):
+        return layer(x, stream)
+    return layer(x)
+
+
+def _run(layers: nn.Sequential, x: Tensor, stream: Stream) -> Tensor:
+    for layer in layers:
+        x = _apply(layer, x, stream)
     return x
 
 
@@ -341,6 +347,7 @@ class VAE(nn.Module):
         return self._decode(latents, Stream()).clamp(-1, 1)
 
     def decode_chunk(self, latents: Tensor, past: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
-        """One latent frame [B, 16, 1, h, w] -> video [B, 1 or 4, 3, H, W] and the state for the next chunk (`past` None at the start)."""
+        """One latent frame [B, 16, 1, h, w] -> video [B, 1 or 4, 3, H, W] and the state for the next chunk (`past` None at the
+        start)."""
         stream = Stream(past)
         return self._decode(latents, stream).clamp(-1, 1), stream.kept

@@ -18,8 +18,8 @@ Weights = Literal["fp32", "int8", "int4"]
 class Rule(BaseModel):
     """`programs` and `modules` are shell-style patterns; `weights` is how the linear layers they match are stored.
 
-    int8: 8-bit weights per output channel. int4: 4-bit weights in groups of `group` inputs; layers whose inputs do not divide into groups
-    are stored as int8. Both with activations quantised to 8 bits per row as they come.
+    int8: 8-bit weights per output channel. int4: 4-bit weights in groups of `group` inputs; layers whose inputs do not divide
+    into groups are stored as int8. Both with activations quantised to 8 bits per row as they come.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +74,6 @@ def read_recipe(text: str) -> WeightRecipe:
         raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}.") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
+        place = ".".join(map(str, first["loc"])) + ": " if first["loc"] else ""
         example = json.dumps(PRESETS["int4"].model_dump())
-        raise ConfigError(f"The recipe {path} is not valid: {place}: {first['msg']}. A valid one is: {example}") from error
+        raise ConfigError(f"The recipe {path} is not valid: {place}{first['msg']}. A valid one is: {example}") from error

@@ -1,4 +1,5 @@
-"""Weight quantisation of a portable program with torchao, in the one form that XNNPACK executes correctly: 8-bit dynamic activations."""
+"""Weight quantisation of a portable program with torchao, in the one form that XNNPACK executes correctly: 8-bit dynamic
+activations."""
 
 from __future__ import annotations
 
@@ -28,10 +29,11 @@ def quantise(module: nn.Module, program: str, recipe: WeightRecipe) -> dict[str,
             counts["fp32"] += 1
             continue
         if rule.weights == "int4" and layer.in_features % rule.group == 0:
-            config = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(rule.group))
+            dtype, granularity = torch.int4, PerGroup(rule.group)  # type: ignore[attr-defined]
             counts["int4"] += 1
         else:
-            config = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0))
+            dtype, granularity = torch.int8, PerAxis(0)
             counts["int8"] += 1
+        config = Int8DynamicActivationIntxWeightConfig(weight_dtype=dtype, weight_granularity=granularity)
         quantize_(layer, config, filter_fn=lambda m, _: isinstance(m, nn.Linear))
     return dict(counts)

@@ -39,7 +39,8 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians over the runs. `first_seconds`: the first clip, with loading and weight packing. Realtime factor above 1 is faster than life."""
+    """Medians over the runs. `first_seconds`: the first clip, with loading and weight packing. Realtime factor above 1 is
+    faster than life."""
 
     conditions: Conditions
     stage_seconds: dict[str, float]

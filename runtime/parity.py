@@ -31,7 +31,8 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: the worst over a program's recorded calls and outputs, or a whole clip's. `demanded` empty fields: not judged."""
+    """One comparison: the worst over a program's recorded calls and outputs, or a whole clip's. `demanded` empty fields: not
+    judged."""
 
     name: str
     measured: Figures
@@ -73,7 +74,10 @@ class Verdict:
                 "demanded_share": LIPSYNC_SHARE, "passed": self.lipsync_passed,
             },
             "rows": [
-                {"name": row.name, "passed": row.passed, "measured": row.measured.model_dump(), "demanded": row.demanded.model_dump()}
+                {
+                    "name": row.name, "passed": row.passed,
+                    "measured": row.measured.model_dump(), "demanded": row.demanded.model_dump(),
+                }
                 for row in self.rows
             ],
         }  # fmt: skip
@@ -115,7 +119,9 @@ def demo_case(clip: ClipSpec, frames: int) -> dict[str, Any]:
     }
 
 
-def record_golden(model: Model, programs: dict[str, Program], plan: SamplingPlan, tables: Mapping[str, np.ndarray], clip: ClipSpec) -> Golden:
+def record_golden(
+    model: Model, programs: dict[str, Program], plan: SamplingPlan, tables: Mapping[str, np.ndarray], clip: ClipSpec
+) -> Golden:
     """Plays the demo case in full precision and keeps every program's first and last call, and the clip itself."""
     samples = programs["audio_encoder"]["forward"].inputs["waveform"].shape[1]
     rows = programs["encode_conditions"]["forward"].inputs["text"].shape[1]
@@ -140,7 +146,9 @@ def figures(reference: Array, measured: Array) -> Figures:
     if not np.isfinite(measured).all():
         return Figures(psnr_db=0.0, cosine=0.0, max_abs=None)
     peak = float(np.ptp(reference)) or 1.0
-    return Figures(psnr_db=psnr(reference, measured, peak), cosine=cosine(reference, measured), max_abs=max_abs(reference, measured))
+    return Figures(
+        psnr_db=psnr(reference, measured, peak), cosine=cosine(reference, measured), max_abs=max_abs(reference, measured)
+    )
 
 
 def worst(found: Sequence[Figures]) -> Figures:
@@ -205,7 +213,9 @@ def _baseline(path: Path, clip: Mapping[str, Array]) -> dict[str, Array]:
     try:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"The baseline {path} cannot be read ({error}). It is a safetensors file with `latents` and `frames`.") from error
+        raise InputError(
+            f"The baseline {path} cannot be read ({error}). It is a safetensors file with `latents` and `frames`."
+        ) from error
     for name in ("latents", "frames"):
         if name not in found or found[name].shape != clip[name].shape:
             shape = list(found[name].shape) if name in found else "missing"

@@ -1,10 +1,10 @@
 """The player: evaluates programs and takes linear combinations, as the plan says. Any engine, any bundle.
 
-    1. listen   speech -> features per video frame
-    2. look     portrait -> image tokens and masked latents; prompts -> embeddings
-    3. prepare  conditions per window and guidance branch
-    4. denoise  for each step, window and branch: velocity; guide, blend, advance
-    5. decode   one latent frame at a time: frames leave as they are finished
+1. listen   speech -> features per video frame
+2. look     portrait -> image tokens and masked latents; prompts -> embeddings
+3. prepare  conditions per window and guidance branch
+4. denoise  for each step, window and branch: velocity; guide, blend, advance
+5. decode   one latent frame at a time: frames leave as they are finished
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class Player:
         ]
 
     def _audio_windows(self, features: Float32, span: Window) -> Float32:
-        """The window's speech [1, T, 5, layers, channels]; neighbours reach beyond the window, and are clamped at the clip's ends."""
+        """The window's speech [1, T, 5, layers, channels]; neighbours reach beyond it, and are clamped at the clip's ends."""
         start = TEMPORAL_STRIDE * span.start
         frames = np.arange(start, start + TEMPORAL_STRIDE * (span.length - 1) + 1)
         index = frames[:, None] + np.arange(-AUDIO_RADIUS, AUDIO_RADIUS + 1)
@@ -215,7 +215,9 @@ class Player:
 
     # -- 4. denoise ----------------------------------------------------------------------------------------------------------------
 
-    def denoise(self, spans: list[Window], conditions: list[list[list[Array]]], latent_frames: int, seed: int) -> tuple[Float32, int]:
+    def denoise(
+        self, spans: list[Window], conditions: list[list[list[Array]]], latent_frames: int, seed: int
+    ) -> tuple[Float32, int]:
         """-> latents [16, F, h, w] of the whole clip, and how many times the model ran."""
         plan, clip, tables = self.score.plan, self.score.clip, self.score.step_tables
         shape = (self.score.config.latent_channels, latent_frames, clip.latent_height, clip.latent_width)
@@ -236,7 +238,9 @@ class Player:
                         inputs = [latents, time_row, residuals[position, branch], condition[0]]
                         velocities[branch] = self.engine.run("denoise_reusing", "forward", inputs)[0][0]
                         continue
-                    velocity, *residual = self.engine.run("denoise", "forward", [latents, time_row, modulation, modality, *condition])
+                    velocity, *residual = self.engine.run(
+                        "denoise", "forward", [latents, time_row, modulation, modality, *condition]
+                    )
                     velocities[branch] = velocity[0]
                     evaluations += 1
                     if residual:

@@ -1,9 +1,9 @@
 """From a model to a bundle: programs, plan, step tables, goldens and passport.
 
-    1. plan       the sampler as data, and the timestep MLP's output for its steps
-    2. reference  the model in full precision plays a clip; every program's calls are kept as goldens
-    3. programs   each compiled in a process of its own, so that memory returns and a kill becomes a sentence
-    4. bundle     everything hashed, written beside, renamed
+1. plan       the sampler as data, and the timestep MLP's output for its steps
+2. reference  the model in full precision plays a clip; every program's calls are kept as goldens
+3. programs   each compiled in a process of its own, so that memory returns and a kill becomes a sentence
+4. bundle     everything hashed, written beside, renamed
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from ..quantize.recipes import WeightRecipe
 from . import executorch
 from .executorch import Compiled
 
+TARGETS = ("executorch",)
 STEP_TABLES = "step_tables.safetensors"
 GOLDEN = "tests/golden.safetensors"
 GOLDEN_INDEX = "tests/golden.json"

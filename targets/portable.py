@@ -2,14 +2,14 @@
 
 Each rewrite takes a module of the reference and returns one that computes the same with the same weights, in operators that XNNPACK
 delegates: means as products with a constant, RoPE by halves, the tanh form of GELU through a sigmoid, attention as 3D matrix
-products in query chunks, causal 3D convolutions as 2D ones, nearest doubling folded into the convolution behind it. `make_portable` applies them all to a copy;
-tests prove each equal to what it replaces.
+products in query chunks, causal 3D convolutions as 2D ones, nearest doubling folded into the convolution behind it. `make_portable`
+applies them all to a copy; tests prove each equal to what it replaces. Constants are float32: rewrite first, then convert.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +99,7 @@ class PortablePatchEmbedding(nn.Module):
         self.given = _linear(patch.weight[:, noise_channels:].flatten(1), None)
         self.bias = patch.bias
 
-    def forward(self, x: Tensor, first: int, last: int) -> Tensor:
+    def forward(self, x: Tensor, first: int, last: int) -> Tensor:  # noqa: ARG002 (the reference's signature)
         return (self.noise if first == 0 else self.given)(patchify(x))
 
 
@@ -119,7 +119,7 @@ class PortableConv3d(nn.Module):
         if self.frame_stride == 1:
             x = torch.cat([x.new_zeros(b, self.taps - 1, c, h, w) if past is None else past, x], 1)
         starts = range(0, x.shape[1] - self.taps + 1, self.frame_stride)
-        if len(starts) == 1:
+        if x.shape[1] == self.taps:
             windows = x
         else:
             windows = torch.cat([x[:, s : s + self.taps].reshape(b, 1, self.taps * c, h, w) for s in starts], 1)
@@ -149,11 +149,11 @@ class PortableChannelNorm(nn.Module):
 class PortableUpsampling(nn.Module):
     """Nearest doubling and the 3×3 convolution behind it as one convolution at low resolution and a shuffle of pixels.
 
-    An output pixel of parity (a, b) sees two of the three low-resolution rows and columns around it, so four sets of 3×3 kernels, folded
-    from the original one, give the four pixels of each 2×2 block. The doubled image never exists.
+    An output pixel of parity (a, b) sees two of the three low-resolution rows and columns around it, so four sets of 3×3 kernels,
+    folded from the original one, give the four pixels of each 2×2 block. The doubled image never exists.
     """
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: Any) -> None:
         super().__init__()
         # folds[a][row of the low-resolution kernel][row of the original kernel]
         folds = torch.tensor([[[1.0, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]])
@@ -183,8 +183,11 @@ def _conv2d(weight: Tensor, bias: Tensor, padding: int) -> nn.Conv2d:
     return conv
 
 
-def halve_rotary(attention: SelfAttention) -> SelfAttention:
-    """Reorders the rows of q and k (and their norms) within each head to (even | odd), so that RoPE needs no strided access."""
+def halve_rotary(attention: Any) -> None:
+    """Reorders the rows of q and k (and their norms) within each head to (even | odd), so that RoPE needs no strided access;
+    in place. An attention that has been reordered is left alone."""
+    if isinstance(attention.rotary, HalfRotary):
+        return
     dim = attention.q.weight.shape[0]
     head = dim // attention.heads
     within = torch.cat([torch.arange(0, head, 2), torch.arange(1, head, 2)])
@@ -196,28 +199,27 @@ def halve_rotary(attention: SelfAttention) -> SelfAttention:
         norm.weight = nn.Parameter(norm.weight.detach()[order], requires_grad=False)
     attention.rotary = HalfRotary()
     attention.attention = ChunkedAttention()
-    return attention
 
 
 def _rewrite(module: nn.Module, noise_channels: int) -> nn.Module | None:
     """What replaces `module`, or None where it can stay."""
-    rules: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
+    rules: dict[type[nn.Module], Any] = {
         nn.LayerNorm: PortableLayerNorm,
         nn.RMSNorm: PortableRMSNorm,
         CausalConv3d: PortableConv3d,
         ChannelNorm: PortableChannelNorm,
-        PatchEmbedding: lambda patch: PortablePatchEmbedding(patch, noise_channels),  # type: ignore[arg-type]
-    }  # type: ignore[assignment]
+        PatchEmbedding: lambda patch: PortablePatchEmbedding(patch, noise_channels),
+    }
     if isinstance(module, nn.GELU) and module.approximate == "tanh":
         return PortableGELU()
     if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[0], NearestDouble):
-        return PortableUpsampling(module[1])  # type: ignore[arg-type]
+        return PortableUpsampling(module[1])
     rule = rules.get(type(module))
     return rule(module) if rule else None
 
 
 def make_portable(module: nn.Module, noise_channels: int = 16) -> nn.Module:
-    """A copy of `module` with every rewrite applied; the original is left alone."""
+    """A copy of `module` with every rewrite applied; the original is left alone. Rewriting a rewritten module changes nothing."""
     module = copy.deepcopy(module).eval()
     module.requires_grad_(False)
     for part in list(module.modules()):
@@ -228,7 +230,7 @@ def make_portable(module: nn.Module, noise_channels: int = 16) -> nn.Module:
             replacement = _rewrite(child, noise_channels)
             if replacement is not None:
                 setattr(part, name, replacement)
-    return module
+    return _rewrite(module, noise_channels) or module
 
 
 REWRITTEN = (nn.LayerNorm, nn.RMSNorm, CausalConv3d, ChannelNorm, NearestDouble, PatchEmbedding, Rotary, Attention)

@@ -15,7 +15,8 @@ from .puppets import PuppetClip, draw_clip
 
 @dataclass(frozen=True)
 class Pool:
-    """N clips: frames uint8 [N, T, H, W, 3]; waveforms float32 [N, samples]; openings [N, T]; boxes [N, 4] (y0, y1, x0, x1); prompts."""
+    """N clips: frames uint8 [N, T, H, W, 3]; waveforms float32 [N, samples]; openings [N, T]; boxes [N, 4] (y0, y1, x0, x1);
+    prompts."""
 
     frames: np.ndarray
     waveforms: np.ndarray

@@ -1,7 +1,8 @@
 """Training of nano's transformer and encoders by flow matching on cached latents, tasks mixed by their masks.
 
-x_σ = (1-σ) x₀ + σ ε, velocity ε - x₀, timestep 1000 σ; σ is logit-normal, shifted towards noise as the sampler's schedule is. Audio, text
-and portrait are dropped now and then, so that guidance has an unconditional branch. Exponential averages of the weights are what ships.
+x_σ = (1-σ) x₀ + σ ε, velocity ε - x₀, timestep 1000 σ; σ is logit-normal, shifted towards noise as the sampler's schedule is.
+Audio, text and portrait are dropped now and then, so that guidance has an unconditional branch. Exponential averages of the
+weights are what ships.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .train_vae import cosine_rate, video_tensor
 class DiTTraining:
     """Steps, batch, rates, and how often each task and each dropped condition is drawn (shares of the batch)."""
 
-    steps: int = 2400
+    steps: int = 1300
     batch: int = 16
     rate: float = 1e-3
     mouth_weight: float = 3.0
@@ -39,7 +40,8 @@ class DiTTraining:
     drop_text: float = 0.1
     share_t2v: float = 0.08
     share_lipsync: float = 0.12
-    lipsync_clips: int = 480
+    clips: int = 1600
+    lipsync_clips: int = 320
     gain_db: float = 5.0
     ema: float = 0.998
     seed: int = 1
@@ -62,12 +64,12 @@ class LatentCache:
     lipsync: Tensor
 
 
-def cache_latents(vae: VAE, pool: Pool, path: Path, lipsync_clips: int, clip: ClipSpec = NANO_CLIP) -> LatentCache:
-    """Encodes the pool once; later calls read `path`."""
+def cache_latents(vae: VAE, pool: Pool, path: Path, clips: int, lipsync_clips: int, clip: ClipSpec = NANO_CLIP) -> LatentCache:
+    """Encodes the pool's first `clips` clips once; later calls read `path`."""
     saved = load_checkpoint(path)
     if saved is None:
         with torch.no_grad():
-            latents = torch.cat([vae.encode(video_tensor(pool.frames[i : i + 8])) for i in range(0, len(pool), 8)])
+            latents = torch.cat([vae.encode(video_tensor(pool.frames[i : i + 8])) for i in range(0, min(clips, len(pool)), 8)])
             rows = []
             for i in range(lipsync_clips):
                 y0, y1, x0, x1 = pool.boxes[i].tolist()
@@ -87,11 +89,14 @@ def mouth_latent_mask(boxes: np.ndarray, clip: ClipSpec) -> Tensor:
     return mask
 
 
-def draw_batch(cache: LatentCache, pool: Pool, rng: np.random.Generator, training: DiTTraining, clip: ClipSpec) -> dict[str, Tensor]:
-    """One batch: clean latents, `y` of the drawn tasks, waveforms at random gain, prompts' bytes, portraits, and what is dropped."""
+def draw_batch(
+    cache: LatentCache, pool: Pool, rng: np.random.Generator, training: DiTTraining, clip: ClipSpec
+) -> dict[str, Tensor]:
+    """One batch: clean latents, `y` of the drawn tasks, waveforms at random gain, prompts' bytes, portraits, and what is
+    dropped."""
     size = training.batch
     task = rng.choice(3, size, p=[1 - training.share_t2v - training.share_lipsync, training.share_t2v, training.share_lipsync])
-    index = rng.integers(0, len(pool), size)
+    index = rng.integers(0, len(cache.latents), size)
     index[task == 2] = rng.integers(0, len(cache.lipsync), int((task == 2).sum()))
     latents = cache.latents[index]
     y = torch.zeros(size, 20, *latents.shape[2:])
@@ -139,7 +144,13 @@ def flow_loss(model: NanoModel, batch: dict[str, Tensor], training: DiTTraining)
 
 
 def train_dit(
-    config: ModelConfig, vae: VAE, pool: Pool, workdir: Path, training: DiTTraining, clip: ClipSpec = NANO_CLIP, report_every: int = 50
+    config: ModelConfig,
+    cache: LatentCache,
+    pool: Pool,
+    workdir: Path,
+    training: DiTTraining,
+    clip: ClipSpec = NANO_CLIP,
+    report_every: int = 50,
 ) -> NanoModel:
     """Trains (or resumes, or loads a finished run of) the transformer and encoders; writes `dit.pt` and `dit.log`."""
     torch.manual_seed(training.seed)
@@ -156,7 +167,6 @@ def train_dit(
             return average
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
-    cache = cache_latents(vae, pool, workdir / "latents.pt", training.lipsync_clips, clip)
     started = time.monotonic()
     losses: list[float] = []
     with open(workdir / "dit.log", "a") as log:
@@ -182,6 +192,11 @@ def train_dit(
                 print(json.dumps(line), file=log, flush=True)
                 losses.clear()
             if step % 200 == 0 or step == training.steps:
-                state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
+                state = {
+                    "model": model.state_dict(),
+                    "average": average.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "step": step,
+                }
                 save_checkpoint(workdir / "dit.pt", state)
     return average

@@ -1,9 +1,11 @@
 """Training of nano's VAE: as a 2D autoencoder on single frames, then as a causal 3D one on clips.
 
-A 3D autoencoder trained from scratch stalls, so the temporal taps start inert: on single frames the causal convolutions use their newest
-tap alone, the older ones are zero, and the time convolutions pass frames through. Single frames teach it what a face looks like in minutes;
-clips of mixed length then teach it motion. Losses weigh the mouth, and the change from frame to frame in the mouth, because four video frames share
-one latent frame and a plain loss is content with the mean mouth of the four.
+A 3D autoencoder trained from scratch stalls, so the temporal taps start inert: on single frames the causal convolutions use
+their newest tap alone, the older ones are zero, and the time convolutions pass frames through. Single frames teach it what a
+face looks like in minutes; clips of mixed length then teach it motion. Losses weigh the mouth, and the change from frame to
+frame in the mouth, because four video frames share one latent frame and a plain loss is content with the mean mouth of the
+four. Once the latents hold the mouth, the decoder alone is refined on frozen latents with gentler weights: backgrounds and hair
+become clean while the transformer can already train.
 """
 
 from __future__ import annotations
@@ -11,14 +13,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig
+from ..config import TEMPORAL_STRIDE, ModelConfig
 from ..vae import VAE, CausalConv3d, Downsample, Stream, Upsample
 from .checkpoint import load_checkpoint, save_checkpoint
 from .pool import Pool
@@ -31,7 +33,7 @@ class VAETraining:
     image_steps: int = 1200
     image_batch: int = 16
     image_rate: float = 1e-3
-    clip_steps: int = 1700
+    clip_steps: int = 1400
     clip_rate: float = 2e-4
     lengths: tuple[int, ...] = (5, 9, 17, 25)
     frames_per_step: int = 25
@@ -40,11 +42,16 @@ class VAETraining:
     motion_weight: float = 4.0
     kl_weight: float = 1e-5
     log_variance_bias: float = -6.0
+    decoder_steps: int = 600
+    decoder_rate: float = 4e-4
+    decoder_mouth_weight: float = 3.0
+    decoder_face_weight: float = 1.5
     seed: int = 0
 
 
 def inflate(vae: VAE) -> None:
-    """Makes every temporal tap but the newest inert: on clips the network is then its own 2D self, frame by frame."""
+    """Makes every temporal tap but the newest inert: on clips the network then acts frame by frame, but for a little noise in the
+    time convolutions that tells the two frames of a pair apart."""
     with torch.no_grad():
         for module in vae.modules():
             if isinstance(module, CausalConv3d) and module.taps > 1:
@@ -54,8 +61,8 @@ def inflate(vae: VAE) -> None:
                 channels = conv.weight.shape[1]
                 copies = conv.weight.shape[0] // channels
                 noise = torch.randn_like(conv.weight) * (0.1 / math.sqrt(3 * channels))
+                noise[:, :, -1, 0, 0] += torch.eye(channels).repeat(copies, 1)
                 conv.weight.copy_(noise)
-                conv.weight[:, :, -1, 0, 0] += torch.eye(channels).repeat(copies, 1)
                 conv.bias.zero_()
 
 
@@ -75,7 +82,18 @@ def loss_weights(boxes: np.ndarray, height: int, width: int, training: VAETraini
 
 def video_tensor(frames: np.ndarray) -> Tensor:
     """uint8 [..., T, H, W, 3] -> float32 [..., T, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -3).float() / 127.5 - 1
+    return torch.from_numpy(np.array(frames)).movedim(-1, -3).float() / 127.5 - 1
+
+
+def picture_loss(rebuilt: Tensor, video: Tensor, boxes: np.ndarray, training: VAETraining) -> tuple[Tensor, float]:
+    """Both [B, T, 3, H, W] -> loss, weighted by place and by change in the mouth, and the mean squared error."""
+    weights, mouths = loss_weights(boxes, video.shape[-2], video.shape[-1], training)
+    error = rebuilt - video
+    loss = (weights * (error.abs() + 2 * error.square())).mean()
+    if video.shape[1] > 1:
+        change = (error[:, 1:] - error[:, :-1]).abs() * mouths
+        loss = loss + training.motion_weight * change.sum() / (mouths.sum() * 3 * (video.shape[1] - 1))
+    return loss, float(error.detach().square().mean())
 
 
 def vae_loss(vae: VAE, video: Tensor, boxes: np.ndarray, training: VAETraining) -> tuple[Tensor, float]:
@@ -84,14 +102,8 @@ def vae_loss(vae: VAE, video: Tensor, boxes: np.ndarray, training: VAETraining) 
     log_variance = log_variance + training.log_variance_bias
     z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-    rebuilt = vae.decoder(vae.conv2(z), Stream())
-    weights, mouths = loss_weights(boxes, *video.shape[-2:], training)
-    error = rebuilt - video
-    loss = (weights * (error.abs() + 2 * error.square())).mean() + training.kl_weight * kl
-    if video.shape[1] > 1:
-        change = (error[:, 1:] - error[:, :-1]).abs() * mouths
-        loss = loss + training.motion_weight * change.sum() / (mouths.sum() * 3 * (video.shape[1] - 1))
-    return loss, float(error.detach().square().mean())
+    loss, mse = picture_loss(vae.decoder(vae.conv2(z), Stream()), video, boxes, training)
+    return loss + training.kl_weight * kl, mse
 
 
 def cosine_rate(step: int, steps: int, peak: float, warmup: int = 50) -> float:
@@ -117,8 +129,8 @@ def normalise_latents(vae: VAE, pool: Pool, clips: int = 64) -> dict[str, list[f
         z = vae.config.latent_channels
         vae.conv1.weight[:z] /= std.view(z, 1, 1, 1, 1)
         vae.conv1.bias[:z] = (vae.conv1.bias[:z] - mean) / std
-        vae.conv2.bias += vae.conv2.weight[..., 0, 0, 0] @ mean
-        vae.conv2.weight *= std.view(1, z, 1, 1, 1)
+        vae.conv2.bias.add_(vae.conv2.weight[..., 0, 0, 0] @ mean)
+        vae.conv2.weight.mul_(std.view(1, z, 1, 1, 1))
     return {"mean": mean.tolist(), "std": std.tolist()}
 
 
@@ -166,13 +178,58 @@ def train_vae(config: ModelConfig, pool: Pool, workdir: Path, training: VAETrain
             step += 1
             if step % report_every == 0 or step == total:
                 psnr = 10 * math.log10(4 / mse)
-                line = {"step": step, "loss": round(loss.item(), 4), "psnr_db": round(psnr, 2), "seconds": round(time.monotonic() - started)}
+                line = {
+                    "step": step,
+                    "loss": round(loss.item(), 4),
+                    "psnr_db": round(psnr, 2),
+                    "seconds": round(time.monotonic() - started),
+                }
                 print(json.dumps(line), file=log, flush=True)
             if step % 200 == 0:
                 save_checkpoint(
-                    workdir / "vae.pt", {"model": vae.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "finished": False}
+                    workdir / "vae.pt",
+                    {"model": vae.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "finished": False},
                 )
     vae.eval()
     normalise_latents(vae, pool)
     save_checkpoint(workdir / "vae.pt", {"model": vae.state_dict(), "step": step, "finished": True})
     return vae
+
+
+def refine_decoder(vae: VAE, latents: Tensor, pool: Pool, workdir: Path, training: VAETraining, report_every: int = 50) -> VAE:
+    """Trains the decoder alone on the pool's frozen latents [N, 16, F, h, w]; writes `decoder.pt` and `decoder.log`, and
+    resumes."""
+    gentle = replace(training, mouth_weight=training.decoder_mouth_weight, face_weight=training.decoder_face_weight)
+    vae.requires_grad_(False)
+    parts = [vae.decoder, vae.conv2]
+    parameters = [p.requires_grad_(True) for part in parts for p in part.parameters()]
+    optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=1e-4)
+    step = 0
+    saved = load_checkpoint(workdir / "decoder.pt")
+    if saved is not None:
+        vae.load_state_dict(saved["model"])
+        step = saved["step"]
+        optimiser.load_state_dict(saved["optimiser"])
+    started = time.monotonic()
+    with open(workdir / "decoder.log", "a") as log:
+        while step < training.decoder_steps:
+            rng = np.random.default_rng((training.seed, 7, step))
+            length = int(rng.choice(training.lengths))
+            clips = rng.integers(0, len(latents), max(1, training.frames_per_step // length))
+            video = video_tensor(pool.frames[clips, :length])
+            z = latents[clips][:, :, : (length - 1) // TEMPORAL_STRIDE + 1].transpose(1, 2)
+            for group in optimiser.param_groups:
+                group["lr"] = cosine_rate(step, training.decoder_steps, training.decoder_rate)
+            loss, mse = picture_loss(vae.decoder(vae.conv2(z), Stream()), video, pool.boxes[clips], gentle)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            step += 1
+            if step % report_every == 0 or step == training.decoder_steps:
+                line = {"step": step, "loss": round(loss.item(), 4), "psnr_db": round(10 * math.log10(4 / mse), 2)}
+                print(json.dumps(line | {"seconds": round(time.monotonic() - started)}), file=log, flush=True)
+            if step % 100 == 0 or step == training.decoder_steps:
+                state = {"model": vae.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
+                save_checkpoint(workdir / "decoder.pt", state)
+    return vae.eval().requires_grad_(False)

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.errors import EngineError
+
 Array = NDArray[Any]
 
 
@@ -26,3 +28,16 @@ class Engine(Protocol):
 def contiguous(array: Array) -> Array:
     """The array itself if it lies contiguously in memory, a copy otherwise."""
     return np.ascontiguousarray(array)
+
+
+def check_inputs(label: str, wanted: Sequence[tuple[str, str, tuple[int, ...]]], inputs: Sequence[Array]) -> None:
+    """Refuses inputs that are not the (name, dtype, shape) that the method `label` takes: programs have fixed shapes.
+
+    Raises:
+        EngineError: the message names the first one that differs.
+    """
+    if len(inputs) != len(wanted):
+        raise EngineError(f"{label} takes {len(wanted)} inputs ({', '.join(name for name, _, _ in wanted)}), not {len(inputs)}.")
+    for (name, dtype, shape), array in zip(wanted, inputs, strict=True):
+        if array.shape != shape or str(array.dtype) != dtype:
+            raise EngineError(f"{label} takes {name} as {dtype} {list(shape)}, not {array.dtype} {list(array.shape)}.")

@@ -11,7 +11,7 @@ import torch
 
 from ...core.bundle import Bundle
 from ...core.errors import EngineError
-from .base import Array, contiguous
+from .base import Array, check_inputs, contiguous
 
 
 class ExecuTorchEngine:
@@ -21,7 +21,9 @@ class ExecuTorchEngine:
 
     def __init__(self, bundle: Bundle, threads: int = 0) -> None:
         if bundle.manifest.target != "executorch":
-            raise EngineError(f"The bundle {bundle.root} was compiled for {bundle.manifest.target}; the executorch engine cannot play it.")
+            raise EngineError(
+                f"The bundle {bundle.root} was compiled for {bundle.manifest.target}; the executorch engine cannot play it."
+            )
         self.bundle = bundle
         self._programs: dict[str, Any] = {}
         self._methods: dict[tuple[str, str], Any] = {}
@@ -36,11 +38,7 @@ class ExecuTorchEngine:
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
         loaded = self._methods.get((program, method)) or self._load(program, method)
         specs = self.bundle.program(program).methods[method].inputs
-        for spec, array in zip(specs, inputs, strict=True):
-            if array.shape != spec.shape or str(array.dtype) != spec.dtype:
-                raise EngineError(
-                    f"{program}.{method} takes {spec.name} as {spec.dtype} {list(spec.shape)}, not {array.dtype} {list(array.shape)}."
-                )
+        check_inputs(f"{program}.{method}", [(spec.name, spec.dtype, spec.shape) for spec in specs], inputs)
         try:
             outputs = loaded.execute([torch.from_numpy(contiguous(array)) for array in inputs])
         except RuntimeError as error:
@@ -50,6 +48,8 @@ class ExecuTorchEngine:
     def _load(self, program: str, method: str) -> Any:
         from executorch.runtime import Runtime, Verification
 
+        if not self.has(program):
+            raise EngineError(f"The bundle has no program {program!r}. It has: {', '.join(self.bundle.manifest.programs)}.")
         record = self.bundle.program(program)
         if method not in record.methods:
             raise EngineError(f"{program} has no method {method!r}. It has: {', '.join(record.methods)}.")

@@ -10,7 +10,7 @@ from ...core.bundle import Bundle
 from ...core.errors import EngineError
 from ...core.nano import load_nano, nano_digest
 from ...core.programs import Program, build_programs
-from .base import Array, contiguous
+from .base import Array, check_inputs, contiguous
 
 
 class TorchEngine:
@@ -50,5 +50,7 @@ class TorchEngine:
             entry = self.programs[program][method]
         except KeyError as error:
             raise EngineError(f"The model has no program {program}.{method}.") from error
+        wanted = [(name, str(value.dtype).removeprefix("torch."), tuple(value.shape)) for name, value in entry.inputs.items()]
+        check_inputs(f"{program}.{method}", wanted, inputs)
         outputs = entry.run(*(torch.from_numpy(contiguous(array)) for array in inputs))
         return [tensor.numpy() for tensor in outputs]

@@ -1,7 +1,7 @@
 """Cases recorded from upstream: where they lie, which are complete, and how far a result is from one.
 
-The full set lies beside the repository; a selection travels in tests/data/upstream. ECHOEDGE_GOLDENS names another folder. A case is
-`<name>.json` with its tensors in `<name>.safetensors` and perhaps a file of weights; one whose files are not all there is not listed.
+The full set lies beside the repository; a selection travels in tests/data/upstream. ECHOEDGE_GOLDENS names another folder.
+A case is `<name>.json` with its tensors in `<name>.safetensors` and perhaps a file of weights; one that lacks a file is not listed.
 """
 
 from __future__ import annotations

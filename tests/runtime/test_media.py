@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
 import struct
@@ -19,7 +18,6 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import load_file
 from scipy.signal import resample_poly
 
 from echoedge.core.errors import EngineError, InputError, OutputError, ResourceError
@@ -39,7 +37,7 @@ from echoedge.runtime.media import (
     to_signed,
 )
 
-UPSTREAM = Path(__file__).parents[1] / "data" / "upstream"
+from ..core.goldens import golden, golden_tensors
 
 
 def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -250,12 +248,8 @@ def test_damaged_images_raise_nothing_else(seed: int, tmp_path: Path) -> None:
 # --- 2. sizes, as upstream computes them ------------------------------------------------------------------------------------------
 
 
-def golden(name: str) -> Any:
-    return json.loads((UPSTREAM / f"{name}.json").read_text())["results"]
-
-
 def test_output_size_is_upstreams() -> None:
-    cases = golden("sample_size")
+    cases = golden("sample_size")["results"]
     assert len(cases) >= 20
     for case in cases.values():
         assert list(output_size(case["h"], case["w"], *case["target"])) == case["flash"] == case["preview"]
@@ -265,7 +259,7 @@ def test_output_size_is_upstreams() -> None:
 
 
 def test_clip_frames_is_upstreams() -> None:
-    cases = golden("video_length")
+    cases = golden("video_length")["results"]
     assert len(cases) >= 30
     for name, frames in cases.items():
         seconds, cap = name.removeprefix("dur").split("_cap")
@@ -374,7 +368,7 @@ def test_recording_spliced_of_two_formats(tmp_path: Path) -> None:
 
 
 def test_loudness_is_upstreams() -> None:
-    case = load_file(UPSTREAM / "loudness_norm.safetensors")
+    case = {name: tensor.numpy() for name, tensor in golden_tensors("loudness_norm").items()}
     for number in range(3):
         wave, expected = case[f"in/wav{number}"], case[f"out/wav{number}"]
         # 1e-4 and 1e-5 are the case's own tolerance

@@ -1,0 +1,544 @@
+"""The command line: one verb per job, the same nouns and defaults as the Python API.
+
+Heavy libraries are imported by the command that needs them, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from . import __version__
+from .core.errors import ConfigError, EchoEdgeError, EngineError, OutputError
+
+if TYPE_CHECKING:
+    from .core.bundle import Bundle, Manifest
+    from .runtime.bench import Speed
+    from .runtime.parity import Verdict
+
+app = typer.Typer(
+    name="echoedge",
+    help="Compile EchoMimicV3 into bundles, play them, and prove that they equal the full-precision model.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+train_app = typer.Typer(help="Train the built-in model.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+out, err = Console(), Console(stderr=True)
+
+STAGE_NAMES = {
+    "plan": "plan", "reference": "full-precision run", "programs": "programs", "clip": "whole clip",
+    "listen": "1 listen", "look": "2 look", "prepare": "3 prepare", "denoise": "4 denoise", "decode": "5 decode", "runs": "runs",
+}  # fmt: skip
+
+BundleArg = Annotated[Path, typer.Argument(help="A bundle, NAME.echoedge.", show_default=False)]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+EngineOption = Annotated[str, typer.Option(help="auto, executorch, or torch (full precision).")]
+
+
+@contextmanager
+def _bars(quiet: bool) -> Iterator[Any]:
+    """Progress bars on the error stream, one per stage, as a function (stage, done, total)."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=False, disable=quiet) as bars:
+        tasks: dict[str, Any] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(STAGE_NAMES.get(stage, stage), total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield advance
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise ConfigError(f"--size is {text!r}; write HEIGHTxWIDTH, such as 64x64.")
+    return int(parts[0]), int(parts[1])
+
+
+def _db(value: float | None) -> str:
+    return "–" if value is None else "equal" if value >= 150 else f"{value:.1f} dB"
+
+
+def _number(value: float | None, digits: int = 6) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+# -- export ----------------------------------------------------------------------------------------------------------------------
+
+
+def _export(
+    output: Path,
+    weights: str,
+    model: str = "nano",
+    target: str = "executorch",
+    size: str | None = None,
+    frames: int | None = None,
+    steps: int | None = None,
+    jobs: int = 2,
+    force: bool = False,
+    quiet: bool = False,
+) -> Manifest:
+    from .core.config import NANO_CLIP, ClipSpec, preset
+    from .core.nano import load_nano, nano_digest
+    from .core.samplers import PLAN_PRESETS, build_plan
+    from .quantize.recipes import read_recipe
+    from .runtime.parity import record_golden
+    from .targets.bundle_builder import TARGETS, ExportRequest, export_bundle
+
+    config = preset(model)
+    if target not in TARGETS:
+        raise ConfigError(f"This version compiles for: {', '.join(TARGETS)}. It does not compile for {target!r} yet.")
+    if config.name != "nano":
+        raise ConfigError(
+            f"This version compiles the built-in nano; {config.name} needs its published checkpoint, which it cannot read yet."
+        )
+    recipe = read_recipe(weights)
+    height, width = _parse_size(size) if size else (NANO_CLIP.height, NANO_CLIP.width)
+    clip = ClipSpec(height, width, frames or NANO_CLIP.frames)
+    if (height, width) != (NANO_CLIP.height, NANO_CLIP.width):
+        raise ConfigError(
+            f"nano was trained at {NANO_CLIP.height}x{NANO_CLIP.width}; its portrait encoder reads no other size than that."
+        )
+    options = PLAN_PRESETS["nano"]
+    if clip.latent_frames < 2:
+        raise ConfigError(f"--frames is {clip.frames}; a window needs 5 frames at least.")
+    overlap = min(options.window.overlap if options.window else 0, clip.latent_frames - 1)
+    options = replace(options, steps=steps or options.steps, window=_window(clip.latent_frames, overlap))
+    request = ExportRequest(load_nano(config), nano_digest(), clip, build_plan(options), recipe, config.text_len, jobs)
+
+    with _bars(quiet) as progress:
+        return export_bundle(request, output, partial(record_golden, clip=clip), progress, force)
+
+
+def _window(length: int, overlap: int) -> Any:
+    from .core.plan import WindowRule
+
+    return WindowRule(length=length, overlap=overlap)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Option(help="nano, flash or preview.")] = "nano",
+    target: Annotated[str, typer.Option(help="executorch, coreml or onnx.")] = "executorch",
+    weights: Annotated[str, typer.Option(help="fp32, int8, int4, or a recipe file (.json).")] = "int8",
+    output: Annotated[Path, typer.Option("--out", help="The bundle to write, NAME.echoedge.", show_default=False)] = ...,  # type: ignore[assignment]
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder with the published weights of flash or preview.")] = None,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the clip.", show_default="the model's")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of one window, 4n+1.", show_default="the model's")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps.", show_default="the model's")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Programs compiled at once.")] = 2,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compile a model into a bundle."""
+    if checkpoint is not None and model == "nano":
+        raise ConfigError("nano's weights are built in; --checkpoint is for flash and preview.")
+    manifest = _export(output, weights, model, target, size, frames, steps, jobs, force, as_json)
+    if as_json:
+        print(json.dumps({"bundle": str(output), "programs": {n: p.bytes for n, p in manifest.programs.items()}}))
+        return
+    _print_programs(manifest)
+    out.print(f"\n[bold]{escape(str(output))}[/] is ready. Next: [cyan]echoedge verify {escape(str(output))}[/]")
+
+
+# -- animate ---------------------------------------------------------------------------------------------------------------------
+
+
+def _animate(
+    bundle: Bundle, image: Path, audio: Path, output: Path, prompt: str, seed: int, engine_name: str, force: bool, quiet: bool
+) -> dict[str, Any]:
+    from .core.encoders import byte_ids
+    from .core.plan import check_seed
+    from .runtime.engines import open_engine
+    from .runtime.media import ClipWriter, read_portrait, read_speech
+    from .runtime.player import Player, Score
+
+    check_seed(seed)
+    clip = bundle.clip
+    portrait = read_portrait(image, clip.height, clip.width)
+    speech = read_speech(audio, clip.sample_rate, clip.fps)
+    score = Score.of(bundle)
+    _, used = byte_ids(prompt, score.config.text_len)
+    if used < len(prompt.encode("utf-8", errors="replace")):
+        read = prompt.encode("utf-8", errors="replace")[:used].decode()
+        err.print(f"[yellow]The prompt is longer than this model reads; it ends after {escape(repr(read))}.[/]")
+    with _bars(quiet) as progress:
+        player = Player(score, open_engine(bundle, engine_name), progress)
+        writer = ClipWriter(
+            output, height=clip.height, width=clip.width, fps=clip.fps, audio=speech, sample_rate=clip.sample_rate, force=force
+        )
+        with writer:
+            take = player.perform(portrait, speech, prompt, seed)
+            for frame in player.frames_of(take):
+                writer.write(frame)
+    return {
+        "clip": str(output), "frames": take.frames, "seconds": round(take.frames / clip.fps, 3), "engine": player.engine.name,
+        "evaluations": take.evaluations, "stage_seconds": {k: round(v, 4) for k, v in take.seconds.items()},
+    }  # fmt: skip
+
+
+@app.command()
+def animate(
+    bundle: BundleArg,
+    image: Annotated[Path, typer.Option(help="The portrait: any common image file.", show_default=False)],
+    audio: Annotated[Path, typer.Option(help="The speech: any common audio or video file.", show_default=False)],
+    output: Annotated[Path, typer.Option("--out", help="The MP4 to write.", show_default=False)],
+    prompt: Annotated[str, typer.Option(help="What the head does, such as 'a woman nods and smiles'.")] = "",
+    seed: Annotated[int, typer.Option(help="0 … 2^64-1; the same seed gives the same clip on every device.")] = 0,
+    engine: EngineOption = "auto",
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a portrait speak: an MP4 as long as the speech."""
+    from .core.bundle import Bundle
+
+    result = _animate(Bundle.open(bundle), image, audio, output, prompt, seed, engine, force, as_json)
+    if as_json:
+        print(json.dumps(result))
+        return
+    spent = sum(result["stage_seconds"].values())
+    out.print(f"[bold]{escape(str(output))}[/]: {result['frames']} frames, {result['seconds']} s, made in {spent:.2f} s.")
+
+
+# -- verify ----------------------------------------------------------------------------------------------------------------------
+
+
+def _print_verdict(verdict: Verdict) -> None:
+    table = Table(title="Parity with full precision", title_justify="left")
+    for column, justify in (
+        ("what", "left"),
+        ("PSNR", "right"),
+        ("demanded", "right"),
+        ("cosine", "right"),
+        ("max abs", "right"),
+        ("", "left"),
+    ):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+
+    def verdict_mark(passed: bool) -> str:
+        return "[green]passed[/]" if passed else "[red]FAILED[/]"
+
+    for row in verdict.rows:
+        found, wanted = row.measured, row.demanded
+        table.add_row(
+            row.name,
+            _db(found.psnr_db),
+            _db(wanted.psnr_db),
+            _number(found.cosine),
+            _number(found.max_abs, 4),
+            verdict_mark(row.passed),
+        )
+    table.add_row(
+        "lip-sync",
+        f"{verdict.lipsync_measured:.3f}",
+        f"{verdict.lipsync_reference:.3f} × 95 %",
+        "",
+        "",
+        verdict_mark(verdict.lipsync_passed),
+    )
+    out.print(table)
+
+
+@app.command()
+def verify(
+    bundle: BundleArg,
+    baseline: Annotated[
+        Path | None, typer.Option(help="A recorded run to compare with: safetensors with latents and frames.")
+    ] = None,
+    engine: EngineOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare every program and a whole clip with full precision. Exit status 1 when a threshold fails."""
+    from .core.bundle import Bundle
+    from .runtime.engines import open_engine
+    from .runtime.parity import verify as compare
+
+    opened = Bundle.open(bundle)
+    with _bars(as_json) as progress:
+        verdict = compare(opened, open_engine(opened, engine), baseline, progress)
+    if as_json:
+        print(json.dumps(verdict.to_dict()))
+    else:
+        _print_verdict(verdict)
+        if verdict.passed:
+            out.print(f"Equal within the bundle's thresholds. Next: [cyan]echoedge bench {escape(str(bundle))}[/]")
+        else:
+            out.print(
+                "[red]A threshold failed.[/] Export with finer weights (--weights int8 or fp32), or look at the failing row above."
+            )
+    if not verdict.passed:
+        raise typer.Exit(1)
+
+
+# -- bench -----------------------------------------------------------------------------------------------------------------------
+
+
+def _print_speed(speeds: list[Speed]) -> None:
+    table = Table(title="Speed", title_justify="left")
+    table.add_column("")
+    for speed in speeds:
+        table.add_column(f"{speed.conditions.engine} {speed.conditions.weights}", justify="right")
+    for stage in speeds[0].stage_seconds:
+        table.add_row(STAGE_NAMES[stage], *(f"{speed.stage_seconds[stage] * 1000:.0f} ms" for speed in speeds))
+    table.add_section()
+    table.add_row("clip, wall", *(f"{s.total_seconds * 1000:.0f} ms" for s in speeds))
+    table.add_row("clip, CPU", *(f"{s.cpu_seconds * 1000:.0f} ms" for s in speeds))
+    table.add_row("first clip, with loading", *(f"{s.first_seconds * 1000:.0f} ms" for s in speeds))
+    table.add_row("[bold]frames per second[/]", *(f"[bold]{s.fps:.1f}[/]" for s in speeds))
+    table.add_row("realtime factor", *(f"{s.realtime_factor:.2f}" for s in speeds))
+    table.add_row("peak memory of the process", *(f"{s.peak_bytes / 1e6:.0f} MB" for s in speeds))
+    out.print(table)
+    c = speeds[0].conditions
+    out.print(
+        f"[dim]{c.device}; {c.threads} threads; load {c.load_average}; {c.clip}; {c.steps} steps, {c.evaluations} evaluations; "
+        f"median of {c.runs}. Figures of this machine, not of a phone.[/]"
+    )
+
+
+@app.command()
+def bench(
+    bundle: BundleArg,
+    runs: Annotated[int, typer.Option(min=1, help="Clips played after the warm-up; medians are reported.")] = 5,
+    engine: EngineOption = "auto",
+    compare: Annotated[bool, typer.Option("--compare", help="Also play in full precision with torch, side by side.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Keep the figures in the bundle's manifest.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how fast a bundle plays here, stage by stage."""
+    from .core.bundle import Bundle, record_benchmark
+    from .runtime.bench import as_run, measure
+
+    opened = Bundle.open(bundle)
+    speeds = []
+    for name in (engine, *(["torch"] if compare and engine != "torch" else [])):
+        with _bars(as_json) as progress:
+            speeds.append(measure(opened, name, runs, progress))
+        if record:
+            record_benchmark(bundle, as_run(speeds[-1]))
+    if as_json:
+        print(json.dumps([speed.to_dict() for speed in speeds]))
+    else:
+        _print_speed(speeds)
+
+
+# -- inspect, doctor -------------------------------------------------------------------------------------------------------------
+
+
+def _print_programs(manifest: Manifest) -> None:
+    from .core.files import human_bytes
+
+    table = Table(title=f"{manifest.model.preset} for {manifest.target}, {manifest.weights.name}", title_justify="left")
+    for column in ("program", "size", "delegates", "delegated", "not delegated"):
+        table.add_column(column, justify="right" if column in ("size", "delegates", "delegated") else "left")
+    for name, program in manifest.programs.items():
+        for index, (method, taken) in enumerate(program.delegation.items()):
+            rest = sum(taken.other_ops.values())
+            total = taken.delegated_ops + rest
+            label = name if method == "forward" else f"{name}.{method}"
+            share = f"{100 * taken.delegated_ops / total:.1f} %" if total else "–"
+            others = ", ".join(f"{_operator(op)} ×{count}" for op, count in sorted(taken.other_ops.items())) or "nothing"
+            table.add_row(label, human_bytes(program.bytes) if index == 0 else "", str(taken.delegate_calls), share, others)
+    out.print(table)
+
+
+def _operator(name: str) -> str:
+    return name.removesuffix(".default").removeprefix("aten.")
+
+
+@app.command()
+def inspect(path: Annotated[Path, typer.Argument(help="A bundle.", show_default=False)], as_json: JsonOption = False) -> None:
+    """Say what a bundle holds: programs, what the backend took, plan, files, provenance."""
+    from .core.bundle import Bundle
+    from .core.files import human_bytes
+
+    bundle = Bundle.open(path)
+    manifest, plan = bundle.manifest, bundle.plan()
+    if as_json:
+        print(manifest.to_json().decode())
+        return
+    _print_programs(manifest)
+    clip = bundle.clip
+    size = sum(p.bytes for p in manifest.programs.values()) + sum(f.bytes for f in manifest.files.values())
+    window = f"windows of {plan.window.length} latent frames, overlap {plan.window.overlap}" if plan.window else "no windows"
+    out.print(
+        f"clip      {clip.width}x{clip.height}, {clip.frames} frames a window, {clip.fps} fps, speech at {clip.sample_rate} Hz"
+    )
+    branches = ", ".join(branch.name for branch in plan.branches)
+    out.print(f"plan      {plan.solver_name}, {plan.steps} steps, shift {plan.shift:g}; branches: {branches}; {window}")
+    out.print(f"weights   {escape(json.dumps(manifest.weights.settings.get('layers', {})))}")
+    out.print(f"source    {manifest.model.preset}, SHA-256 {manifest.model.source_sha256[:16]}…")
+    out.print(f"made with {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}")
+    out.print(f"size      {human_bytes(size)}; memory {escape(json.dumps(manifest.memory))}")
+    for run in manifest.benchmarks:
+        out.print(f"measured  {run.date}: {escape(json.dumps(run.rows[-1]))} on {escape(run.device)}")
+    extra = bundle.extra_files()
+    if extra:
+        out.print(f"[yellow]not part of the bundle: {escape(', '.join(extra))}[/]")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Check this machine: libraries, codecs, memory, and the built-in model. Exit status 1 when something needed is missing."""
+    from .core.files import available_memory, human_bytes
+    from .core.nano import load_nano
+    from .runtime.bench import device_name
+    from .runtime.media import h264_encoder
+    from .targets.bundle_builder import library_versions
+
+    checks: list[tuple[str, bool, str]] = []
+
+    def check(name: str, probe: Any) -> None:
+        try:
+            checks.append((name, True, str(probe())))
+        except (EchoEdgeError, ImportError, OSError, RuntimeError) as error:
+            checks.append((name, False, str(error)))
+
+    def xnnpack() -> str:
+        from executorch.runtime import Runtime
+
+        names = Runtime.get().backend_registry.registered_backend_names
+        if "XnnpackBackend" not in names:
+            raise EngineError(f"this ExecuTorch has no XNNPACK; it has {', '.join(names)}. Install executorch again.")
+        return f"XNNPACK, and {len(names) - 1} other backends"
+
+    check("python", lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    check("processor", device_name)
+    check("memory", lambda: f"{human_bytes(available_memory() or 0)} available")
+    check("libraries", lambda: ", ".join(f"{n} {v}" for n, v in library_versions().items()))
+    check("executorch", xnnpack)
+    check("video codec", h264_encoder)
+    check("nano", lambda: f"{sum(p.numel() for p in load_nano().dit.parameters()):,} parameters in the transformer")
+    healthy = all(passed for _, passed, _ in checks)
+    if as_json:
+        print(json.dumps({"healthy": healthy, "checks": [{"name": n, "passed": p, "detail": d} for n, p, d in checks]}))
+    else:
+        for name, passed, detail in checks:
+            out.print(f"{'[green]ok[/]     ' if passed else '[red]missing[/]'} {name:<12} {escape(detail)}")
+        out.print(
+            "Everything is here. Next: [cyan]echoedge demo[/]" if healthy else "[red]Mend what is missing, then run this again.[/]"
+        )
+    if not healthy:
+        raise typer.Exit(1)
+
+
+# -- train -----------------------------------------------------------------------------------------------------------------------
+
+
+@train_app.command("nano")
+def train_nano_command(
+    workdir: Annotated[Path, typer.Option(help="Checkpoints and the pool of drawn clips (1 GB); a run resumes from it.")] = Path(
+        "nano-training"
+    ),
+    output: Annotated[Path, typer.Option("--out", help="Weights file to write.")] = Path("nano-training/nano.safetensors"),
+    clips: Annotated[int, typer.Option(min=64, help="Clips drawn into the pool.")] = 2400,
+    image_steps: Annotated[int | None, typer.Option(min=1, help="VAE steps on frames.", show_default="the shipped run's")] = None,
+    clip_steps: Annotated[int | None, typer.Option(min=1, help="VAE steps on clips.", show_default="the shipped run's")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Transformer steps.", show_default="the shipped run's")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+) -> None:
+    """Train the built-in model from nothing. Interrupt it at will: the same command goes on where it stopped."""
+    from .core.files import require_free_disk
+    from .core.train.nano import train_nano
+    from .core.train.train_dit import DiTTraining
+    from .core.train.train_vae import VAETraining
+
+    require_free_disk(workdir, 500_000 * clips)
+    vae, dit = VAETraining(), DiTTraining()
+    vae = replace(vae, image_steps=image_steps or vae.image_steps, clip_steps=clip_steps or vae.clip_steps)
+    dit = replace(dit, steps=steps or dit.steps)
+    metrics = train_nano(workdir, output, vae, dit, clips, threads, report=lambda line: out.print(escape(line)))
+    out.print_json(json.dumps(metrics["held_out"]))
+    out.print(f"[bold]{escape(str(output))}[/] is ready.")
+
+
+# -- demo ------------------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--out", help="Folder for the bundle, the clip and the contact sheet.")] = Path("demo"),
+    weights: Annotated[str, typer.Option(help="fp32, int8, int4, or a recipe file (.json).")] = "int8",
+    force: ForceOption = False,
+) -> None:
+    """The whole way on built-in material: compile nano, make a portrait speak, prove parity, say how fast it is."""
+    from .core.bundle import Bundle
+    from .core.nano import assets
+    from .runtime.bench import measure
+    from .runtime.demo import write_contact_sheet
+    from .runtime.engines import open_engine
+    from .runtime.parity import verify as compare
+
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output} is a file; --out names a folder.")
+    bundle_path, clip_path, sheet_path = output / "nano.echoedge", output / "clip.mp4", output / "contact_sheet.png"
+    for path in (bundle_path, clip_path, sheet_path):
+        if path.exists() and not force:
+            raise OutputError(f"{path} exists. Give another folder with --out, or --force.")
+    material = json.loads((assets() / "demo" / "demo.json").read_text())
+    portrait, voice = material["portraits"][0], material["voices"][1]
+
+    out.rule("1  compile", align="left")
+    manifest = _export(bundle_path, weights, force=force)
+    _print_programs(manifest)
+    bundle = Bundle.open(bundle_path)
+    out.rule("2  animate", align="left")
+    folder = assets() / "demo"
+    _animate(bundle, folder / portrait["file"], folder / voice["file"], clip_path, portrait["prompt"], 0, "auto", force, False)
+    write_contact_sheet(bundle, clip_path, folder / portrait["file"], sheet_path, force)
+    out.rule("3  verify", align="left")
+    with _bars(False) as progress:
+        verdict = compare(bundle, open_engine(bundle), None, progress)
+    _print_verdict(verdict)
+    out.rule("4  bench", align="left")
+    with _bars(False) as progress:
+        speeds = [measure(bundle, name, 3, progress) for name in ("auto", "torch")]
+    _print_speed(speeds)
+    for name, path in (("clip", clip_path), ("sheet", sheet_path), ("bundle", bundle_path)):
+        out.print(f"{name:<7} [bold]{escape(str(path))}[/]")
+    out.print(f"Next: [cyan]echoedge animate {escape(str(bundle_path))} --image YOU.jpg --audio VOICE.wav --out you.mp4[/]")
+    if not verdict.passed:
+        raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one sentence on the error stream and exit status 2; Ctrl-C is 130."""
+    try:
+        app(standalone_mode=True)
+    except EchoEdgeError as error:
+        err.print(
+            f"[red]{type(error).__name__.removesuffix('Error').lower()}:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("Interrupted; nothing was left behind.")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

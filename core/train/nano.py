@@ -1,0 +1,73 @@
+"""`echoedge train nano`: pool, VAE, gate, transformer, evaluation; each stage resumes from its last checkpoint in the work
+folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import NANO
+from ..errors import ConfigError
+from ..nano import load_nano, save_nano
+from ..samplers import PLAN_PRESETS, build_plan
+from .evaluate import as_metrics, generate, held_out, score_clips, score_vae
+from .pool import open_pool
+from .train_dit import DiTTraining, cache_latents, train_dit
+from .train_vae import VAETraining, refine_decoder, train_vae
+
+POOL_CLIPS = 2400
+LIPSYNC_GATE = 0.9  # of the VAE's own reconstructions; below it a transformer cannot learn what the latents do not hold
+EVALUATED_CLIPS = 32
+Report = Callable[[str], None]
+
+
+def train_nano(
+    workdir: Path,
+    out: Path,
+    vae: VAETraining | None = None,
+    dit: DiTTraining | None = None,
+    pool_clips: int = POOL_CLIPS,
+    threads: int = 2,
+    report: Report = print,
+) -> dict[str, Any]:
+    """Trains nano in `workdir` and writes its weights to `out` with `metrics.json` beside. Returns the metrics.
+
+    Raises:
+        ConfigError: the VAE's reconstructions lose the mouth (lip-sync below LIPSYNC_GATE).
+    """
+    vae, dit = vae or VAETraining(), dit or DiTTraining()
+    torch.set_num_threads(threads)
+    workdir.mkdir(parents=True, exist_ok=True)
+    report(f"1. pool: {pool_clips} clips in {workdir / 'pool'}")
+    pool = open_pool(workdir / "pool", pool_clips)
+    report(f"2. VAE: {vae.image_steps} steps on frames, {vae.clip_steps} on clips; progress in {workdir / 'vae.log'}")
+    trained_vae = train_vae(NANO, pool, workdir, vae)
+    clips = held_out(EVALUATED_CLIPS)
+    cache = cache_latents(trained_vae, pool, workdir / "latents.pt", dit.clips, dit.lipsync_clips)
+    report(f"   refining the decoder: {vae.decoder_steps} steps; progress in {workdir / 'decoder.log'}")
+    trained_vae = refine_decoder(trained_vae, cache.latents, pool, workdir, vae)
+    vae_score, _ = score_vae(trained_vae, clips)
+    report(f"   held-out reconstruction: {vae_score.psnr_db:.1f} dB, lip-sync {vae_score.lipsync:.2f}")
+    if vae_score.lipsync < LIPSYNC_GATE:
+        raise ConfigError(
+            f"The VAE's reconstructions have lip-sync {vae_score.lipsync:.2f}; {LIPSYNC_GATE} is needed before the transformer is "
+            "worth training. Train the VAE for longer, or weigh motion in the mouth more (motion_weight)."
+        )
+    report(f"3. transformer: {dit.steps} steps of {dit.batch} clips; progress in {workdir / 'dit.log'}")
+    model = train_dit(NANO, cache, pool, workdir, dit)
+    save_nano(out, model.dit, trained_vae, model.encoders)
+    loaded = load_nano(path=out)
+    videos = generate(loaded, clips, build_plan(PLAN_PRESETS["nano"]))
+    score = score_clips(videos, clips)
+    report(f"4. held-out clips: lip-sync {score.lipsync:.2f}, shuffled {score.lipsync_shuffled:.2f}")
+    metrics = {
+        "training": {"vae": asdict(vae), "dit": asdict(dit), "pool_clips": pool_clips},
+        "held_out": as_metrics(score_vae(loaded.vae, clips)[0], score),
+    }
+    (out.parent / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    return metrics

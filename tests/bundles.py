@@ -1,0 +1,98 @@
+"""The smallest model that has every part, and its bundle: what the tests of targets, runtime and the command line play."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from echoedge.core.bundle import Manifest
+from echoedge.core.config import AudioConfig, ClipSpec, VAEConfig
+from echoedge.core.encoders import NanoEncoders
+from echoedge.core.plan import SamplingPlan, WindowRule
+from echoedge.core.programs import Model, Program, build_programs
+from echoedge.core.samplers import PLAN_PRESETS, PlanOptions, build_plan
+from echoedge.core.vae import VAE, CausalConv3d, ChannelNorm, Downsample, Upsample
+from echoedge.quantize.recipes import PRESETS
+from echoedge.runtime.engines.torch import TorchEngine
+from echoedge.runtime.parity import record_golden
+from echoedge.runtime.player import Progress, Score
+from echoedge.targets.bundle_builder import ExportRequest, export_bundle, step_tables
+
+from .core.tiny import randomised, tiny_config, tiny_dit
+
+CLIP = ClipSpec(height=32, width=32, frames=9)  # 3 latent frames of 4x4, 4 tokens each
+OPTIONS = replace(PLAN_PRESETS["nano"], steps=2, window=WindowRule(length=3, overlap=1))
+SOURCE = "0" * 64  # the SHA-256 of weights that lie in no file
+
+
+def bare_vae(config: VAEConfig, seed: int) -> VAE:
+    """A VAE that halves, doubles and streams like every other but has no residual blocks: those are most of what compiling takes."""
+    torch.manual_seed(seed)
+    vae = VAE(config)
+    d, z = config.dim, config.latent_channels
+    vae.encoder.downsamples = nn.Sequential(Downsample(d, temporal=False), Downsample(d, temporal=True), Downsample(d, temporal=True))
+    vae.decoder.conv1 = CausalConv3d(z, 8 * d, (3, 3))
+    vae.decoder.upsamples = nn.Sequential(Upsample(8 * d, temporal=True), Upsample(4 * d, temporal=True), Upsample(2 * d, temporal=False))
+    vae.decoder.head = nn.Sequential(ChannelNorm(d, 3), nn.SiLU(), CausalConv3d(d, 3, (3, 3)))
+    vae.encoder.middle, vae.decoder.middle = nn.Sequential(), nn.Sequential()
+    vae.initialise()
+    return randomised(vae, seed)
+
+
+@cache
+def small_model(seed: int = 0) -> Model:
+    """One coupled and one decoupled block of width 32, a bare VAE of width 4, encoders; seeded random weights."""
+    config = tiny_config(
+        dim=32, ffn_dim=64, audio=AudioConfig(layers=1, channels=6, hidden=10, tokens=2),
+        vae=VAEConfig(dim=4, multipliers=(1, 1, 1, 1), res_blocks=1),
+    )  # fmt: skip
+    encoders = randomised(NanoEncoders(config, CLIP), seed)
+    model = Model(config, tiny_dit(config, seed), bare_vae(config.vae, seed), encoders)
+    for module in (model.dit, model.vae, encoders):
+        module.requires_grad_(False)
+    return model
+
+
+@cache
+def small_plan(options: PlanOptions = OPTIONS) -> SamplingPlan:
+    """The plan of `options`; modulation vectors, where they are asked for, are those of the small model."""
+    return build_plan(options, lambda steps: small_model().dit.step_tables(torch.tensor(steps))[1].flatten(1).double().numpy())
+
+
+@cache
+def small_programs(seed: int = 0, reuse: bool = False) -> dict[str, Program]:
+    model = small_model(seed)
+    return build_programs(model, CLIP, model.config.text_len, reuse)
+
+
+def small_score(options: PlanOptions = OPTIONS, **changes: Any) -> Score:
+    """What a player needs to know of the small model under a plan."""
+    model, plan, programs = small_model(), small_plan(options), small_programs()
+    samples = programs["audio_encoder"]["forward"].inputs["waveform"].shape[1]
+    return replace(Score(model.config, CLIP, plan, step_tables(model, plan), model.config.text_len, samples), **changes)
+
+
+def small_engine(seed: int = 0, reuse: bool = False) -> TorchEngine:
+    """The small model in full precision."""
+    return TorchEngine(small_programs(seed, reuse))
+
+
+def small_request(weights: str = "int8", jobs: int = 2) -> ExportRequest:
+    model = small_model()
+    return ExportRequest(model, SOURCE, CLIP, small_plan(), PRESETS[weights], model.config.text_len, jobs)
+
+
+def record(*args: Any) -> Any:
+    """The goldens of an export of the small model."""
+    return record_golden(*args, CLIP)
+
+
+def export_small(path: Path, weights: str = "int8", progress: Progress | Callable[..., None] = lambda *_: None) -> Manifest:
+    """The bundle of the small model; about 20 s on two cores, most of it the VAE's lowering."""
+    return export_bundle(small_request(weights), path, record, progress)

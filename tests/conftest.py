@@ -1,0 +1,30 @@
+"""What every test starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from echoedge.core.bundle import Bundle
+
+from .bundles import export_small
+
+
+@pytest.fixture(autouse=True)
+def _the_same_random_numbers() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The int8 bundle of the small model, compiled once; a test that changes it works on a copy."""
+    path = tmp_path_factory.mktemp("bundle") / "small.echoedge"
+    export_small(path)
+    return path
+
+
+@pytest.fixture
+def bundle(bundle_path: Path) -> Bundle:
+    return Bundle.open(bundle_path)

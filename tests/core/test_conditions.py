@@ -1,0 +1,224 @@
+"""core/conditions.py: upstream's audio windows and token slices, the exact collapse of text padding, and their errors."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from echoedge.core.attention import CrossAttention
+from echoedge.core.conditions import (
+    AudioInjection,
+    AudioToTokens,
+    Conditions,
+    collapse_padding,
+    frame_windows,
+    pad_text,
+    token_slices,
+)
+from echoedge.core.config import AudioConfig
+from echoedge.core.errors import ConfigError
+
+from .goldens import golden, golden_names, golden_tensors
+from .test_attention import FRAMES, X, cross_attention, layer_conditions, noise, ones_but
+from .tiny import tiny_config, tiny_dit, tiny_inputs
+
+
+def test_there_are_cases_of_both_variants() -> None:
+    assert set(golden_names("audio_windows")) == {"audio_windows_flash", "audio_split_preview"}
+
+
+# ---- text ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_prompts_are_padded_with_zero_rows() -> None:
+    prompts = [torch.randn(rows, 3) for rows in (2, 0, 5)]
+    padded = pad_text(prompts, 5)
+    assert padded.shape == (3, 5, 3)
+    for prompt, row in zip(prompts, padded, strict=True):
+        assert torch.equal(row[: len(prompt)], prompt)
+        assert not row[len(prompt) :].any()
+
+
+def test_a_prompt_that_is_too_long_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"A prompt has 6 tokens; this model reads 5\. Shorten it\."):
+        pad_text([torch.zeros(2, 3), torch.zeros(6, 3)], 5)
+
+
+TEXT_DIM = 20
+
+
+def attended(layer: CrossAttention, embed: nn.Module, rows: Tensor, bias: Tensor) -> Tensor:
+    """Cross-attention to one prompt's rows and a fixed portrait and sound, float64."""
+    with torch.no_grad():
+        tokens = embed(rows).expand(len(X), -1, -1)
+        conditions = layer_conditions()
+        k, v = layer.keys_values(tokens, X[:, :1], X[:, :1])[:2]
+        return layer(X, replace(conditions, text_k=k, text_v=v, text_bias=bias.expand(len(X), -1)), ones_but())
+
+
+def text_embedding() -> nn.Module:
+    """The text MLP, which turns zero rows into equal rows that are not zero."""
+    return tiny_dit(tiny_config(text_dim=TEXT_DIM)).text_embedding.double()
+
+
+PROMPTS = [(0, 512, 40), (1, 512, 40), (39, 512, 40), (40, 41, 41), (9, 9, 9), (9, 9, 12)]  # length, text_len, rows
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize(("length", "text_len", "rows"), PROMPTS)
+def test_collapsed_padding_attends_like_all_of_it(coupled: bool, length: int, text_len: int, rows: int) -> None:
+    layer, embed = cross_attention(coupled), text_embedding()
+    prompt = noise(length, TEXT_DIM, seed=5)
+    full = attended(layer, embed, pad_text([prompt], text_len), torch.zeros(1, text_len, dtype=torch.float64))
+    collapsed, bias = collapse_padding(prompt, text_len, rows)
+    assert collapsed.shape == (rows, TEXT_DIM)
+    torch.testing.assert_close(attended(layer, embed, collapsed, bias), full, rtol=0, atol=1e-12)  # measured: 1.3e-14
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_collapsed_padding_needs_its_bias(coupled: bool) -> None:
+    layer, embed = cross_attention(coupled), text_embedding()
+    prompt = noise(9, TEXT_DIM, seed=5)
+    full = attended(layer, embed, pad_text([prompt], 512), torch.zeros(1, 512, dtype=torch.float64))
+    collapsed, bias = collapse_padding(prompt, 512, 40)
+    unmasked = bias.clamp_min(0)
+    uncounted = bias.masked_fill(bias > 0, 0.0)
+    for wrong in (torch.zeros_like(bias), unmasked, uncounted):
+        assert (attended(layer, embed, collapsed, wrong) - full).abs().max() > 1e-3
+
+
+def test_collapsed_padding_bias_is_the_logarithm_of_its_count() -> None:
+    _, bias = collapse_padding(torch.zeros(3, 2, dtype=torch.float64), 10, 6)
+    assert bias.exp().tolist() == pytest.approx([1, 1, 1, 7, 0, 0], rel=1e-15)
+
+
+@pytest.mark.parametrize(("length", "rows", "readable"), [(40, 40, 39), (513, 600, 512), (50, 40, 39)])
+def test_a_prompt_that_does_not_fit_its_rows_is_refused(length: int, rows: int, readable: int) -> None:
+    with pytest.raises(ConfigError, match=rf"A prompt has {length} tokens; this bundle reads up to {readable}\."):
+        collapse_padding(torch.zeros(length, 3), 512, rows)
+
+
+# ---- audio, flash ----------------------------------------------------------------------------------------------------------------
+
+WINDOWS = sorted({key.split("/")[1] for key in golden_tensors("audio_windows_flash") if key.startswith("in/")})
+
+
+def lengthened(embed: Tensor, frames: int) -> Tensor:
+    """Upstream clamps the windows of a sound that ends early at its last row; so does repeating that row."""
+    return torch.cat([embed, embed[-1:].expand(frames - len(embed), -1, -1)])
+
+
+@pytest.mark.parametrize("key", WINDOWS)
+def test_windows_are_upstreams(key: str) -> None:
+    recorded = golden_tensors("audio_windows_flash")
+    windows = recorded[f"out/{key}/windows"]
+    features = lengthened(recorded[f"in/{key}/embed"], windows.shape[1])
+    assert torch.equal(frame_windows(features[None]), windows)
+    assert not torch.equal(frame_windows(features.roll(1, 0)[None]), windows)
+
+
+@pytest.mark.parametrize("key", WINDOWS)
+def test_rows_of_a_latent_frame_are_upstreams(key: str) -> None:
+    recorded = golden_tensors("audio_windows_flash")
+    windows = recorded[f"out/{key}/windows"]
+    injection = AudioInjection(AudioConfig(layers=2, channels=3, hidden=4, tokens=2), dim=6)
+    read: dict[str, Tensor] = {}
+    for name in ("proj1", "proj1_vf"):
+        getattr(injection, name).register_forward_pre_hook(lambda _, args, name=name: read.update({name: args[0]}))
+    injection(windows)
+    assert torch.equal(read["proj1"], recorded[f"out/{key}/first"].flatten(2))
+    assert torch.equal(read["proj1_vf"], recorded[f"out/{key}/latter"].flatten(2))
+    injection(windows.roll(1, 2))
+    assert not torch.equal(read["proj1_vf"], recorded[f"out/{key}/latter"].flatten(2))
+
+
+def test_windows_of_the_ends_are_clamped() -> None:
+    features = torch.arange(4.0).view(1, 4, 1, 1)
+    expected = [[0, 0, 0, 1, 2], [0, 0, 1, 2, 3], [0, 1, 2, 3, 3], [1, 2, 3, 3, 3]]
+    assert frame_windows(features)[0, :, :, 0, 0].tolist() == expected
+
+
+def test_window_of_a_single_frame_is_that_frame_five_times() -> None:
+    features = torch.randn(2, 1, 3, 4)
+    assert torch.equal(frame_windows(features), features[:, :, None].expand(2, 1, 5, 3, 4))
+
+
+@pytest.mark.parametrize("frames", [1, 5, 9])
+def test_audio_injection_gives_each_latent_frame_its_tokens(frames: int) -> None:
+    injection = AudioInjection(AudioConfig(layers=2, channels=3, hidden=4, tokens=2), dim=6)
+    assert injection(torch.randn(2, frames, 5, 2, 3)).shape == (2, ((frames - 1) // 4 + 1) * 2, 6)
+
+
+# ---- audio, preview --------------------------------------------------------------------------------------------------------------
+
+SPLITS = {int(length): result for length, result in golden("audio_split_preview")["results"].items() if "error" not in result}
+
+
+@pytest.mark.parametrize("length", SPLITS)
+def test_token_slices_are_upstreams(length: int) -> None:
+    recorded = golden_tensors("audio_split_preview")
+    slices = torch.tensor(token_slices(length, SPLITS[length]["latent_frames"]))
+    tokens = recorded[f"out/L{length}/tokens"][0, :, :, 0]  # token i has the value i + 1, padding 0
+    assert torch.equal(slices + 1, tokens.long())
+    assert not torch.equal(slices, tokens.long())
+    assert (slices >= 0).sum(1).tolist() == recorded[f"out/L{length}/k_lens"].tolist()
+
+
+@pytest.mark.parametrize("length", SPLITS)
+def test_token_slices_reach_four_tokens_beyond_upstreams_ranges(length: int) -> None:
+    ranges = SPLITS[length]["ranges"]
+    for (start, end), row in zip(ranges, token_slices(length, len(ranges)), strict=True):
+        present = [index for index in row if index >= 0]
+        assert present == [index for index in range(start - 4, end + 5) if 0 <= index < length]
+        assert row == present + [-1] * (17 - len(present))  # zeros at the right end, also for what is missing at the front
+
+
+@pytest.mark.parametrize(("length", "frames", "covered"), [(18, 2, 3), (18, 4, 3), (17, 3, 2), (1, 1, 0), (0, 1, 0)])
+def test_audio_of_another_length_is_refused(length: int, frames: int, covered: int) -> None:
+    message = rf"{length} audio tokens cover {covered} latent frames; the clip has {frames}\. Pad or crop the audio\."
+    with pytest.raises(ConfigError, match=message):
+        token_slices(length, frames)
+
+
+def test_padding_tokens_are_zero_after_the_norm() -> None:
+    layer = AudioToTokens(AudioConfig(layers=1, channels=4, tokens=17), dim=6)
+    nn.init.normal_(layer.norm.bias)
+    features = torch.randn(2, 18, 4)
+    tokens = layer(features, 3).view(2, 3, 17, 6)
+    plain = layer.norm(layer.proj(features))
+    for frame, row in enumerate(token_slices(18, 3)):
+        for slot, index in enumerate(row):
+            expected = plain[:, index] if index >= 0 else torch.zeros(2, 6)
+            assert torch.equal(tokens[:, frame, slot], expected)
+
+
+# ---- conditions ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["flash", "preview"])
+def test_conditions_list_their_tensors_in_the_order_of_their_fields(variant: Any) -> None:
+    dit = tiny_dit(tiny_config(variant))
+    inputs = tiny_inputs(dit.config, batch=2)
+    inputs.pop("latents")
+    conditions = dit.encode_conditions(**inputs)
+    assert Conditions.names() == [field.name for field in fields(Conditions)]
+    again = Conditions(*conditions.tensors())
+    assert all(getattr(again, name) is getattr(conditions, name) for name in Conditions.names())
+
+
+def test_a_layer_of_the_conditions_is_that_blocks_share() -> None:
+    dit = tiny_dit(tiny_config())
+    inputs = tiny_inputs(dit.config, batch=2)
+    inputs.pop("latents")
+    conditions = dit.encode_conditions(**inputs)
+    for index in range(dit.config.layers):
+        layer = conditions.layer(index)
+        for name in ("text_k", "text_v", "image_k", "image_v", "audio_k", "audio_v"):
+            assert torch.equal(getattr(layer, name), getattr(conditions, name)[index])
+        assert layer.text_bias is conditions.text_bias
+    assert conditions.audio_k.shape == (2, 2, FRAMES * dit.config.audio.tokens, dit.config.dim)
+    assert not torch.equal(conditions.layer(0).text_k, conditions.layer(1).text_k)

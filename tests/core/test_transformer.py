@@ -1,0 +1,286 @@
+"""core/transformer.py: upstream's recorded velocities, the released checkpoints' tensors, and the ways to split one evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from echoedge.core.attention import Riflex
+from echoedge.core.conditions import pad_text
+from echoedge.core.config import FLASH, PREVIEW, AudioConfig, ModelConfig, Variant
+from echoedge.core.transformer import DiT, PatchEmbedding, patchify, unpatchify
+
+from .goldens import Case, excess, golden, golden_names, golden_tensors, golden_weights
+from .tiny import TINY_CLIP, tiny_config, tiny_dit, tiny_inputs
+
+PLAIN_KINDS, RIFLEX_KINDS = (
+    ("transformer_flash", "transformer_preview"),
+    ("transformer_flash_riflex", "transformer_preview_riflex"),
+)
+PLAIN, RIFLEX = golden_names(*PLAIN_KINDS), golden_names(*RIFLEX_KINDS)
+VARIANTS = ("flash", "preview")
+
+
+def config_of(case: Case) -> ModelConfig:
+    """Upstream's constructor arguments as ours."""
+    c, audio = case["config"], case["config"]["audio"]
+    variant: Variant = "flash" if "flash" in case["kind"] else "preview"
+    if variant == "flash":
+        tokens, hidden = audio["context_tokens"], audio["intermediate_dim"]
+        audio_config = AudioConfig(layers=audio["blocks"], channels=audio["channels"], hidden=hidden, tokens=tokens)
+    else:
+        audio_config = AudioConfig(layers=1, channels=audio["channels"], tokens=17)
+    return ModelConfig(
+        name="golden", variant=variant, dim=c["dim"], heads=c["num_heads"], layers=c["num_layers"], ffn_dim=c["ffn_dim"],
+        text_dim=c["text_dim"], text_len=c["text_len"], image_dim=c["clip_dim"], image_tokens=257, audio=audio_config,
+        freq_dim=c["freq_dim"],
+    )  # fmt: skip
+
+
+def dit_of(name: str) -> DiT:
+    dit = DiT(config_of(golden(name)))
+    dit.load_state_dict({key: value for key, value in golden_weights(name).items() if ".q_audio." not in key})
+    return dit.eval()
+
+
+def arguments_of(name: str, config: ModelConfig) -> dict[str, Any]:
+    """A case's inputs as arguments of `DiT.forward`: upstream's audio scale is a modality weight, its face mask the audio mask."""
+    case, recorded = golden(name), golden_tensors(name)
+    x = recorded["in/x"]
+    modality_weights = torch.ones(x.shape[0], 3, x.shape[2])
+    arguments = {
+        "latents": x,
+        "timestep": recorded["in/t"],
+        "y": recorded["in/y"],
+        "text": pad_text([recorded[key] for key in sorted(recorded) if key.startswith("in/text")], config.text_len),
+        "image": recorded["in/clip_fea"],
+        "audio": recorded["in/audio"],
+        "modality_weights": modality_weights,
+    }
+    if config.variant == "preview":
+        modality_weights[:, 2] = case["call"]["audio_scale"]
+        arguments["audio_mask"] = recorded["in/ip_mask"]
+    riflex = case["call"].get("riflex")
+    if riflex:
+        arguments["riflex"] = Riflex(frames=riflex["L_test"], index=riflex["k"], scale=riflex["L_test_scale"])
+    return arguments
+
+
+@torch.no_grad()
+def distance(name: str, dit: DiT, changes: dict[str, Any] | None = None, expected: str = "out/y") -> float:
+    """How far the model is from a case, as a multiple of the case's tolerance."""
+    velocity = dit(**arguments_of(name, dit.config) | (changes or {}))
+    return excess(velocity, golden_tensors(name)[expected], golden(name)["tolerance"])
+
+
+def case_of(variant: str) -> str:
+    """A variant's smallest case of more than one latent frame."""
+    names = golden_names(f"transformer_{variant}")
+    sizes = {name: golden_tensors(name)["in/x"].numel() for name in names if golden_tensors(name)["in/x"].shape[2] > 1}
+    return min(sizes, key=sizes.__getitem__)
+
+
+# ---- upstream's velocities -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", PLAIN_KINDS + RIFLEX_KINDS)
+def test_there_is_a_case_of_each_kind(kind: str) -> None:
+    assert golden_names(kind)
+
+
+@pytest.mark.parametrize("name", PLAIN + RIFLEX)
+def test_velocity_is_upstreams(name: str) -> None:
+    # Allowed: 1e-4 relative and 1e-4 of the maximum. Measured: at most 0.0039 of that, 2.1e-6 of 5.8.
+    assert distance(name, dit_of(name)) < 0.1
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_weight_counts(variant: str) -> None:
+    name = case_of(variant)
+    dit = dit_of(name)
+    noise = torch.Generator().manual_seed(0)
+    for key, parameter in dit.named_parameters():
+        kept = parameter.detach().clone()
+        parameter.data.add_(0.1 * torch.randn(kept.shape, generator=noise))
+        moved = distance(name, dit)
+        parameter.data.copy_(kept)
+        assert moved > 5, key  # measured: 15 tolerances at least, those of k_img's bias
+    assert distance(name, dit) < 1
+
+
+def test_text_padding_is_attended_to() -> None:
+    calls = {name: golden(name)["call"].get("text_lens") for name in PLAIN}
+    padded = [name for name, lengths in calls.items() if lengths and max(lengths) < golden(name)["config"]["text_len"]]
+    assert padded
+    for name in padded:
+        dit = dit_of(name)
+        text = arguments_of(name, dit.config)["text"]
+        assert not text[:, -1].any()
+        assert distance(name, dit, {"text": text[:, :-1]}) > 10
+
+
+def test_face_mask_limits_the_audio() -> None:
+    masked = [name for name in golden_names("transformer_preview") if not golden_tensors(name)["in/ip_mask"].all()]
+    assert masked
+    for name in masked:
+        assert distance(name, dit_of(name), {"audio_mask": None}) > 10
+
+
+def test_audio_scale_is_a_modality_weight() -> None:
+    scaled = [name for name in golden_names("transformer_preview") if golden(name)["call"]["audio_scale"] != 1.0]
+    assert scaled
+    for name in scaled:
+        assert distance(name, dit_of(name), {"modality_weights": None}) > 10
+
+
+@pytest.mark.parametrize("name", RIFLEX)
+def test_riflex_is_an_option_of_the_call(name: str) -> None:
+    dit = dit_of(name)
+    assert distance(name, dit, {"riflex": None}, "out/y_without_riflex") < 0.1  # measured: 0.0035, and 77 with the wrong one
+    assert distance(name, dit, {"riflex": None}) > 10
+
+
+# ---- released checkpoints --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("config", "count", "parameters"), [(FLASH, 1203 - 60, 1_792_948_032), (PREVIEW, 1076, 1_707_215_168)])
+def test_full_size(config: ModelConfig, count: int, parameters: int) -> None:
+    with torch.device("meta"):
+        state = DiT(config).state_dict()
+    assert len(state) == count
+    assert sum(tensor.numel() for tensor in state.values()) == parameters
+
+
+@pytest.mark.parametrize("config", [FLASH, PREVIEW], ids=lambda config: config.name)
+def test_full_size_names_are_upstreams(config: ModelConfig) -> None:
+    with torch.device("meta"):
+        ours = set(DiT(config).state_dict())
+    recorded = {key for key in golden_weights(case_of(config.variant)) if ".q_audio." not in key}
+    first_block = {key.removeprefix("blocks.0.") for key in recorded if key.startswith("blocks.0.")}
+    theirs = {key for key in recorded if not key.startswith("blocks.")}
+    theirs |= {f"blocks.{i}.{key}" for i in range(config.layers) for key in first_block}
+    assert ours == theirs
+
+
+def test_a_missing_tensor_is_refused() -> None:
+    name = case_of("flash")
+    state = {key: value for key, value in golden_weights(name).items() if ".q_audio." not in key and "norm_k_img" not in key}
+    with pytest.raises(RuntimeError, match="norm_k_img"):
+        DiT(config_of(golden(name))).load_state_dict(state)
+
+
+# ---- patches ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_patch_embedding_is_a_strided_convolution() -> None:
+    torch.manual_seed(0)
+    patch = PatchEmbedding(7, 10)
+    torch.nn.init.normal_(patch.weight)
+    x = torch.randn(2, 7, 3, 4, 6)
+    ours = patch(x[:, :4], 0, 4) + patch(x[:, 4:], 4, 7)
+    theirs = F.conv3d(x, patch.weight, stride=(1, 2, 2)).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)  # measured: 4.8e-6 of 19
+    assert not torch.allclose(patch(x[:, 4:], 0, 3) + patch(x[:, :4], 3, 7), theirs, atol=1e-2)
+
+
+def test_unpatchify_has_channels_inside_and_patchify_outside() -> None:
+    x = torch.randn(2, 5, 3, 4, 6)
+    tokens = patchify(x)
+    swapped = tokens.unflatten(-1, (5, 4)).transpose(-1, -2).flatten(-2)  # offsets outer, channels inner
+    assert torch.equal(unpatchify(swapped, 3, 4, 6), x)
+    assert not torch.equal(unpatchify(tokens, 3, 4, 6), x)
+
+
+# ---- one evaluation, split -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("coupled", [0, 1, 2])
+def test_forward_is_denoise_after_encode_conditions(variant: Any, coupled: int) -> None:
+    dit = tiny_dit(tiny_config(variant, coupled_layers=coupled))
+    inputs = tiny_inputs(dit.config, batch=2)
+    latents, timestep = inputs.pop("latents"), torch.tensor([913.0, 20.5])
+    modality_weights = torch.rand(2, 3, TINY_CLIP.latent_frames)
+    with torch.no_grad():
+        whole = dit(latents, timestep, **inputs, modality_weights=modality_weights)
+        conditions = dit.encode_conditions(**inputs)
+        parts = dit.denoise(latents, *dit.step_tables(timestep), modality_weights, conditions)
+    assert torch.equal(whole, parts)
+    assert whole.abs().max() > 0.1
+
+
+def test_coupling_changes_the_velocity() -> None:
+    inputs = tiny_inputs(tiny_config())
+    with torch.no_grad():
+        plain, coupled = (tiny_dit(tiny_config(coupled_layers=n))(timestep=torch.tensor([500.0]), **inputs) for n in (0, 1))
+    assert (plain - coupled).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_batch_is_its_samples(variant: Any) -> None:
+    dit = tiny_dit(tiny_config(variant))
+    inputs = tiny_inputs(dit.config, batch=3) | {"timestep": torch.tensor([1000.0, 500.0, 1.0])}
+    with torch.no_grad():
+        together = dit(**inputs)
+        apart = torch.cat([dit(**{name: value[i : i + 1] for name, value in inputs.items()}) for i in range(3)])
+    torch.testing.assert_close(together, apart, rtol=0, atol=2e-5)  # measured: 2.1e-6 of 7
+    assert (together.roll(1, 0) - apart).abs().max() > 0.1
+
+
+def evaluation(dit: DiT, timestep: float) -> dict[str, Any]:
+    """Arguments of `DiT.denoise` at one timestep; the latents and conditions are always the same."""
+    inputs = tiny_inputs(dit.config)
+    latents = inputs.pop("latents")
+    time, modulation = dit.step_tables(torch.tensor([timestep]))
+    ones = torch.ones(1, 3, TINY_CLIP.latent_frames)
+    conditions = dit.encode_conditions(**inputs)
+    return {"latents": latents, "time": time, "modulation": modulation, "modality_weights": ones, "conditions": conditions}
+
+
+def reused(dit: DiT, step: dict[str, Any], residual: Tensor) -> Tensor:
+    return dit.denoise_reusing(step["latents"], step["time"], residual, step["conditions"])
+
+
+@torch.no_grad()
+def test_reusing_the_residual_of_the_same_step_is_denoising() -> None:
+    dit = tiny_dit(tiny_config())
+    step = evaluation(dit, 600.0)
+    velocity, residual = dit.denoise_keeping(**step)
+    torch.testing.assert_close(reused(dit, step, residual), velocity, rtol=0, atol=5e-6)  # measured: 4.8e-7 of 4.4
+    assert (reused(dit, step, 0 * residual) - velocity).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_residual_of_another_step_is_an_approximation() -> None:
+    dit = tiny_dit(tiny_config())
+    step = evaluation(dit, 300.0)
+    residual = dit.denoise_keeping(**evaluation(dit, 600.0))[1]
+    assert (reused(dit, step, residual) - dit.denoise(**step)).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_denoising_gives_what_keeping_gives() -> None:
+    dit = tiny_dit(tiny_config())
+    step = evaluation(dit, 600.0)
+    assert torch.equal(dit.denoise(**step), dit.denoise_keeping(**step)[0])
+
+
+@torch.no_grad()
+def test_step_tables_of_many_steps_are_those_of_each() -> None:
+    dit = tiny_dit(tiny_config())
+    timesteps = torch.tensor([999.0, 500.0, 24.4])
+    time, modulation = dit.step_tables(timesteps)
+    for i in range(3):
+        for many, one in zip((time, modulation), dit.step_tables(timesteps[i : i + 1]), strict=True):
+            torch.testing.assert_close(many[i : i + 1], one, rtol=0, atol=2e-6)  # measured: 2.4e-7
+
+
+def test_a_fresh_model_predicts_zero() -> None:
+    config = tiny_config()
+    with torch.no_grad():
+        velocity = DiT(config)(timestep=torch.tensor([500.0]), **tiny_inputs(config))
+    assert not velocity.any()

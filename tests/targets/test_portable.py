@@ -1,0 +1,323 @@
+"""targets/portable.py: each rewrite computes what it replaces but for rounding, and a wrong one is far off."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from echoedge.core.attention import Attention, Rotary, SelfAttention, rope_tables
+from echoedge.core.config import NANO, VAEConfig
+from echoedge.core.encoders import NanoEncoders
+from echoedge.core.programs import Model, build_programs
+from echoedge.core.transformer import PatchEmbedding
+from echoedge.core.vae import CausalConv3d, ChannelNorm, NearestDouble, Stream
+from echoedge.targets import portable
+from echoedge.targets.portable import (
+    REWRITTEN,
+    ChunkedAttention,
+    HalfRotary,
+    PortableChannelNorm,
+    PortableConv3d,
+    PortableGELU,
+    PortableLayerNorm,
+    PortablePatchEmbedding,
+    PortableRMSNorm,
+    PortableUpsampling,
+    halve_rotary,
+    make_portable,
+)
+
+from ..core.tiny import TINY_CLIP, randomised, tiny_config, tiny_dit, tiny_inputs, tiny_vae
+
+B, N, HEADS, DIM = 2, 18, 2, 48
+HEAD = DIM // HEADS
+
+
+def off(ours: Tensor, theirs: Tensor) -> float:
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).abs().max())
+
+
+# ---- norms -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@torch.no_grad()
+def test_layer_norm(affine: bool) -> None:
+    norm = randomised(nn.LayerNorm(DIM, 1e-6, elementwise_affine=affine))
+    x = 3 * torch.randn(B, N, DIM) + 2
+    assert off(PortableLayerNorm(norm)(x), norm(x)) < 1e-5  # measured: 7.2e-7 of 4
+    wrong = PortableLayerNorm(norm)
+    wrong.mean.weight *= 1.01
+    assert off(wrong(x), norm(x)) > 1e-3
+
+
+@torch.no_grad()
+def test_layer_norm_keeps_its_epsilon() -> None:
+    norm, x = nn.LayerNorm(DIM, 1e-5), 1e-3 * torch.randn(B, N, DIM)
+    assert off(PortableLayerNorm(norm)(x), norm(x)) < 1e-5  # measured: 6e-8 of 1.1
+    norm.eps = 1e-6
+    assert off(PortableLayerNorm(nn.LayerNorm(DIM, 1e-5))(x), norm(x)) > 0.1
+
+
+@torch.no_grad()
+def test_rms_norm() -> None:
+    norm, x = randomised(nn.RMSNorm(DIM, 1e-6)), 3 * torch.randn(B, N, DIM) + 2
+    assert off(PortableRMSNorm(norm)(x), norm(x)) < 1e-5  # measured: 4.8e-7 of 4
+    assert off(PortableRMSNorm(nn.RMSNorm(DIM, 1e-6))(x), norm(x)) > 0.1  # other weights
+
+
+@torch.no_grad()
+def test_rms_norm_keeps_its_epsilon() -> None:
+    norm, x = nn.RMSNorm(DIM, 1e-6), 1e-3 * torch.randn(B, N, DIM)
+    assert off(PortableRMSNorm(norm)(x), norm(x)) < 1e-5  # measured: 2.4e-7 of 2.7
+    assert off(PortableRMSNorm(nn.RMSNorm(DIM, 1e-5))(x), norm(x)) > 0.1
+
+
+@pytest.mark.parametrize("gamma_dims", [2, 3])
+@torch.no_grad()
+def test_channel_norm(gamma_dims: int) -> None:
+    norm = randomised(ChannelNorm(6, gamma_dims))
+    x = torch.randn(2, 3, 6, 4, 5)
+    x[0, 0, :, 0, 0] = 0
+    ours = PortableChannelNorm(norm)(x)
+    assert off(ours, norm(x)) < 5e-6  # measured: 4.8e-7 of 5
+    assert not ours[0, 0, :, 0, 0].any()
+    assert off(ours / 6**0.5, norm(x)) > 0.1
+
+
+# ---- activation ------------------------------------------------------------------------------------------------------------------
+
+
+def test_gelu_is_torchs_tanh_form() -> None:
+    x = torch.linspace(-20, 20, 4001)
+    assert off(PortableGELU()(x), nn.functional.gelu(x, approximate="tanh")) < 5e-6  # measured: 4.8e-7 of 20
+    assert off(PortableGELU()(x), nn.functional.gelu(x)) > 2e-4  # the exact form differs by 4.7e-4
+
+
+# ---- attention -------------------------------------------------------------------------------------------------------------------
+
+
+def self_attention() -> SelfAttention:
+    return randomised(SelfAttention(tiny_config()))
+
+
+def halves(x: Tensor) -> Tensor:
+    """Channels of each head in the order (even | odd)."""
+    return torch.cat([x[..., 0::2], x[..., 1::2]], -1)
+
+
+def test_half_rotary_turns_the_same_pairs() -> None:
+    x, tables = torch.randn(B, N, HEADS, HEAD), rope_tables(HEAD, 3, 2, 3)
+    expected = halves(Rotary()(x, *tables))
+    assert off(HalfRotary()(halves(x), *tables), expected) < 2e-6  # measured: equal
+    assert off(HalfRotary()(x, *tables), expected) > 0.1
+
+
+@torch.no_grad()
+def test_halved_rotary_within_self_attention() -> None:
+    reference, tables, x = self_attention(), rope_tables(HEAD, 3, 2, 3), torch.randn(B, N, DIM)
+    halved = halve_rotary(copy.deepcopy(reference))
+    assert off(halved(x, *tables), reference(x, *tables)) < 1e-5  # measured: 3.6e-7 of 1.9
+    assert halved.q.weight.equal(halves(reference.q.weight.T.unflatten(1, (HEADS, HEAD))).flatten(1).T)
+    for part in ("q", "norm_k"):  # forgetting to permute either side of the dot product shows
+        wrong = halve_rotary(copy.deepcopy(reference))
+        setattr(wrong, part, getattr(reference, part))
+        assert off(wrong(x, *tables), reference(x, *tables)) > 1e-3
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 6, 17, 18, 768])
+def test_chunked_attention(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portable, "QUERY_CHUNK", chunk)
+    products: list[int] = []
+    softmax = torch.softmax
+    monkeypatch.setattr(torch, "softmax", lambda x, dim: products.append(x.shape[1]) or softmax(x, dim))
+    q, k, v = (torch.randn(B, N, HEADS, HEAD) for _ in range(3))
+    ours = ChunkedAttention()(q, k, v)
+    assert off(ours, Attention()(q, k, v)) < 5e-6  # measured: 5.1e-7 of 1.3
+    assert max(products) == min(chunk, N)
+    assert sum(products) == N
+    assert off(ours, Attention()(k, q, v)) > 0.1
+
+
+# ---- patches ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 16), (16, 36)])
+@torch.no_grad()
+def test_patch_embedding(first: int, last: int) -> None:
+    patch = randomised(PatchEmbedding(36, DIM))
+    nn.init.normal_(patch.weight)
+    x = torch.randn(B, last - first, 3, 4, 6)
+    ours = PortablePatchEmbedding(patch, 16)
+    assert off(ours(x, first, last), patch(x, first, last)) < 1e-4  # measured: equal, values to 30
+    assert torch.equal(ours.bias, patch.bias)
+    patch.weight.copy_(patch.weight.flip(-1))
+    assert off(ours(x, first, last), patch(x, first, last)) > 1
+
+
+# ---- convolutions ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 1), (3, 3)])
+@pytest.mark.parametrize("with_past", [False, True])
+@pytest.mark.parametrize("frames", [1, 2, 4])
+@torch.no_grad()
+def test_causal_convolution(kernel: tuple[int, int], with_past: bool, frames: int) -> None:
+    conv = CausalConv3d(3, 5, kernel)
+    nn.init.normal_(conv.weight)
+    nn.init.normal_(conv.bias)
+    x = torch.randn(2, frames, 3, 4, 6)
+    past = torch.randn(2, 2, 3, 4, 6) if with_past and conv.taps > 1 else None
+    ours, theirs = PortableConv3d(conv)(x, past), conv(x, past)
+    assert off(ours, theirs) < 5e-5  # measured: equal, values to 5
+    if conv.taps > 1:
+        assert off(PortableConv3d(conv)(x, None if with_past else torch.randn(2, 2, 3, 4, 6)), theirs) > 0.1
+
+
+@pytest.mark.parametrize("frames", [3, 4, 5, 6, 9])
+@torch.no_grad()
+def test_strided_causal_convolution(frames: int) -> None:
+    conv = CausalConv3d(4, 4, (3, 1), frame_stride=2)
+    nn.init.normal_(conv.weight)
+    x = torch.randn(2, frames, 4, 3, 5)
+    ours = PortableConv3d(conv)(x)
+    assert off(ours, conv(x)) < 5e-5  # measured: equal, values to 10
+    conv.weight.copy_(conv.weight.flip(2))
+    assert off(ours, conv(x)) > 0.1
+
+
+@pytest.mark.parametrize("chunks", [[1, 1, 1], [1, 2, 4], [4, 1, 2]])
+@torch.no_grad()
+def test_causal_convolution_streams(chunks: list[int]) -> None:
+    conv = CausalConv3d(3, 5, (3, 3))
+    nn.init.normal_(conv.weight)
+    rewritten, video = PortableConv3d(conv), torch.randn(1, sum(chunks), 3, 4, 4)
+    past, results = None, []
+    for chunk in video.split(chunks, 1):
+        stream = Stream(past)
+        results.append(rewritten.step(chunk, stream))
+        past = stream.kept
+    assert off(torch.cat(results, 1), conv(video)) < 5e-5  # measured: 3.8e-6 of 21
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4)])
+@torch.no_grad()
+def test_upsampling_is_nearest_doubling_and_its_convolution(size: tuple[int, int]) -> None:
+    conv = nn.Conv2d(6, 3, 3, padding=1)
+    nn.init.normal_(conv.weight)
+    x = torch.randn(2, 6, *size)
+    theirs = conv(NearestDouble()(x))
+    ours = PortableUpsampling(conv)
+    assert off(ours(x), theirs) < 5e-5  # measured: 5.7e-6 of 31
+    assert off(ours(x).transpose(2, 3), theirs.transpose(2, 3).flip(-1)) > 0.1
+    ours.conv.weight.copy_(ours.conv.weight.unflatten(0, (2, 2, 3)).flip(0).flatten(0, 2))  # parities swapped
+    assert off(ours(x), theirs) > 0.1
+
+
+# ---- whole models ----------------------------------------------------------------------------------------------------------------
+
+
+def copies() -> dict[str, tuple[nn.Module, Any]]:
+    """A module of each part of a model, and a call of it."""
+    inputs = {name: tiny_inputs(tiny_config(name)) | {"timestep": torch.tensor([600.0])} for name in ("flash", "preview")}
+    video, latents = torch.rand(1, 9, 3, 32, 16) * 2 - 1, torch.randn(1, 16, 3, 4, 2)
+    vae = tiny_vae(VAEConfig(dim=4, res_blocks=1))
+    return {
+        "flash": (tiny_dit(tiny_config("flash")), lambda dit: dit(**inputs["flash"])),
+        "preview": (tiny_dit(tiny_config("preview")), lambda dit: dit(**inputs["preview"])),
+        "encode": (vae, lambda vae: vae.encode(video)),
+        "decode": (vae, lambda vae: vae.decode(latents)),
+    }
+
+
+PARTS = ("flash", "preview", "encode", "decode")
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    """Everything made in float64, where only a different computation makes a difference."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@torch.no_grad()
+def test_a_portable_model_computes_the_same(part: str) -> None:
+    module, call = copies()[part]
+    expected = call(module)
+    assert off(call(make_portable(module)), expected) < 2e-5  # measured: 1.7e-6 of 4.4
+    randomised(module, seed=9)
+    assert off(call(make_portable(module)), expected) > 0.1
+
+
+@pytest.mark.parametrize("part", PARTS)
+@torch.no_grad()
+def test_the_original_is_left_alone(part: str) -> None:
+    module, call = copies()[part]
+    module.train()
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    kinds, expected = [type(child) for child in module.modules()], call(module)
+    make_portable(module)
+    assert [type(child) for child in module.modules()] == kinds
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert module.training
+    assert torch.equal(call(module), expected)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_portable_model_shares_no_memory_with_the_original(part: str) -> None:
+    module, _ = copies()[part]
+    own = {parameter.data_ptr() for parameter in module.parameters()}
+    assert not own & {parameter.data_ptr() for parameter in make_portable(module).parameters()}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_nothing_rewritten_is_left_behind(part: str) -> None:
+    module, _ = copies()[part]
+    rewritten = make_portable(module)
+    assert [child for child in module.modules() if isinstance(child, REWRITTEN)]
+    assert not [child for child in rewritten.modules() if isinstance(child, REWRITTEN)]
+    assert not [child for child in rewritten.modules() if isinstance(child, nn.GELU) and child.approximate == "tanh"]
+
+
+def test_a_portable_model_is_for_inference() -> None:
+    rewritten = make_portable(tiny_dit(tiny_config()).train())
+    assert not rewritten.training
+    assert not any(parameter.requires_grad for parameter in rewritten.parameters())
+
+
+def test_the_exact_gelu_stays() -> None:
+    rewritten = make_portable(tiny_dit(tiny_config()))
+    assert [child.approximate for child in rewritten.modules() if isinstance(child, nn.GELU)] == ["none"]
+
+
+@torch.no_grad()
+def test_encoders_compute_the_same() -> None:
+    encoders = randomised(NanoEncoders(NANO))
+    rewritten = make_portable(encoders)
+    sound, portrait = 0.1 * torch.randn(1, 5 * 640 + 160), torch.rand(1, 3, 64, 64) * 2 - 1
+    assert torch.equal(rewritten.audio(sound), encoders.audio(sound))
+    assert torch.equal(rewritten.image(portrait), encoders.image(portrait))
+
+
+@pytest.mark.usefixtures("double_precision")
+@torch.no_grad()
+def test_every_program_computes_the_same() -> None:
+    config = tiny_config()
+    programs = build_programs(Model(config, tiny_dit(config), tiny_vae(config.vae), None), TINY_CLIP, text_rows=8, reuse=True)
+    for name, program in programs.items():
+        for method in program.values():
+            inputs = list(method.inputs.values())
+            ours, theirs = make_portable(method.module)(*inputs), method.run(*inputs)
+            ours = ours if isinstance(ours, tuple) else (ours,)
+            for output, a, b in zip(method.outputs, ours, theirs, strict=True):
+                assert a.dtype == b.dtype == torch.float64
+                assert off(a, b) < 1e-10, (name, output)  # measured: 1.2e-13 of 6
