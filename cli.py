@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 train_app = typer.Typer(help="Train the built-in model.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
+CLIP_COMPRESSION = 4  # an MP4 is at least this much smaller than its pixels; used to check the disk before a clip is begun
 out, err = Console(), Console(stderr=True)
 
 STAGE_NAMES = {
@@ -167,15 +168,19 @@ def _animate(
     bundle: Bundle, image: Path, audio: Path, output: Path, prompt: str, seed: int, engine_name: str, force: bool, quiet: bool
 ) -> dict[str, Any]:
     from .core.encoders import byte_ids
+    from .core.files import require_free_disk, require_free_memory
     from .core.plan import check_seed
     from .runtime.engines import open_engine
     from .runtime.media import ClipWriter, read_portrait, read_speech
-    from .runtime.player import Player, Score
+    from .runtime.player import Player, Score, memory_needed
 
     check_seed(seed)
     clip = bundle.clip
     portrait = read_portrait(image, clip.height, clip.width)
     speech = read_speech(audio, clip.sample_rate, clip.fps)
+    seconds = len(speech) / clip.sample_rate
+    require_free_memory(memory_needed(bundle, seconds), "playing this clip")
+    require_free_disk(output, int(seconds * clip.fps * clip.height * clip.width * 3 / CLIP_COMPRESSION))
     score = Score.of(bundle)
     _, used = byte_ids(prompt, score.config.text_len)
     if used < len(prompt.encode("utf-8", errors="replace")):

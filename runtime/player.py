@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -56,6 +57,25 @@ class Score:
             bundle.model, bundle.clip, bundle.plan(), bundle.read_tensors("step_tables.safetensors"),
             bundle.input_shape("encode_conditions", "text")[1], bundle.input_shape("audio_encoder", "waveform")[1], prompts,
         )  # fmt: skip
+
+
+def memory_needed(bundle: Bundle, seconds: float) -> int:
+    """Bytes that playing `seconds` of speech takes, from the manifest: programs thrice (file, loaded, packed), conditions per
+    window and branch, the VAE's states twice, and the history of latents."""
+    manifest, plan, clip = bundle.manifest, bundle.plan(), bundle.clip
+
+    def size(name: str) -> int:
+        value = manifest.memory.get(name, 0)
+        return int(value) if isinstance(value, (int, float)) else 0
+
+    latent_frames = max(clip.latent_frames, math.ceil(seconds * clip.fps / TEMPORAL_STRIDE))
+    rule = plan.window or WindowRule(length=clip.latent_frames, overlap=0)
+    spans = math.ceil(latent_frames / (rule.length - rule.overlap))
+    programs = 3 * sum(program.bytes for program in manifest.programs.values())
+    conditions = spans * len(plan.branches) * size("conditions_bytes_per_branch")
+    states = 2 * (size("vae_encode_state_bytes") + size("vae_decode_state_bytes"))
+    history = (plan.steps + 2) * latent_frames * size("latents_bytes") // clip.latent_frames
+    return programs + conditions + states + history
 
 
 @dataclass

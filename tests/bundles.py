@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -11,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from echoedge.core.bundle import Manifest
+from echoedge.core.bundle import MANIFEST, Manifest
 from echoedge.core.config import AudioConfig, ClipSpec, VAEConfig
 from echoedge.core.encoders import NanoEncoders
 from echoedge.core.plan import SamplingPlan, WindowRule
@@ -45,13 +48,18 @@ def bare_vae(config: VAEConfig, seed: int) -> VAE:
     return randomised(vae, seed)
 
 
-@cache
 def small_model(seed: int = 0) -> Model:
-    """One coupled and one decoupled block of width 32, a bare VAE of width 4, encoders; seeded random weights."""
+    """One coupled and one decoupled block of width 32, a bare VAE of width 4, encoders; seeded random weights, the same everywhere."""
+    return _small_model(seed)
+
+
+@cache
+def _small_model(seed: int) -> Model:
     config = tiny_config(
         dim=32, ffn_dim=64, audio=AudioConfig(layers=1, channels=6, hidden=10, tokens=2),
         vae=VAEConfig(dim=4, multipliers=(1, 1, 1, 1), res_blocks=1),
     )  # fmt: skip
+    torch.manual_seed(seed)
     encoders = randomised(NanoEncoders(config, CLIP), seed)
     model = Model(config, tiny_dit(config, seed), bare_vae(config.vae, seed), encoders)
     for module in (model.dit, model.vae, encoders):
@@ -94,5 +102,26 @@ def record(*args: Any) -> Any:
 
 
 def export_small(path: Path, weights: str = "int8", progress: Progress | Callable[..., None] = lambda *_: None) -> Manifest:
-    """The bundle of the small model; about 20 s on two cores, most of it the VAE's lowering."""
+    """The bundle of the small model; most of the time goes to lowering the denoiser."""
     return export_bundle(small_request(weights), path, record, progress)
+
+
+def changed_bundle(path: Path, copy: Path, name: str, data: bytes) -> Path:
+    """A copy of a bundle with `data` as its file `name` and a manifest that agrees: only what reads the file can object."""
+    shutil.copytree(path, copy)
+    (copy / name).write_bytes(data)
+    manifest = json.loads((copy / MANIFEST).read_text())
+    entry = manifest["files"].get(name) or next(p for p in manifest["programs"].values() if p["path"] == name)
+    entry |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    return copy
+
+
+def demanding_bundle(path: Path, copy: Path, psnr_db: float, *rows: str) -> Path:
+    """A copy of a bundle that demands `psnr_db` of the rows named (all by default)."""
+    shutil.copytree(path, copy)
+    manifest = json.loads((copy / MANIFEST).read_text())
+    for name in rows or manifest["parity"]["thresholds"]:
+        manifest["parity"]["thresholds"][name]["psnr_db"] = psnr_db
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    return copy

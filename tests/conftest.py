@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ from echoedge.core.bundle import Bundle
 from .bundles import export_small
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests run where they are asked for: pytest -m slow."""
+    if not config.getoption("-m"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))
+
+
 @pytest.fixture(autouse=True)
 def _the_same_random_numbers() -> None:
     torch.manual_seed(0)
@@ -20,6 +29,8 @@ def _the_same_random_numbers() -> None:
 @pytest.fixture(scope="session")
 def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The int8 bundle of the small model, compiled once; a test that changes it works on a copy."""
+    if "DEVSMALL" in os.environ:
+        return Path(os.environ["DEVSMALL"])
     path = tmp_path_factory.mktemp("bundle") / "small.echoedge"
     export_small(path)
     return path

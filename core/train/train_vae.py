@@ -39,13 +39,15 @@ class VAETraining:
     frames_per_step: int = 25
     mouth_weight: float = 8.0
     face_weight: float = 3.0
+    square_weight: float = 2.0
     motion_weight: float = 4.0
     kl_weight: float = 1e-5
     log_variance_bias: float = -6.0
-    decoder_steps: int = 600
-    decoder_rate: float = 4e-4
-    decoder_mouth_weight: float = 3.0
-    decoder_face_weight: float = 1.5
+    decoder_steps: int = 2200
+    decoder_rate: float = 5e-4
+    decoder_mouth_weight: float = 2.0
+    decoder_face_weight: float = 1.2
+    decoder_square_weight: float = 8.0
     seed: int = 0
 
 
@@ -89,7 +91,7 @@ def picture_loss(rebuilt: Tensor, video: Tensor, boxes: np.ndarray, training: VA
     """Both [B, T, 3, H, W] -> loss, weighted by place and by change in the mouth, and the mean squared error."""
     weights, mouths = loss_weights(boxes, video.shape[-2], video.shape[-1], training)
     error = rebuilt - video
-    loss = (weights * (error.abs() + 2 * error.square())).mean()
+    loss = (weights * (error.abs() + training.square_weight * error.square())).mean()
     if video.shape[1] > 1:
         change = (error[:, 1:] - error[:, :-1]).abs() * mouths
         loss = loss + training.motion_weight * change.sum() / (mouths.sum() * 3 * (video.shape[1] - 1))
@@ -199,7 +201,13 @@ def train_vae(config: ModelConfig, pool: Pool, workdir: Path, training: VAETrain
 def refine_decoder(vae: VAE, latents: Tensor, pool: Pool, workdir: Path, training: VAETraining, report_every: int = 50) -> VAE:
     """Trains the decoder alone on the pool's frozen latents [N, 16, F, h, w]; writes `decoder.pt` and `decoder.log`, and
     resumes."""
-    gentle = replace(training, mouth_weight=training.decoder_mouth_weight, face_weight=training.decoder_face_weight)
+    gentle = replace(
+        training,
+        mouth_weight=training.decoder_mouth_weight,
+        face_weight=training.decoder_face_weight,
+        square_weight=training.decoder_square_weight,
+        motion_weight=training.motion_weight / 2,
+    )
     vae.requires_grad_(False)
     parts = [vae.decoder, vae.conv2]
     parameters = [p.requires_grad_(True) for part in parts for p in part.parameters()]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,20 @@ import torch
 from ...core.bundle import Bundle
 from ...core.errors import EngineError
 from .base import Array, check_inputs, contiguous
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what native libraries print while they load (probes of the processor) off the error stream."""
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 class ExecuTorchEngine:
@@ -28,8 +45,8 @@ class ExecuTorchEngine:
         self._programs: dict[str, Any] = {}
         self._methods: dict[tuple[str, str], Any] = {}
         if threads:
-            from executorch.extension.pybindings import portable_lib
-
+            with _quiet():
+                from executorch.extension.pybindings import portable_lib
             portable_lib._unsafe_reset_threadpool(threads)
 
     def has(self, program: str) -> bool:
@@ -46,8 +63,8 @@ class ExecuTorchEngine:
         return [np.array(tensor) for tensor in outputs]  # copies: the runtime may use its output buffers again
 
     def _load(self, program: str, method: str) -> Any:
-        from executorch.runtime import Runtime, Verification
-
+        with _quiet():
+            from executorch.runtime import Runtime, Verification
         if not self.has(program):
             raise EngineError(f"The bundle has no program {program!r}. It has: {', '.join(self.bundle.manifest.programs)}.")
         record = self.bundle.program(program)
@@ -55,12 +72,13 @@ class ExecuTorchEngine:
             raise EngineError(f"{program} has no method {method!r}. It has: {', '.join(record.methods)}.")
         path: Path = self.bundle.path(record.path)
         try:
-            if program not in self._programs:
-                self._programs[program] = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
-            loaded = self._programs[program].load_method(method)
+            with _quiet():
+                if program not in self._programs:
+                    self._programs[program] = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
+                if method not in self._programs[program].method_names:
+                    raise EngineError(f"{path} has no method {method!r}. Export the bundle again.")
+                loaded = self._programs[program].load_method(method)
         except (RuntimeError, ValueError) as error:
             raise EngineError(f"{path} cannot be loaded by ExecuTorch ({error}). Export the bundle again.") from error
-        if loaded is None:
-            raise EngineError(f"{path} has no method {method!r}. Export the bundle again.")
         self._methods[program, method] = loaded
         return loaded

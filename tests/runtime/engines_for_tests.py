@@ -1,0 +1,51 @@
+"""Engines around an engine: one that writes down its calls, one that computes some programs with another model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from echoedge.runtime.engines.base import Array, Engine
+
+
+class Call(NamedTuple):
+    program: str
+    method: str
+    inputs: list[Array]
+    outputs: list[Array]
+
+
+class Recording:
+    """Keeps every call; hides the programs named in `without`."""
+
+    name = "recording"
+
+    def __init__(self, engine: Engine, without: Sequence[str] = ()) -> None:
+        self.engine, self.without = engine, without
+        self.calls: list[Call] = []
+
+    def has(self, program: str) -> bool:
+        return program not in self.without and self.engine.has(program)
+
+    def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
+        outputs = self.engine.run(program, method, inputs)
+        self.calls.append(Call(program, method, [array.copy() for array in inputs], outputs))
+        return outputs
+
+    def of(self, program: str) -> list[Call]:
+        return [call for call in self.calls if call.program == program]
+
+
+class Swapped:
+    """`engine`, but `program` is run by `other`."""
+
+    name = "swapped"
+
+    def __init__(self, engine: Engine, other: Engine, program: str) -> None:
+        self.engine, self.other, self.program = engine, other, program
+
+    def has(self, program: str) -> bool:
+        return self.engine.has(program)
+
+    def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
+        return (self.other if program == self.program else self.engine).run(program, method, inputs)

@@ -1,0 +1,300 @@
+"""runtime/parity.py: a sound bundle passes, and everything that is wrong with one fails where it is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save, save_file
+
+from echoedge.core.bundle import Bundle, Figures
+from echoedge.core.errors import BundleError, InputError
+from echoedge.runtime.engines import open_engine
+from echoedge.runtime.engines.base import Array, Engine
+from echoedge.runtime.parity import LIPSYNC_SHARE, Row, Verdict, demo_case, figures, verify, worst
+from echoedge.targets.bundle_builder import GOLDEN, GOLDEN_INDEX
+
+from ..bundles import CLIP, changed_bundle, demanding_bundle, small_engine
+from .engines_for_tests import Swapped
+
+PROGRAMS = ("audio_encoder", "image_encoder", "text_encoder", "vae_encode", "encode_conditions", "denoise", "vae_decode")
+ROWS = {*PROGRAMS, "latents", "frames"}
+
+
+def failed(verdict: Verdict) -> set[str]:
+    return {row.name for row in verdict.rows if not row.passed}
+
+
+def row(verdict: Verdict, name: str) -> Row:
+    return next(row for row in verdict.rows if row.name == name)
+
+
+# ---- what passes -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compiled(bundle_path: Path) -> Verdict:
+    """The bundle's own programs."""
+    bundle = Bundle.open(bundle_path)
+    return verify(bundle, open_engine(bundle))
+
+
+def test_a_fresh_bundle_passes(compiled: Verdict) -> None:
+    assert compiled.passed, compiled.to_dict()
+    assert {row.name for row in compiled.rows} == ROWS
+
+
+def test_rows_are_judged_by_the_bundles_thresholds(compiled: Verdict, bundle: Bundle) -> None:
+    assert {row.name: row.demanded for row in compiled.rows} == dict(bundle.manifest.parity.thresholds)
+    assert row(compiled, "denoise").demanded.psnr_db == 40.0
+
+
+def test_eight_bits_are_seen(compiled: Verdict) -> None:
+    psnr = row(compiled, "denoise").measured.psnr_db
+    assert psnr is not None
+    assert 40 < psnr < 80
+
+
+def test_full_precision_equals_itself(bundle: Bundle) -> None:
+    verdict = verify(bundle, small_engine())
+    assert verdict.passed
+    assert min(row.measured.psnr_db or 0 for row in verdict.rows) > 120
+    assert verdict.lipsync_measured == pytest.approx(verdict.lipsync_reference, abs=1e-6)
+
+
+def test_progress_counts_programs_and_the_clip(bundle: Bundle) -> None:
+    told: list[tuple[str, int, int]] = []
+    verify(bundle, small_engine(), progress=lambda *step: told.append(step))
+    assert told == [*(("programs", i, 8) for i in range(1, 8)), ("clip", 8, 8)]
+
+
+# ---- what fails ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("program", "fails"),
+    [
+        ("denoise", {"denoise", "latents", "frames"}),
+        ("encode_conditions", {"encode_conditions", "latents", "frames"}),
+        ("vae_decode", {"vae_decode", "frames"}),
+        ("text_encoder", {"text_encoder", "latents", "frames"}),
+    ],
+)
+def test_a_program_of_other_weights_fails_and_so_does_what_follows(program: str, fails: set[str], bundle: Bundle) -> None:
+    verdict = verify(bundle, Swapped(small_engine(), small_engine(seed=1), program))
+    assert not verdict.passed
+    assert program in failed(verdict)
+    assert failed(verdict) <= fails
+
+
+class Broken:
+    """An engine whose denoiser returns not-a-number."""
+
+    name = "broken"
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def has(self, program: str) -> bool:
+        return self.engine.has(program)
+
+    def run(self, program: str, method: str, inputs: list[Array]) -> list[Array]:
+        outputs = self.engine.run(program, method, inputs)
+        return [np.full_like(output, np.nan) for output in outputs] if program == "denoise" else outputs
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_not_a_number_fails(bundle: Bundle) -> None:
+    verdict = verify(bundle, Broken(small_engine()))
+    assert {"denoise", "latents", "frames"} <= failed(verdict)
+    json.dumps(verdict.to_dict(), allow_nan=False)
+
+
+@pytest.fixture
+def golden(bundle: Bundle) -> dict[str, Array]:
+    return bundle.read_tensors(GOLDEN)
+
+
+@pytest.fixture
+def index(bundle: Bundle) -> dict[str, Mapping]:
+    return dict(json.loads(bundle.path(GOLDEN_INDEX).read_text()))
+
+
+def test_altered_goldens_fail(bundle_path: Path, tmp_path: Path, golden: dict[str, Array], index: dict[str, Mapping]) -> None:
+    key = index["programs"]["image_encoder"]["forward"][0]["outputs"][0]
+    golden[key] = golden[key] + 0.05 * np.ptp(golden[key])
+    bundle = Bundle.open(changed_bundle(bundle_path, tmp_path / "b.echoedge", GOLDEN, save(golden)))
+    assert "image_encoder" in failed(verify(bundle, small_engine()))
+
+
+def test_raised_thresholds_fail(bundle_path: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(demanding_bundle(bundle_path, tmp_path / "b.echoedge", 90.0, "denoise"))
+    assert failed(verify(bundle, open_engine(bundle))) == {"denoise"}
+    assert verify(bundle, small_engine()).passed
+
+
+def test_damaged_index(bundle_path: Path, tmp_path: Path) -> None:
+    for number, text in enumerate((b"{", b"[]", b'{"clip": {"speech": "gone"}}', b'{"clip": {}}')):
+        bundle = Bundle.open(changed_bundle(bundle_path, tmp_path / f"{number}", GOLDEN_INDEX, text))
+        with pytest.raises(BundleError, match=r"golden\.json of .* is damaged .*Export the bundle again\."):
+            verify(bundle, small_engine())
+
+
+def test_a_bundle_without_goldens(bundle: Bundle) -> None:
+    files = {name: entry for name, entry in bundle.manifest.files.items() if name != GOLDEN}
+    with pytest.raises(BundleError, match=r"no file 'tests/golden\.safetensors'"):
+        verify(replace(bundle, manifest=bundle.manifest.model_copy(update={"files": files})), small_engine())
+
+
+# ---- a baseline of one's own -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clip(golden: dict[str, Array], index: dict[str, Mapping]) -> dict[str, Array]:
+    return {name: golden[index["clip"][name]] for name in ("latents", "frames")}
+
+
+def saved(path: Path, tensors: Mapping[str, Array]) -> Path:
+    save_file(dict(tensors), path)
+    return path
+
+
+def test_the_recorded_run_as_a_baseline_passes(bundle: Bundle, clip: dict[str, Array], tmp_path: Path) -> None:
+    verdict = verify(bundle, small_engine(), saved(tmp_path / "run.safetensors", clip | {"more": np.zeros(1)}))
+    assert verdict.passed
+    assert row(verdict, "latents").measured.psnr_db == pytest.approx(150, abs=30)
+
+
+def test_another_run_as_a_baseline_fails(bundle: Bundle, clip: dict[str, Array], tmp_path: Path) -> None:
+    other = {"latents": -clip["latents"], "frames": 255 - clip["frames"]}
+    verdict = verify(bundle, small_engine(), saved(tmp_path / "run.safetensors", other))
+    assert failed(verdict) == {"latents", "frames"}
+
+
+def test_a_missing_baseline(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"baseline .*gone\.safetensors cannot be read .*`latents` and `frames`"):
+        verify(bundle, small_engine(), tmp_path / "gone.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, this is not a safetensors file"])
+def test_a_baseline_that_is_no_safetensors_file(content: bytes, bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.safetensors cannot be read"):
+        verify(bundle, small_engine(), tmp_path / "a.safetensors")
+
+
+def test_a_baseline_without_frames(bundle: Bundle, clip: dict[str, Array], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has frames missing; the bundle's clip has \[17, 32, 32, 3\]"):
+        verify(bundle, small_engine(), saved(tmp_path / "a.safetensors", {"latents": clip["latents"]}))
+
+
+def test_a_baseline_of_another_shape(bundle: Bundle, clip: dict[str, Array], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has latents \[16, 4, 4, 4\]; the bundle's clip has \[16, 5, 4, 4\]"):
+        verify(bundle, small_engine(), saved(tmp_path / "a.safetensors", clip | {"latents": clip["latents"][:, :4]}))
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_figures_of_equal_arrays() -> None:
+    a = np.linspace(-1, 1, 50, dtype=np.float32)
+    assert figures(a, a) == Figures(psnr_db=150.0, cosine=1.0, max_abs=0.0)
+
+
+def test_figures_of_a_known_error() -> None:
+    a = np.asarray([0.0, 4.0])
+    found = figures(a, a + [0.4, 0.0])
+    assert found.psnr_db == pytest.approx(10 * np.log10(16 / 0.08))  # the peak is the reference's range
+    assert found.max_abs == pytest.approx(0.4)
+    assert found.cosine == pytest.approx(16 / (4 * np.hypot(0.4, 4)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_no_agreement(bad: float) -> None:
+    found = figures(np.arange(4.0), np.asarray([0, 1, bad, 3]))
+    assert found == Figures(psnr_db=0.0, cosine=0.0, max_abs=None)
+
+
+def test_a_constant_reference_has_peak_one() -> None:
+    assert figures(np.ones(4), np.full(4, 0.9)).psnr_db == pytest.approx(20.0)
+
+
+def test_the_worst_of_several() -> None:
+    found = worst([Figures(psnr_db=50, cosine=0.9, max_abs=0.1), Figures(psnr_db=40, cosine=0.99, max_abs=0.2)])
+    assert found == Figures(psnr_db=40, cosine=0.9, max_abs=0.2)
+
+
+def test_the_worst_of_several_with_one_that_is_not_finite() -> None:
+    found = worst([Figures(psnr_db=50, cosine=0.9, max_abs=0.1), figures(np.arange(2.0), np.asarray([0, np.nan]))])
+    assert found == Figures(psnr_db=0.0, cosine=0.0, max_abs=None)
+
+
+# ---- verdicts --------------------------------------------------------------------------------------------------------------------
+
+MEASURED = Figures(psnr_db=50.0, cosine=0.999, max_abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("measured", "demanded", "passed"),
+    [
+        (MEASURED, Figures(), True),
+        (MEASURED, Figures(psnr_db=50.0, cosine=0.999, max_abs=0.1), True),
+        (MEASURED, Figures(psnr_db=50.1), False),
+        (MEASURED, Figures(cosine=0.9991), False),
+        (MEASURED, Figures(max_abs=0.09), False),
+        (Figures(), Figures(psnr_db=1.0), False),
+        (Figures(), Figures(max_abs=1.0), False),
+    ],
+)
+def test_a_row_passes_where_all_that_is_demanded_is_met(measured: Figures, demanded: Figures, passed: bool) -> None:
+    assert Row("x", measured, demanded).passed is passed
+
+
+@pytest.mark.parametrize(
+    ("reference", "measured", "passed"),
+    [
+        (0.6, 0.6, True), (0.6, 0.571, True), (0.6, 0.569, False), (0.6, 0.7, True), (0.6, float("nan"), False), (0.6, -0.6, False),
+        (0.0, 0.0, True), (-0.2, -0.2, True), (-0.2, -0.1, True), (-0.2, -0.3, False),
+    ],
+)  # fmt: skip
+def test_lipsync_is_a_gate(reference: float, measured: float, passed: bool) -> None:
+    """A clip that is out of step in full precision too is not held against the compiled one."""
+    verdict = Verdict((), reference, measured)
+    assert verdict.lipsync_passed is passed
+    assert verdict.passed is passed
+
+
+def test_one_failing_row_fails_the_verdict() -> None:
+    rows = (Row("a", MEASURED, Figures()), Row("b", MEASURED, Figures(psnr_db=60)))
+    assert not Verdict(rows, 0.5, 0.5).passed
+    assert Verdict(rows[:1], 0.5, 0.5).passed
+
+
+def test_a_verdict_for_scripts() -> None:
+    rows = (Row("denoise", MEASURED, Figures(psnr_db=60.0)),)
+    told = json.loads(json.dumps(Verdict(rows, 0.61234, 0.6).to_dict(), allow_nan=False))
+    assert told == {
+        "passed": False,
+        "lipsync": {"reference": 0.6123, "measured": 0.6, "demanded_share": LIPSYNC_SHARE, "passed": True},
+        "rows": [
+            {
+                "name": "denoise",
+                "passed": False,
+                "measured": {"psnr_db": 50.0, "cosine": 0.999, "max_abs": 0.1},
+                "demanded": {"psnr_db": 60.0, "cosine": None, "max_abs": None},
+            }
+        ],
+    }
+
+
+def test_the_demo_case_fits_the_clip() -> None:
+    case = demo_case(CLIP, 17)
+    assert case["portrait"].shape == (3, CLIP.height, CLIP.width)
+    assert case["speech"].shape == (17 * CLIP.samples_per_frame,)
+    top, bottom, left, right = case["mouth_box"]
+    assert 0 < top < bottom <= CLIP.height
+    assert 0 < left < right <= CLIP.width
