@@ -43,7 +43,7 @@ CLIP_COMPRESSION = 4  # an MP4 is at least this much smaller than its pixels; us
 out, err = Console(), Console(stderr=True)
 
 STAGE_NAMES = {
-    "plan": "plan", "reference": "full-precision run", "programs": "programs", "clip": "whole clip",
+    "plan": "plan", "reference": "full-precision run", "programs": "programs", "clip": "whole clip", "clips": "held-out clips",
     "listen": "1 listen", "look": "2 look", "prepare": "3 prepare", "denoise": "4 denoise", "decode": "5 decode", "runs": "runs",
 }  # fmt: skip
 
@@ -144,7 +144,7 @@ def export(
     output: Annotated[Path, typer.Option("--out", help="The bundle to write, NAME.echoedge.", show_default=False)] = ...,  # type: ignore[assignment]
     checkpoint: Annotated[Path | None, typer.Option(help="Folder with the published weights of flash or preview.")] = None,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the clip.", show_default="the model's")] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames of one window, 4n+1.", show_default="the model's")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames of one window, 4n+1.", show_default="the model's")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps.", show_default="the model's")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Programs compiled at once.")] = 2,
     force: ForceOption = False,
@@ -253,7 +253,7 @@ def _print_verdict(verdict: Verdict) -> None:
             verdict_mark(row.passed),
         )
     table.add_row(
-        "lip-sync",
+        "lip-sync" if verdict.lipsync_clips == 1 else f"lip-sync, {verdict.lipsync_clips} clips",
         f"{verdict.lipsync_measured:.3f}",
         f"{verdict.lipsync_reference:.3f} × 95 %",
         "",
@@ -270,16 +270,22 @@ def verify(
         Path | None, typer.Option(help="A recorded run to compare with: safetensors with latents and frames.")
     ] = None,
     engine: EngineOption = "auto",
+    clips: Annotated[int, typer.Option(min=0, help="Judge lip-sync over this many drawn held-out clips (nano only).")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Compare every program and a whole clip with full precision. Exit status 1 when a threshold fails."""
     from .core.bundle import Bundle
     from .runtime.engines import open_engine
+    from .runtime.parity import lipsync_over
     from .runtime.parity import verify as compare
 
     opened = Bundle.open(bundle)
     with _bars(as_json) as progress:
-        verdict = compare(opened, open_engine(opened, engine), baseline, progress)
+        player = open_engine(opened, engine)
+        verdict = compare(opened, player, baseline, progress)
+        if clips:
+            reference, measured = lipsync_over(opened, player, clips, progress)
+            verdict = replace(verdict, lipsync_reference=reference, lipsync_measured=measured, lipsync_clips=clips)
     if as_json:
         print(json.dumps(verdict.to_dict()))
     else:

@@ -1,0 +1,525 @@
+"""cli.py: every command end to end, and one sentence for everything that a user can get wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from echoedge import __version__, cli
+from echoedge.core.bundle import MANIFEST, Bundle
+from echoedge.core.nano import assets
+from echoedge.runtime.media import read_clip, read_speech
+from echoedge.targets import bundle_builder
+from echoedge.targets.bundle_builder import GOLDEN, GOLDEN_INDEX
+
+from .bundles import CLIP, demanding_bundle
+from .targets import stand_ins
+
+DEMO = assets() / "demo"
+COMMANDS = ["export", "animate", "verify", "bench", "inspect", "doctor", "demo", "train"]
+
+
+# ---- running a command -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process, for its speed. Whatever it lets escape fails the test."""
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def command(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["echoedge", *map(str, arguments)])
+        capfd.readouterr()
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return Ended(status, *capfd.readouterr())
+
+    return command
+
+
+def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command line as a process of its own."""
+    command = [sys.executable, "-m", "echoedge.cli", *map(str, arguments)]
+    environment = os.environ | {"COLUMNS": "300"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment, **options)
+
+
+def complaint(ended: Ended) -> str:
+    """The one sentence that a user reads, without its kind."""
+    lines = [line for line in ended.err.splitlines() if line.strip()]
+    assert ended.status == 2, ended
+    assert "Traceback" not in ended.err
+    assert ended.out == ""
+    assert len(lines) == 1, lines
+    kind, _, sentence = lines[0].partition(": ")
+    assert re.fullmatch("[a-z]+", kind), lines
+    assert sentence.rstrip().endswith((".", "?")), lines
+    return sentence
+
+
+# ---- help, version, wrong usage --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["train", "nano"]])
+def test_help(command: list[str], run: Run) -> None:
+    ended = run(*command, "--help")
+    assert ended.status == 0
+    assert "Usage: echoedge" in ended.out
+    assert " ".join(command) in ended.out
+
+
+def test_help_lists_every_command(run: Run) -> None:
+    told = run("--help").out
+    assert all(re.search(rf"\b{name}\b", told) for name in COMMANDS)
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out.strip() == __version__
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sing"], ["verify"], ["animate", "x.echoedge"], ["inspect", "--loud"], ["export", "--out", "x", "--jobs", "0"],
+        ["export", "--out", "x", "--steps", "many"], ["export", "--out", "x", "--frames", "0"], ["bench", "x", "--runs", "0"],
+        ["animate", "x", "--image", "a", "--audio", "b", "--out", "c", "--seed", "one"],
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_explained(arguments: list[str], run: Run) -> None:
+    ended = run(*arguments)
+    assert ended.status == 2
+    assert "Usage: echoedge" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_as_a_process_of_its_own() -> None:
+    ended = process("--version")
+    assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, __version__, "")
+    failed = process("inspect", "gone.echoedge")
+    assert failed.returncode == 2
+    assert failed.stderr.strip() == "bundle: There is no bundle gone.echoedge. Check the name, or export one."
+
+
+# ---- doctor and inspect ----------------------------------------------------------------------------------------------------------
+
+
+def test_doctor(run: Run) -> None:
+    ended = run("doctor")
+    assert ended.status == 0, ended
+    assert "Next: echoedge demo" in ended.out
+
+
+def test_doctor_as_json(run: Run) -> None:
+    told = json.loads(run("doctor", "--json").out)
+    assert told["healthy"] is True
+    assert {check["name"] for check in told["checks"]} >= {"python", "memory", "executorch", "video codec", "nano"}
+    assert all(check["passed"] for check in told["checks"])
+
+
+def test_doctor_says_what_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("echoedge.runtime.media.H264_ENCODERS", ("none-such",))
+    ended = run("doctor", "--json")
+    assert ended.status == 1
+    assert [check["name"] for check in json.loads(ended.out)["checks"] if not check["passed"]] == ["video codec"]
+    assert "Mend what is missing" in run("doctor").out
+
+
+def test_inspect(run: Run, bundle_path: Path) -> None:
+    ended = run("inspect", bundle_path)
+    assert ended.status == 0
+    for word in ("denoise", "vae_decode.next", "32x32, 9 frames a window, 25 fps", "unipc, 2 steps", "embedding ×1", "100.0 %"):
+        assert word in ended.out, word
+
+
+def test_inspect_as_json(run: Run, bundle_path: Path) -> None:
+    assert json.loads(run("inspect", bundle_path, "--json").out) == json.loads((bundle_path / MANIFEST).read_text())
+
+
+def test_inspect_names_strange_files(run: Run, bundle_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle_path, tmp_path / "b")
+    (tmp_path / "b" / "notes [/red].txt").write_text("mine")
+    assert "not part of the bundle: notes [/red].txt" in run("inspect", tmp_path / "b").out
+
+
+# ---- verify and bench ------------------------------------------------------------------------------------------------------------
+
+
+def test_verify_passes(run: Run, bundle_path: Path) -> None:
+    ended = run("verify", bundle_path)
+    assert ended.status == 0, ended.out
+    assert "FAILED" not in ended.out
+    assert "Next: echoedge bench" in ended.out
+
+
+def test_verify_fails_with_status_1(run: Run, bundle_path: Path, tmp_path: Path) -> None:
+    ended = run("verify", demanding_bundle(bundle_path, tmp_path / "b", 120.0, "denoise"))
+    assert ended.status == 1
+    assert ended.out.count("FAILED") == 1
+    assert "A threshold failed." in ended.out
+
+
+@pytest.mark.parametrize(("psnr", "status"), [(40.0, 0), (120.0, 1)])
+def test_verify_as_json(psnr: float, status: int, run: Run, bundle_path: Path, tmp_path: Path) -> None:
+    ended = run("verify", demanding_bundle(bundle_path, tmp_path / "b", psnr, "denoise"), "--json")
+    told = json.loads(ended.out)
+    assert ended.status == status
+    assert told["passed"] is (status == 0)
+    assert {row["name"] for row in told["rows"]} == {*Bundle.open(bundle_path).manifest.programs, "latents", "frames"}
+
+
+def test_verify_against_a_baseline(run: Run, bundle_path: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(bundle_path)
+    index, tensors = json.loads(bundle.path(GOLDEN_INDEX).read_text()), bundle.read_tensors(GOLDEN)
+    clip = {name: tensors[index["clip"][name]] for name in ("latents", "frames")}
+    save_file(clip, tmp_path / "same.safetensors")
+    save_file({"latents": clip["latents"], "frames": 255 - clip["frames"]}, tmp_path / "other.safetensors")
+    assert run("verify", bundle_path, "--baseline", tmp_path / "same.safetensors").status == 0
+    assert run("verify", bundle_path, "--baseline", tmp_path / "other.safetensors").status == 1
+
+
+def test_bench(run: Run, bundle_path: Path) -> None:
+    ended = run("bench", bundle_path, "--runs", 1)
+    assert ended.status == 0
+    for word in ("1 listen", "4 denoise", "frames per second", "executorch int8", "not of a phone"):
+        assert word in ended.out, word
+
+
+def test_bench_as_json_and_recorded(run: Run, bundle_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle_path, tmp_path / "b")
+    (speed,) = json.loads(run("bench", tmp_path / "b", "--runs", 2, "--json", "--record").out)
+    assert speed["conditions"]["runs"] == 2
+    (recorded,) = Bundle.open(tmp_path / "b").manifest.benchmarks
+    assert recorded.rows[-1]["fps"] == speed["fps"]
+    assert "measured" in run("inspect", tmp_path / "b").out
+
+
+# ---- animate ---------------------------------------------------------------------------------------------------------------------
+
+
+def portrait_file(path: Path) -> Path:
+    Image.open(DEMO / "ada.png").convert("RGB").save(path)
+    return path
+
+
+def speech_file(path: Path, codec: str, rate: int = 44100) -> Path:
+    """hello.wav, a second long, in another container and codec."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        resampler = av.AudioResampler(format=stream.format, layout=stream.layout, rate=rate)
+        source = av.open(str(DEMO / "hello.wav"))
+        for frame in [*source.decode(audio=0), None]:
+            for resampled in resampler.resample(frame):
+                container.mux(stream.encode(resampled))
+        container.mux(stream.encode(None))
+        source.close()
+    return path
+
+
+FILES = {
+    "png and wav": ("a.png", "a.wav", "pcm_s16le"), "jpg and mp3": ("a.jpg", "a.mp3", "mp3"),
+    "webp and flac": ("a.webp", "a.flac", "flac"), "bmp and m4a": ("a.bmp", "a.m4a", "aac"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("files", FILES)
+def test_animate_makes_a_film_as_long_as_the_speech(files: str, run: Run, bundle_path: Path, tmp_path: Path) -> None:
+    image, audio, codec = FILES[files]
+    speech = speech_file(tmp_path / audio, codec)
+    film = tmp_path / "films" / "clip.mp4"
+    ended = run("animate", bundle_path, "--image", portrait_file(tmp_path / image), "--audio", speech, "--out", film)
+    assert ended.status == 0, ended
+    available = len(read_speech(speech)) // CLIP.samples_per_frame
+    frames = (available - 1) // 4 * 4 + 1
+    assert frames in (25, 29)  # MP3 pads its end
+    assert f"{frames} frames" in ended.out
+    clip = read_clip(film)
+    assert clip.frames.shape == (frames, CLIP.height, CLIP.width, 3)
+    assert clip.fps == 25
+    assert clip.audio is not None
+    assert len(clip.audio) / clip.sample_rate == pytest.approx(frames / 25, abs=0.1)
+    assert np.sqrt(np.mean(clip.audio**2)) > 0.01
+    assert [path.name for path in film.parent.iterdir()] == ["clip.mp4"]
+
+
+@pytest.fixture
+def given(bundle_path: Path, tmp_path: Path) -> dict[str, object]:
+    """Options of `animate` that work, in order; a test changes one."""
+    output = tmp_path / "out"
+    output.mkdir()
+    return {"bundle": bundle_path, "--image": DEMO / "ada.png", "--audio": DEMO / "hello.wav", "--out": output / "clip.mp4"}
+
+
+def arguments(options: dict[str, object]) -> list[object]:
+    bundle, *others = options.items()
+    return ["animate", bundle[1], *(part for option in others for part in option)]
+
+
+def test_animate_as_json(run: Run, given: dict[str, object]) -> None:
+    ended = run(*arguments(given), "--json")
+    told = json.loads(ended.out)
+    assert (told["frames"], told["seconds"], told["engine"]) == (25, 1.0, "executorch")
+    assert set(told["stage_seconds"]) == {"listen", "look", "prepare", "denoise", "decode"}
+    assert told["evaluations"] == 3 * 2 * 2
+    assert Path(told["clip"]).stat().st_size > 1000
+
+
+def test_the_same_seed_makes_the_same_film(run: Run, given: dict[str, object], tmp_path: Path) -> None:
+    films = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2**64 - 1)):
+        film = tmp_path / f"{name}.mp4"
+        assert run(*arguments(given | {"--out": film, "--seed": seed})).status == 0
+        films.append(read_clip(film).frames)
+    np.testing.assert_array_equal(films[0], films[1])
+    assert (films[0] != films[2]).any()
+
+
+@pytest.mark.parametrize("prompt", ["", "她微笑着点头", "😀🎬", "[/red] [bold", "a 'quoted' prompt that goes on and on", "-", "\udcff\udcfe broken bytes"])
+def test_any_prompt_plays(prompt: str, run: Run, given: dict[str, object]) -> None:
+    ended = run(*arguments(given), f"--prompt={prompt}")
+    assert ended.status == 0, ended
+    assert "Traceback" not in ended.err
+
+
+def test_a_prompt_that_is_cut_is_said_to_be(run: Run, given: dict[str, object]) -> None:
+    ended = run(*arguments(given), "--prompt", "她微笑着点头")
+    assert "The prompt is longer than this model reads; it ends after '她微笑着'." in ended.err
+
+
+def test_a_portrait_of_20_megapixels_plays(run: Run, given: dict[str, object], tmp_path: Path) -> None:
+    Image.new("RGB", (5000, 4000), (200, 150, 120)).save(tmp_path / "big.png", compress_level=1)
+    assert run(*arguments(given | {"--image": tmp_path / "big.png"})).status == 0
+
+
+def test_force_replaces_a_film(run: Run, given: dict[str, object]) -> None:
+    film = Path(str(given["--out"]))
+    film.write_bytes(b"old")
+    assert "exists. Give another name or --force." in complaint(run(*arguments(given)))
+    assert film.read_bytes() == b"old"
+    assert run(*arguments(given), "--force").status == 0
+    assert film.stat().st_size > 1000
+
+
+# ---- what a user can get wrong ---------------------------------------------------------------------------------------------------
+
+
+def made(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def silent_wav(path: Path) -> Path:
+    import wave
+
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16000, 16000, "NONE", ""))
+        file.writeframes(bytes(32000))
+    return path
+
+
+def dot(path: Path) -> Path:
+    Image.new("RGB", (1, 1)).save(path)
+    return path
+
+
+def broken_bundle(folder: Path, bundle: Path, change: Callable[[Path], object]) -> Path:
+    copy = folder / "broken.echoedge"
+    shutil.copytree(bundle, copy)
+    change(copy)
+    return copy
+
+
+def altered(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+WRONG: dict[str, tuple[str, Callable[[Path, Path], object], str]] = {
+    "audio that is not there": ("--audio", lambda t, _: t / "gone.wav", "There is no sound file .*gone.wav"),
+    "audio that is a folder": ("--audio", lambda t, _: t, "is not a file"),
+    "empty audio": ("--audio", lambda t, _: made(t / "a.wav", b""), "a.wav is empty"),
+    "audio that is no audio": ("--audio", lambda t, _: made(t / "a.wav", b"hello" * 100), "not a sound file in a known format"),
+    "audio cut in its header": ("--audio", lambda t, _: made(t / "a.wav", (DEMO / "hello.wav").read_bytes()[:30]), "a.wav"),
+    "silent audio": ("--audio", lambda t, _: silent_wav(t / "a.wav"), "a.wav is silent"),
+    "a picture as audio": ("--audio", lambda *_: DEMO / "ada.png", "has no sound track"),
+    "an image that is not there": ("--image", lambda t, _: t / "gone.png", "There is no portrait .*gone.png"),
+    "an empty image": ("--image", lambda t, _: made(t / "a.png", b""), "a.png is empty"),
+    "an image that is no image": ("--image", lambda t, _: made(t / "a.png", b"hello" * 100), "not an image in a known format"),
+    "an image cut off": ("--image", lambda t, _: made(t / "a.png", (DEMO / "ada.png").read_bytes()[:3000]), "a.png cannot be read"),
+    "an image of one pixel": ("--image", lambda t, _: dot(t / "a.png"), "1×1 pixels; it needs at least 16 a side"),
+    "speech as an image": ("--image", lambda *_: DEMO / "hello.wav", "not an image in a known format"),
+    "a bundle that is not there": ("bundle", lambda t, _: t / "gone.echoedge", "There is no bundle .*gone.echoedge"),
+    "a file as a bundle": ("bundle", lambda t, _: made(t / "a.echoedge", b"x"), "is a file; a bundle is a folder"),
+    "a folder that is no bundle": ("bundle", lambda t, _: t, "has no manifest.json"),
+    "a bundle without a program": (
+        "bundle", lambda t, b: broken_bundle(t, b, lambda p: (p / "programs/denoise.pte").unlink()), "denoise.pte is missing"
+    ),
+    "a bundle with a truncated program": (
+        "bundle", lambda t, b: broken_bundle(t, b, lambda p: os.truncate(p / "programs/denoise.pte", 999)), "denoise.pte has 999 bytes"
+    ),
+    "a bundle with an altered program": (
+        "bundle", lambda t, b: broken_bundle(t, b, lambda p: altered(p / "programs/denoise.pte")), "denoise.pte was altered"
+    ),
+    "a bundle with a truncated manifest": (
+        "bundle", lambda t, b: broken_bundle(t, b, lambda p: os.truncate(p / MANIFEST, 999)), "manifest.json is cut off or damaged"
+    ),
+    "a seed below zero": ("--seed", lambda *_: -1, "seed is -1; it must be an integer from 0"),
+    "a seed beyond 64 bits": ("--seed", lambda *_: 2**64, "seed is 18446744073709551616"),
+    "an unknown engine": ("--engine", lambda *_: "cuda", "no engine 'cuda' here. Choose from: auto, executorch, torch"),
+    "an engine without the weights": ("--engine", lambda *_: "torch", "whose weights do not ship"),
+    "a folder as output": ("--out", lambda t, _: t / "out", "is a folder. Give the name of a file"),
+    "an output inside a file": ("--out", lambda t, _: made(t / "file", b"") / "clip.mp4", "clip.mp4 cannot be written"),
+    "an output that the system refuses": ("--out", lambda *_: "/proc/nobody/clip.mp4", "clip.mp4 cannot be written"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(
+    mistake: str, run: Run, given: dict[str, object], bundle_path: Path, tmp_path: Path
+) -> None:
+    option, value, expected = WRONG[mistake]
+    if "proc" in str(value(tmp_path, bundle_path) if option == "--out" else "") and not Path("/proc").is_dir():
+        pytest.skip("this system has no /proc")
+    shutil.rmtree(tmp_path)
+    (tmp_path / "out").mkdir(parents=True)
+    options = given | {option: value(tmp_path, bundle_path)}
+    before = sorted(tmp_path.rglob("*"))
+    assert re.search(expected, complaint(run(*arguments(options))))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_an_output_folder_without_permission(run: Run, given: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "out").chmod(0o500)
+    assert "cannot be written (Permission denied" in complaint(run(*arguments(given)))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--model", "nanoo"], r"no model 'nanoo'\. Choose from: nano, flash, preview\. Did you mean 'nano'\?"),
+        (["--model", "flash"], r"flash needs its published checkpoint"),
+        (["--target", "tflite"], r"compiles for: executorch\. It does not compile for 'tflite'"),
+        (["--weights", "int9"], r"no weights 'int9'\. Choose from fp32, int8, int4, .*Did you mean 'int8'\?"),
+        (["--weights", "gone.json"], r"recipe gone\.json cannot be read"),
+        (["--size", "large"], r"--size is 'large'; write HEIGHTxWIDTH"),
+        (["--size", "64x65"], r"width is 65; it must be a multiple of 16"),
+        (["--size", "128x128"], r"nano was trained at 64x64"),
+        (["--frames", "24"], r"frames is 24; it must be 4n\+1\. The nearest below is 21\."),
+        (["--frames", "1"], r"--frames is 1; a window needs 5 frames at least"),
+        (["--checkpoint", "somewhere"], r"--checkpoint is for flash and preview"),
+    ],
+)
+def test_a_wrong_export_is_one_sentence_with_the_good_values(options: list[str], expected: str, run: Run, tmp_path: Path) -> None:
+    assert re.search(expected, complaint(run("export", *options, "--out", tmp_path / "a.echoedge")))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["verify", "bench", "inspect"])
+def test_every_command_refuses_an_altered_bundle(command: str, run: Run, bundle_path: Path, tmp_path: Path) -> None:
+    path = broken_bundle(tmp_path, bundle_path, lambda p: altered(p / "programs/vae_decode.pte"))
+    assert "vae_decode.pte was altered" in complaint(run(command, path))
+
+
+@pytest.mark.parametrize("name", ["gone.safetensors", "text.safetensors"])
+def test_verify_refuses_a_bad_baseline(name: str, run: Run, bundle_path: Path, tmp_path: Path) -> None:
+    made(tmp_path / "text.safetensors", b"hello")
+    sentence = complaint(run("verify", bundle_path, "--baseline", tmp_path / name, "--json"))
+    assert f"{name} cannot be read" in sentence
+
+
+def test_demo_does_not_replace_what_is_there(run: Run, tmp_path: Path) -> None:
+    made(tmp_path / "clip.mp4", b"mine")
+    assert "clip.mp4 exists. Give another folder with --out, or --force." in complaint(run("demo", "--out", tmp_path))
+    assert "is a file; --out names a folder." in complaint(run("demo", "--out", tmp_path / "clip.mp4"))
+
+
+# ---- export ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_export_says_what_it_made_and_what_comes_next(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nano with the compiler standing aside: plan, reference run, goldens and manifest are real."""
+    monkeypatch.setattr(bundle_builder, "_compile_all", stand_ins.compile_all_at_once)
+    path = tmp_path / "nano.echoedge"
+    ended = run("export", "--out", path, "--weights", "fp32", "--frames", 5, "--steps", 1)
+    assert ended.status == 0, ended
+    assert f"is ready. Next: echoedge verify {path}" in ended.out
+    bundle = Bundle.open(path)
+    assert (bundle.clip.frames, bundle.plan().steps, bundle.manifest.model.preset) == (5, 1, "nano")
+    assert bundle.plan().window is not None
+    assert "exists. Give another name or --force." in complaint(run("export", "--out", path))
+    told = json.loads(run("export", "--out", path, "--frames", 5, "--steps", 1, "--force", "--json").out)
+    assert told["bundle"] == str(path)
+    assert set(told["programs"]) == set(bundle.manifest.programs)
+
+
+# ---- interruptions ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_film_leaves_nothing(number: signal.Signals, given: dict[str, object], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    import wave
+
+    with wave.open(str(tmp_path / "long.wav"), "wb") as file:  # ten minutes: long enough to be interrupted on any machine
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(rng.integers(-9000, 9000, 600 * 16000).astype("<i2").tobytes())
+    folder = tmp_path / "out"
+    command = [sys.executable, "-m", "echoedge.cli", *map(str, arguments(given | {"--audio": tmp_path / "long.wav"}))]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(folder.iterdir()) and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert [path.name.startswith(".clip") for path in folder.iterdir()] == [True], "it has not begun"
+    running.send_signal(number)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 128 + number, told
+    assert "Traceback" not in told
+    assert list(folder.iterdir()) == []
+
+
+# ---- the whole way, compiled -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_nano_all_the_way(tmp_path: Path) -> None:
+    """What `echoedge demo` does, with the real compiler and the trained weights."""
+    demo = tmp_path / "demo"
+    command = [sys.executable, "-m", "echoedge.cli", "demo", "--out", str(demo)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert sorted(path.name for path in demo.iterdir()) == ["clip.mp4", "contact_sheet.png", "nano.echoedge"]
+    assert len(read_clip(demo / "clip.mp4").frames) == 97
+    bundle = Bundle.open(demo / "nano.echoedge")
+    assert bundle.program("denoise").delegation["forward"].other_ops == {}
