@@ -76,7 +76,7 @@ def _parse_size(text: str) -> tuple[int, int]:
 
 
 def _db(value: float | None) -> str:
-    return "–" if value is None else "equal" if value >= 150 else f"{value:.1f} dB"
+    return "–" if value is None else "≥ 150 dB" if value >= 150 else f"{value:.1f} dB"
 
 
 def _number(value: float | None, digits: int = 6) -> str:
@@ -540,7 +540,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 def main() -> None:
     """Entry point: errors that a user can mend are one sentence on the error stream and exit status 2; Ctrl-C is 130."""
     try:
-        app(standalone_mode=True)
+        app(prog_name="echoedge")
     except EchoEdgeError as error:
         err.print(
             f"[red]{type(error).__name__.removesuffix('Error').lower()}:[/] {escape(str(error))}", highlight=False, soft_wrap=True

@@ -181,7 +181,6 @@ def verify(bundle: Bundle, engine: Engine, baseline: Path | None = None, progres
         raise BundleError(f"{GOLDEN_INDEX} of {bundle.root} is damaged ({error}). Export the bundle again.") from error
     wanted = bundle.manifest.parity.thresholds
     rows = []
-    total = len(programs) + 1
     for name, methods in programs.items():
         found = []
         for method, calls in methods.items():
@@ -189,7 +188,7 @@ def verify(bundle: Bundle, engine: Engine, baseline: Path | None = None, progres
                 outputs = engine.run(name, method, [tensors[key] for key in call["inputs"]])
                 found += [figures(tensors[key], output) for key, output in zip(call["outputs"], outputs, strict=True)]
         rows.append(Row(name, worst(found), wanted.get(name, Figures())))
-        progress("programs", len(rows), total)
+        progress("programs", len(rows), len(programs))
 
     player = Player(Score.of(bundle), engine)
     take = player.perform(clip["portrait"], clip["speech"], settings["prompt"], settings["seed"])
@@ -197,11 +196,11 @@ def verify(bundle: Bundle, engine: Engine, baseline: Path | None = None, progres
     reference = _baseline(baseline, clip) if baseline else clip
     rows.append(Row("latents", figures(reference["latents"], take.latents), wanted.get("latents", Figures())))
     rows.append(Row("frames", _frame_figures(reference["frames"], frames), wanted.get("frames", Figures())))
-    progress("clip", total, total)
+    progress("clip", 1, 1)
     box = tuple(settings["mouth_box"])
     fps = bundle.clip.fps
-    scores = [lipsync(video, clip["speech"], box, fps) for video in (reference["frames"], frames)]
-    return Verdict(tuple(rows), *scores)
+    before, after = (lipsync(video, clip["speech"], box, fps) for video in (reference["frames"], frames))
+    return Verdict(tuple(rows), before, after)
 
 
 def lipsync_over(bundle: Bundle, engine: Engine, clips: int, progress: Progress = lambda *_: None) -> tuple[float, float]:
