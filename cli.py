@@ -424,8 +424,10 @@ def doctor(as_json: JsonOption = False) -> None:
             checks.append((name, False, str(error)))
 
     def xnnpack() -> str:
-        from executorch.runtime import Runtime
+        from .runtime.engines.executorch import quiet_stderr
 
+        with quiet_stderr():
+            from executorch.runtime import Runtime
         names = Runtime.get().backend_registry.registered_backend_names
         if "XnnpackBackend" not in names:
             raise EngineError(f"this ExecuTorch has no XNNPACK; it has {', '.join(names)}. Install executorch again.")

@@ -35,13 +35,17 @@ SOURCE = "0" * 64  # the SHA-256 of weights that lie in no file
 
 
 def bare_vae(config: VAEConfig, seed: int) -> VAE:
-    """A VAE that halves, doubles and streams like every other but has no residual blocks: those are most of what compiling takes."""
+    """A VAE that halves, doubles and streams like every other but has no residual blocks: those take longest to compile."""
     torch.manual_seed(seed)
     vae = VAE(config)
     d, z = config.dim, config.latent_channels
-    vae.encoder.downsamples = nn.Sequential(Downsample(d, temporal=False), Downsample(d, temporal=True), Downsample(d, temporal=True))
+    vae.encoder.downsamples = nn.Sequential(
+        Downsample(d, temporal=False), Downsample(d, temporal=True), Downsample(d, temporal=True)
+    )
     vae.decoder.conv1 = CausalConv3d(z, 8 * d, (3, 3))
-    vae.decoder.upsamples = nn.Sequential(Upsample(8 * d, temporal=True), Upsample(4 * d, temporal=True), Upsample(2 * d, temporal=False))
+    vae.decoder.upsamples = nn.Sequential(
+        Upsample(8 * d, temporal=True), Upsample(4 * d, temporal=True), Upsample(2 * d, temporal=False)
+    )
     vae.decoder.head = nn.Sequential(ChannelNorm(d, 3), nn.SiLU(), CausalConv3d(d, 3, (3, 3)))
     vae.encoder.middle, vae.decoder.middle = nn.Sequential(), nn.Sequential()
     vae.initialise()
@@ -49,7 +53,7 @@ def bare_vae(config: VAEConfig, seed: int) -> VAE:
 
 
 def small_model(seed: int = 0) -> Model:
-    """One coupled and one decoupled block of width 32, a bare VAE of width 4, encoders; seeded random weights, the same everywhere."""
+    """One coupled and one decoupled block of width 32, a bare VAE of width 4, encoders; random weights, the same everywhere."""
     return _small_model(seed)
 
 

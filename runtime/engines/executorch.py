@@ -18,7 +18,7 @@ from .base import Array, check_inputs, contiguous
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_stderr() -> Iterator[None]:
     """Keeps what native libraries print while they load (probes of the processor) off the error stream."""
     sys.stderr.flush()
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -45,7 +45,7 @@ class ExecuTorchEngine:
         self._programs: dict[str, Any] = {}
         self._methods: dict[tuple[str, str], Any] = {}
         if threads:
-            with _quiet():
+            with quiet_stderr():
                 from executorch.extension.pybindings import portable_lib
             portable_lib._unsafe_reset_threadpool(threads)
 
@@ -63,7 +63,7 @@ class ExecuTorchEngine:
         return [np.array(tensor) for tensor in outputs]  # copies: the runtime may use its output buffers again
 
     def _load(self, program: str, method: str) -> Any:
-        with _quiet():
+        with quiet_stderr():
             from executorch.runtime import Runtime, Verification
         if not self.has(program):
             raise EngineError(f"The bundle has no program {program!r}. It has: {', '.join(self.bundle.manifest.programs)}.")
@@ -72,7 +72,7 @@ class ExecuTorchEngine:
             raise EngineError(f"{program} has no method {method!r}. It has: {', '.join(record.methods)}.")
         path: Path = self.bundle.path(record.path)
         try:
-            with _quiet():
+            with quiet_stderr():
                 if program not in self._programs:
                     self._programs[program] = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
                 if method not in self._programs[program].method_names:

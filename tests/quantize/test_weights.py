@@ -104,9 +104,8 @@ def test_layers_are_counted_by_what_they_got() -> None:
 
 
 def test_rules_are_asked_with_the_programs_name() -> None:
-    assert quantise(nn.ModuleDict({"dit": nn.ModuleDict({"blocks": nn.ModuleList([random_linear()])})}), "encode_conditions", PRESETS["int4"]) == {
-        "int8": 1
-    }  # fmt: skip
+    module = nn.ModuleDict({"dit": nn.ModuleDict({"blocks": nn.ModuleList([random_linear()])})})
+    assert quantise(module, "encode_conditions", PRESETS["int4"]) == {"int8": 1}
 
 
 def test_a_program_without_linear_layers() -> None:

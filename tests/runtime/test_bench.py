@@ -1,4 +1,4 @@
-"""runtime/bench.py: figures that belong together, with their conditions; and, under --benchmark-only, benchmarks of the denoiser."""
+"""runtime/bench.py: figures that belong together, with their conditions; under --benchmark-only, benchmarks too."""
 
 from __future__ import annotations
 
@@ -117,7 +117,6 @@ def test_records_are_added_to_the_bundle(speed: Speed, bundle_path: Path, tmp_pa
 
 
 # ---- benchmarks: pytest --benchmark-only -----------------------------------------------------------------------------------------
-
 
 
 @pytest.fixture(params=["torch-fp32", "executorch-int8"])

@@ -133,7 +133,9 @@ def of_model(bundle: Bundle, record: ModelRecord) -> Bundle:
 
 
 def test_torch_plays_only_models_whose_weights_ship(bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match=r"compiled from tiny, whose weights do not ship with EchoEdge\. Use --engine executorch\."):
+    with pytest.raises(
+        EngineError, match=r"compiled from tiny, whose weights do not ship with EchoEdge\. Use --engine executorch\."
+    ):
         open_engine(bundle, "torch")
 
 

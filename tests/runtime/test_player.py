@@ -128,9 +128,11 @@ def test_progress_reaches_the_end_of_every_stage(engine: Recording, portrait: np
 
 
 @pytest.mark.parametrize(
-    ("available", "frames"), [(1, 1), (1.9, 1), (4, 1), (5, 5), (8.99, 5), (9, 9), (12, 9), (13, 13), (16.5, 13), (25, 25), (27, 25)]
-)  # fmt: skip
-def test_the_clip_is_as_long_as_the_speech_down_to_4n_plus_1(available: float, frames: int, player: Player, portrait: np.ndarray) -> None:
+    ("available", "frames"), [(1, 1), (1.9, 1), (4, 1), (5, 5), (8.99, 5), (9, 9), (12, 9), (13, 13), (16.5, 13), (27, 25)]
+)
+def test_the_clip_is_as_long_as_the_speech_down_to_4n_plus_1(
+    available: float, frames: int, player: Player, portrait: np.ndarray
+) -> None:
     take = player.perform(portrait, voice(available))
     assert take.frames == frames
     assert len(video(player, take)) == frames
@@ -163,7 +165,7 @@ def test_a_long_clip_is_played_in_windows(player: Player, engine: Recording, por
             np.testing.assert_array_equal(call.inputs[0][0], start[:, span.start : span.start + 3])
 
 
-def test_windows_are_blended_at_every_step(player: Player, engine: Recording, portrait: np.ndarray) -> None:
+def test_windows_are_blended_at_every_step(engine: Recording, portrait: np.ndarray) -> None:
     """Euler's first step, by hand: x + (σ1 - σ0) · v, where v blends the windows' guided velocities."""
     options = replace(OPTIONS, solver="euler")
     take = Player(small_score(options), engine).perform(portrait, voice(17), seed=3)
@@ -302,7 +304,9 @@ def test_a_pack_of_the_encoders_rows_plays_like_the_encoder(portrait: np.ndarray
 
 
 @pytest.mark.parametrize(("packs", "known"), [({}, "none"), ({"b": None, "a": None}, "'a', 'b'")])
-def test_without_an_encoder_an_unknown_prompt_is_refused_with_the_list(packs: dict[str, Any], known: str, portrait: np.ndarray) -> None:
+def test_without_an_encoder_an_unknown_prompt_is_refused_with_the_list(
+    packs: dict[str, Any], known: str, portrait: np.ndarray
+) -> None:
     mute = Recording(small_engine(), without=["text_encoder"])
     prompts = {name: np.zeros((1, 20), np.float32) for name in packs}
     with pytest.raises(InputError, match=rf"no text encoder; it knows the prompts {known}, not 'a man'\."):

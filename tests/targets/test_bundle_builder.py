@@ -145,7 +145,8 @@ def test_the_denoise_file_itself_holds_one_call_of_one_delegate(bundle: Bundle) 
     (plan,) = program.execution_plan
     assert [delegate.id for delegate in plan.delegates] == ["XnnpackBackend"]
     assert plan.operators == []
-    assert [type(instruction.instr_args).__name__ for chain in plan.chains for instruction in chain.instructions] == ["DelegateCall"]
+    instructions = [instruction.instr_args for chain in plan.chains for instruction in chain.instructions]
+    assert [type(instruction).__name__ for instruction in instructions] == ["DelegateCall"]
 
 
 def test_a_program_with_operators_outside_names_them(bundle: Bundle) -> None:

@@ -24,7 +24,8 @@ class Mlp(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.up, self.act, self.down = nn.LayerNorm(32), nn.Linear(32, 64), nn.GELU(approximate="tanh"), nn.Linear(64, 24)
+        self.norm, self.act = nn.LayerNorm(32), nn.GELU(approximate="tanh")
+        self.up, self.down = nn.Linear(32, 64), nn.Linear(64, 24)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.act(self.up(self.norm(x))))
