@@ -271,10 +271,11 @@ def verify(
     ] = None,
     engine: EngineOption = "auto",
     clips: Annotated[int, typer.Option(min=0, help="Judge lip-sync over this many drawn held-out clips (nano only).")] = 0,
+    record: Annotated[bool, typer.Option("--record", help="Keep the figures in the bundle's manifest.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare every program and a whole clip with full precision. Exit status 1 when a threshold fails."""
-    from .core.bundle import Bundle
+    from .core.bundle import Bundle, record_parity
     from .runtime.engines import open_engine
     from .runtime.parity import lipsync_over
     from .runtime.parity import verify as compare
@@ -286,6 +287,8 @@ def verify(
         if clips:
             reference, measured = lipsync_over(opened, player, clips, progress)
             verdict = replace(verdict, lipsync_reference=reference, lipsync_measured=measured, lipsync_clips=clips)
+    if record:
+        record_parity(bundle, {row.name: row.measured for row in verdict.rows})
     if as_json:
         print(json.dumps(verdict.to_dict()))
     else:
@@ -399,6 +402,9 @@ def inspect(path: Annotated[Path, typer.Argument(help="A bundle.", show_default=
     out.print(f"source    {manifest.model.preset}, SHA-256 {manifest.model.source_sha256[:16]}…")
     out.print(f"made with {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}")
     out.print(f"size      {human_bytes(size)}; memory {escape(json.dumps(manifest.memory))}")
+    if manifest.parity.measured:
+        found = ", ".join(f"{name} {_db(figures.psnr_db)}" for name, figures in manifest.parity.measured.items())
+        out.print(f"parity    {found}")
     for run in manifest.benchmarks:
         out.print(f"measured  {run.date}: {escape(json.dumps(run.rows[-1]))} on {escape(run.device)}")
     extra = bundle.extra_files()
@@ -493,7 +499,7 @@ def demo(
     force: ForceOption = False,
 ) -> None:
     """The whole way on built-in material: compile nano, make a portrait speak, prove parity, say how fast it is."""
-    from .core.bundle import Bundle
+    from .core.bundle import Bundle, record_parity
     from .core.nano import assets
     from .runtime.bench import measure
     from .runtime.demo import write_contact_sheet
@@ -520,6 +526,7 @@ def demo(
     out.rule("3  verify", align="left")
     with _bars(False) as progress:
         verdict = compare(bundle, open_engine(bundle), None, progress)
+    record_parity(bundle_path, {row.name: row.measured for row in verdict.rows})
     _print_verdict(verdict)
     out.rule("4  bench", align="left")
     with _bars(False) as progress:

@@ -511,10 +511,25 @@ def record_benchmark(path: str | Path, run: BenchmarkRun) -> Manifest:
         OutputError: the bundle cannot be written.
     """
     manifest = _read_manifest(Path(path))
-    updated = manifest.model_copy(update={"benchmarks": (*manifest.benchmarks, run)})
+    return _rewrite(Path(path), manifest.model_copy(update={"benchmarks": (*manifest.benchmarks, run)}))
+
+
+def record_parity(path: str | Path, measured: Mapping[str, Figures]) -> Manifest:
+    """Write what `verify` found into a bundle's manifest, in place of what stood there; thresholds stay. Returns the new manifest.
+
+    Raises:
+        BundleError: there is no valid manifest.
+        OutputError: the bundle cannot be written.
+    """
+    manifest = _read_manifest(Path(path))
+    parity = Parity(thresholds=manifest.parity.thresholds, measured=dict(measured))
+    return _rewrite(Path(path), manifest.model_copy(update={"parity": parity}))
+
+
+def _rewrite(path: Path, updated: Manifest) -> Manifest:
     data = updated.to_json()
     Manifest.from_json(data)
-    with atomic_file(Path(path) / MANIFEST, force=True) as temporary:
+    with atomic_file(path / MANIFEST, force=True) as temporary:
         temporary.write_bytes(data)
     return updated
 

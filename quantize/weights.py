@@ -4,15 +4,35 @@ activations."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .recipes import WeightRecipe
 
 
-def quantise(module: nn.Module, program: str, recipe: WeightRecipe) -> dict[str, int]:
+def executed_layers(module: nn.Module, inputs: Sequence[Tensor]) -> set[str]:
+    """Names of the linear layers that `module` runs on `inputs`: a program holds the whole model and uses a part of it."""
+    names: set[str] = set()
+    handles = [
+        layer.register_forward_hook(lambda *_, name=name: names.add(name))
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    try:
+        with torch.no_grad():
+            module(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return names
+
+
+def quantise(module: nn.Module, program: str, recipe: WeightRecipe, inputs: Sequence[Tensor] | None = None) -> dict[str, int]:
     """Quantises the linear layers of `module` in place as `recipe` says. Returns how many layers got which weights.
+
+    With `inputs` only the layers that the module runs on them are quantised and counted.
 
     Weight-only schemes are not offered: XNNPACK lowers them without an error and computes garbage.
     """
@@ -21,8 +41,9 @@ def quantise(module: nn.Module, program: str, recipe: WeightRecipe) -> dict[str,
     from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
 
     counts: Counter[str] = Counter()
+    used = None if inputs is None else executed_layers(module, inputs)
     for name, layer in list(module.named_modules()):
-        if not isinstance(layer, nn.Linear):
+        if not isinstance(layer, nn.Linear) or (used is not None and name not in used):
             continue
         rule = recipe.rule_for(program, name)
         if rule is None or rule.weights == "fp32":

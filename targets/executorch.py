@@ -44,7 +44,7 @@ def compile_program(name: str, program: Program, recipe: WeightRecipe, folder: P
         warnings.simplefilter("ignore")
         for method_name, method in program.items():
             portable = make_portable(method.module)
-            layers.update(quantise(portable, name, recipe))
+            layers.update(quantise(portable, name, recipe, tuple(method.inputs.values())))
             try:
                 exported[method_name] = torch.export.export(portable, tuple(method.inputs.values()), strict=False)
             except Exception as error:

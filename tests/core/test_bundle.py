@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from echoedge.core.bundle import (
     TensorSpec,
     folder_sha256,
     record_benchmark,
+    record_parity,
 )
 from echoedge.core.config import FLASH, NANO, NANO_CLIP, ClipSpec
 from echoedge.core.errors import BundleError, OutputError, ResourceError
@@ -562,6 +564,15 @@ def test_benchmark_of_no_bundle(root: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="JSON"):
         record_benchmark(root, wrong)
     assert (root / MANIFEST).read_bytes() == before
+
+
+def test_parity_is_recorded_beside_the_thresholds(root: Path) -> None:
+    before = Bundle.open(root).manifest.parity
+    record_parity(root, {"denoise": Figures(psnr_db=52.4)})
+    record_parity(root, {"denoise": Figures(psnr_db=math.inf), "latents": Figures(cosine=0.5)})
+    after = Bundle.open(root).manifest.parity
+    assert after.thresholds == before.thresholds
+    assert after.measured == {"denoise": Figures(psnr_db=200.0), "latents": Figures(cosine=0.5)}
 
 
 @pytest.mark.parametrize("change", [{"threads": 0}, {"date": "yesterday"}, {"rows": ({"a": [1]},)}, {"device": ""}])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe
-from echoedge.quantize.weights import quantise
+from echoedge.quantize.weights import executed_layers, quantise
 
 BITS = {"int8": 8, "int4": 4}
 
@@ -120,3 +120,23 @@ def test_activations_are_quantised_too() -> None:
     exact = x @ layer.weight.dequantize().T + layer.bias
     difference = float((layer(x) - exact).abs().max() / exact.abs().max())
     assert 1e-5 < difference < 0.02
+
+
+class Half(nn.Module):
+    """Holds two layers and runs one, as a program holds the whole model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run, self.idle = random_linear(), random_linear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+
+def test_layers_that_the_program_does_not_run_are_left_alone() -> None:
+    module, x = Half(), torch.randn(2, 64)
+    idle = module.idle.weight.clone()
+    assert executed_layers(module, (x,)) == {"run"}
+    assert quantise(module, "denoise", PRESETS["int8"], (x,)) == {"int8": 1}
+    assert torch.equal(module.idle.weight, idle)
+    assert quantise(Half(), "denoise", PRESETS["int8"]) == {"int8": 2}
