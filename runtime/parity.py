@@ -60,9 +60,7 @@ class Verdict:
 
     @property
     def lipsync_passed(self) -> bool:
-        lost = (1 - LIPSYNC_SHARE) * abs(
-            self.lipsync_reference
-        )  # a mouth out of step in full precision too must not fail an equal one
+        lost = (1 - LIPSYNC_SHARE) * abs(self.lipsync_reference)  # abs: an equal clip passes, in step with the voice or not
         return self.lipsync_measured >= self.lipsync_reference - lost
 
     @property

@@ -183,11 +183,11 @@ def _conv2d(weight: Tensor, bias: Tensor, padding: int) -> nn.Conv2d:
     return conv
 
 
-def halve_rotary(attention: Any) -> None:
+def halve_rotary(attention: Any) -> Any:
     """Reorders the rows of q and k (and their norms) within each head to (even | odd), so that RoPE needs no strided access;
-    in place. An attention that has been reordered is left alone."""
+    in place. Returns the attention; one that has been reordered already is left alone."""
     if isinstance(attention.rotary, HalfRotary):
-        return
+        return attention
     dim = attention.q.weight.shape[0]
     head = dim // attention.heads
     within = torch.cat([torch.arange(0, head, 2), torch.arange(1, head, 2)])
@@ -199,6 +199,7 @@ def halve_rotary(attention: Any) -> None:
         norm.weight = nn.Parameter(norm.weight.detach()[order], requires_grad=False)
     attention.rotary = HalfRotary()
     attention.attention = ChunkedAttention()
+    return attention
 
 
 def _rewrite(module: nn.Module, noise_channels: int) -> nn.Module | None:

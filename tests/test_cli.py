@@ -209,6 +209,18 @@ def test_verify_against_a_baseline(run: Run, bundle_path: Path, tmp_path: Path) 
     assert run("verify", bundle_path, "--baseline", tmp_path / "other.safetensors").status == 1
 
 
+def test_verify_records_what_it_found(run: Run, bundle_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle_path, tmp_path / "b")
+    told = json.loads(run("verify", tmp_path / "b", "--record", "--json").out)
+    recorded = Bundle.open(tmp_path / "b").manifest.parity.measured
+    assert {row["name"]: row["measured"]["psnr_db"] for row in told["rows"]} == {k: v.psnr_db for k, v in recorded.items()}
+    assert "parity    audio_encoder" in run("inspect", tmp_path / "b").out
+
+
+def test_verify_over_clips_is_for_models_whose_weights_are_here(run: Run, bundle_path: Path) -> None:
+    assert "whose weights do not ship" in complaint(run("verify", bundle_path, "--clips", 2, "--json"))
+
+
 def test_bench(run: Run, bundle_path: Path) -> None:
     ended = run("bench", bundle_path, "--runs", 1)
     assert ended.status == 0

@@ -129,7 +129,7 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_remedy(content: bytes | 
 
 @pytest.fixture(scope="module")
 def reconstruction(nano: Model) -> VAEScore:
-    return score_vae(nano.vae, held_out(8))[0]
+    return score_vae(nano.vae, held_out(32))[0]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from echoedge.targets.bundle_builder import (
     Golden,
     export_bundle,
     library_versions,
+    thresholds_for,
 )
 
 from ..bundles import CLIP, OPTIONS, SOURCE, record, small_engine, small_model, small_plan, small_programs, small_request
@@ -207,12 +209,21 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle_builder, "_compile_all", stand_ins.compile_all_at_once)
 
 
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(("recipe", "thresholds"), [("fp32", "fp32"), ("int8", "int8"), ("int4", "int8"), ("mine", "int8")])
-def test_a_recipe_without_thresholds_of_its_own_gets_those_of_int8(recipe: str, thresholds: str, tmp_path: Path) -> None:
-    request = replace(small_request(), recipe=WeightRecipe(name=recipe, rules=(Rule(weights="int8"),)))
-    manifest = export_bundle(request, tmp_path / "a.echoedge", no_record, silent)
-    assert manifest.parity.thresholds["denoise"] == THRESHOLDS[thresholds]["*"]
+@pytest.mark.parametrize(
+    ("weights", "demanded"),
+    [([], "fp32"), (["fp32"], "fp32"), (["fp32", "int8"], "int8"), (["int8", "int4"], "int4"), (["int4", "fp32"], "int4")],
+)
+def test_the_coarsest_weights_of_a_recipe_decide_what_is_demanded(weights: list[Any], demanded: str) -> None:
+    recipe = WeightRecipe(name="mine", rules=tuple(Rule(weights=name) for name in weights))
+    wanted = THRESHOLDS[demanded]
+    assert thresholds_for(recipe, ["denoise"]) == {
+        "denoise": wanted["*"], "latents": wanted["latents"], "frames": wanted["frames"]
+    }  # fmt: skip
+
+
+def test_coarser_weights_are_asked_for_less() -> None:
+    figures = [[THRESHOLDS[name][row].psnr_db or 0 for row in ("*", "latents", "frames")] for name in ("fp32", "int8", "int4")]
+    assert all(finer > coarser for better, worse in pairwise(figures) for finer, coarser in zip(better, worse, strict=True))
 
 
 @pytest.mark.usefixtures("quick")

@@ -77,7 +77,7 @@ def compiled(request: pytest.FixtureRequest, mlp: Mlp, tmp_path_factory: pytest.
     return request.param, compile_program("mlp", program_of(mlp, torch.randn(1, 6, 32)), PRESETS[request.param], folder)
 
 
-LEAST = {"fp32": 80.0, "int8": 40.0}  # measured on fresh inputs: 140 and 45 dB
+LEAST = {"fp32": 80.0, "int8": 40.0}  # measured on fresh inputs: 144 and 54 dB or more; with one row negated 33 or less
 
 
 def test_one_file_named_after_the_program(compiled: tuple[str, Compiled]) -> None:
