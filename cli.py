@@ -138,11 +138,13 @@ def _window(length: int, overlap: int) -> Any:
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Option(help="nano, flash or preview.")] = "nano",
-    target: Annotated[str, typer.Option(help="executorch, coreml or onnx.")] = "executorch",
+    model: Annotated[str, typer.Option(help="nano. (flash and preview: not in this version.)")] = "nano",
+    target: Annotated[str, typer.Option(help="executorch. (coreml and onnx: not in this version.)")] = "executorch",
     weights: Annotated[str, typer.Option(help="fp32, int8, int4, or a recipe file (.json).")] = "int8",
     output: Annotated[Path, typer.Option("--out", help="The bundle to write, NAME.echoedge.", show_default=False)] = ...,  # type: ignore[assignment]
-    checkpoint: Annotated[Path | None, typer.Option(help="Folder with the published weights of flash or preview.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder with the weights of flash or preview; not in this version.")
+    ] = None,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the clip.", show_default="the model's")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames of one window, 4n+1.", show_default="the model's")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps.", show_default="the model's")] = None,

@@ -94,7 +94,6 @@ class PortablePatchEmbedding(nn.Module):
     def __init__(self, patch: PatchEmbedding, noise_channels: int) -> None:
         super().__init__()
         dim, channels = patch.weight.shape[:2]
-        self.split = noise_channels
         self.noise = _linear(patch.weight[:, :noise_channels].flatten(1), None)
         self.given = _linear(patch.weight[:, noise_channels:].flatten(1), None)
         self.bias = patch.bias
