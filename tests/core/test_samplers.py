@@ -111,25 +111,33 @@ def test_the_golden_set_is_there() -> None:
     assert len(TEACACHE) >= 4
 
 
-@pytest.mark.parametrize("name", golden_names("scheduler"))
-def test_upstream_trajectories(name: str) -> None:
+def trajectories() -> list[Any]:
+    """Every case and step count. The one that misses its tolerance (1.04 of it) is upstream's bfloat16 drift: see the next test."""
+    drifts = pytest.mark.xfail(strict=True, reason="upstream's UniPC computes in bfloat16 and drifts from its float32 path")
+    return [
+        pytest.param(name, steps, marks=[drifts] if "unipc" in name and "bf16" in name and steps == 25 else [])
+        for name in golden_names("scheduler")
+        for steps in golden(name)["call"]["steps"]
+    ]
+
+
+@pytest.mark.parametrize(("name", "steps"), trajectories())
+def test_upstream_trajectories(name: str, steps: int) -> None:
     case, tensors = golden(name), golden_tensors(name)
     half = case["config"]["dtype"] == "torch.bfloat16"
     cast = bfloat16 if half else same
     start = tensors["in/x0"].float().numpy()
-    for steps in case["call"]["steps"]:
-        plan = build_plan(golden_options(case, steps))
-        # whole-number timesteps are exact; Euler's are too, and sigmas are within one float32 rounding
-        np.testing.assert_array_equal(plan.timesteps, tensors[f"out/steps{steps}/timesteps"].double().numpy())
-        np.testing.assert_allclose(plan.sigmas, tensors[f"out/steps{steps}/sigmas"].double().numpy(), rtol=1e-7, atol=0)
-        theirs = tensors[f"out/steps{steps}/x"].float().numpy()
-        absmax = case["absmax"].get(f"out/steps{steps}/x", abs(theirs).max())
-        worst = max(excess(x, y, case["tolerance"], absmax) for x, y in zip(replay(plan, start, cast), theirs, strict=True))
-        # Measured: float32 0.053 of the tolerance at most; bfloat16 Euler 0.34, DPM++ 0.43, UniPC to 8 steps 0.51, 25 steps 1.04.
-        # Upstream's UniPC also computes in bfloat16, and at 25 steps has drifted by itself: see the next test.
-        assert worst < (1.0 if not half else 2.0 if "unipc" in name and steps == 25 else 0.7)
-        off = replay(with_perturbed_solver(plan, 0.05 if half else 1e-3), start, cast)[-1]
-        assert excess(off, theirs[-1], case["tolerance"], absmax) > 1.0
+    plan = build_plan(golden_options(case, steps))
+    # whole-number timesteps are exact; Euler's are too, and sigmas are within one float32 rounding
+    np.testing.assert_array_equal(plan.timesteps, tensors[f"out/steps{steps}/timesteps"].double().numpy())
+    np.testing.assert_allclose(plan.sigmas, tensors[f"out/steps{steps}/sigmas"].double().numpy(), rtol=1e-7, atol=0)
+    theirs = tensors[f"out/steps{steps}/x"].float().numpy()
+    absmax = case["absmax"].get(f"out/steps{steps}/x", abs(theirs).max())
+    worst = max(excess(x, y, case["tolerance"], absmax) for x, y in zip(replay(plan, start, cast), theirs, strict=True))
+    # Measured: float32 0.053 of the tolerance at most; bfloat16 Euler 0.34, DPM++ 0.43, UniPC to 8 steps 0.51, 25 steps 1.04.
+    assert worst <= 1.0
+    off = replay(with_perturbed_solver(plan, 0.05 if half else 1e-3), start, cast)[-1]
+    assert excess(off, theirs[-1], case["tolerance"], absmax) > 1.0
 
 
 def test_bfloat16_unipc_of_upstream_is_diffusers_and_the_plan_is_nearer_to_float32() -> None:
