@@ -122,18 +122,15 @@ def _export(
     options = PLAN_PRESETS["nano"]
     if clip.latent_frames < 2:
         raise ConfigError(f"--frames is {clip.frames}; a window needs 5 frames at least.")
-    overlap = min(options.window.overlap if options.window else 0, clip.latent_frames - 1)
-    options = replace(options, steps=steps or options.steps, window=_window(clip.latent_frames, overlap))
+    assert options.window is not None
+    window = options.window.model_copy(
+        update={"length": clip.latent_frames, "overlap": min(options.window.overlap, clip.latent_frames - 1)}
+    )
+    options = replace(options, steps=steps or options.steps, window=window)
     request = ExportRequest(load_nano(config), nano_digest(), clip, build_plan(options), recipe, config.text_len, jobs)
 
     with _bars(quiet) as progress:
         return export_bundle(request, output, partial(record_golden, clip=clip), progress, force)
-
-
-def _window(length: int, overlap: int) -> Any:
-    from .core.plan import WindowRule
-
-    return WindowRule(length=length, overlap=overlap)
 
 
 @app.command()

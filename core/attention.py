@@ -26,8 +26,8 @@ class Riflex:
     scale: float = 4.886
 
 
-def rope_tables(head_dim: int, frames: int, height: int, width: int, riflex: Riflex | None = None) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of every token's angles, float32 [N, d/2], tokens frame-major, then row, then column.
+def rope_angles(head_dim: int, frames: int, height: int, width: int, riflex: Riflex | None = None) -> Tensor:
+    """Every token's angles in radians, float64 [N, d/2], tokens frame-major, then row, then column.
 
     The channel pairs are split into temporal, vertical and horizontal thirds, each with theta 10000 and positions from 0.
     """
@@ -42,17 +42,23 @@ def rope_tables(head_dim: int, frames: int, height: int, width: int, riflex: Rif
         shape = [1, 1, 1, table.shape[1]]
         shape[axis] = positions
         angles.append(table.view(shape).expand(frames, height, width, -1))
-    angle = torch.cat(angles, -1).reshape(frames * height * width, head_dim // 2)
-    return angle.cos().float(), angle.sin().float()
+    return torch.cat(angles, -1).reshape(frames * height * width, head_dim // 2)
+
+
+def rope_tables(head_dim: int, frames: int, height: int, width: int, riflex: Riflex | None = None) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of `rope_angles`, float32 [N, d/2]."""
+    angles = rope_angles(head_dim, frames, height, width, riflex)
+    return angles.cos().float(), angles.sin().float()
 
 
 class Rotary(nn.Module):
-    """Turns adjacent channel pairs (2i, 2i+1). x: [B, N, H, d]; cos, sin: [N, d/2]."""
+    """Turns adjacent channel pairs (2i, 2i+1), in float32 where x has less. x: [B, N, H, d]; cos, sin: float32 [N, d/2]."""
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        even, odd = x[..., 0::2], x[..., 1::2]
-        cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)  # [N, 1, d/2]
-        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
+        dtype = torch.promote_types(x.dtype, cos.dtype)
+        even, odd = x[..., 0::2].to(dtype), x[..., 1::2].to(dtype)
+        cos, sin = cos[:, None].to(dtype), sin[:, None].to(dtype)  # [N, 1, d/2]
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
 
 
 class Attention(nn.Module):

@@ -108,15 +108,24 @@ class Branch(_Record):
 
 
 class WindowRule(_Record):
-    """How a long clip is cut: windows of `length` latent frames, each overlapping the one before by at least `overlap` of them."""
+    """How a long clip is cut: windows of `length` latent frames, each overlapping the one before by at least `overlap` of them.
+
+    `anchor` says what a window after the first knows of the picture: with `clip` what the clip knows in those frames (nothing, when
+    only the clip's first frame is given); with `window` it starts from the picture as the first one does. `upstream_compat` repeats
+    the original's latent long video to the letter, see `windows`.
+    """
 
     length: int = Field(ge=1)
     overlap: int = Field(ge=0)
+    anchor: Literal["clip", "window"] = "clip"
+    upstream_compat: bool = False
 
     @model_validator(mode="after")
     def _advances(self) -> WindowRule:
         if self.overlap >= self.length:
             raise ConfigError(f"window overlap is {self.overlap}; it must be less than the window's {self.length} latent frames.")
+        if self.upstream_compat and self.anchor != "window":
+            raise ConfigError("upstream_compat gives every window the picture as its first frame: set anchor to 'window'.")
         return self
 
 
@@ -138,7 +147,9 @@ class SamplingPlan(_Record):
         guidance: [n][B] weights, each row summing to 1; a branch of weight 0 is not evaluated in that step.
         modality_weights: [n][3][P] strengths of text, image and audio, 0..10 (1 = as released), P = 1 for every latent frame or one
             per latent frame of a window.
-        reuse: [n][B]; true adds the cached residual, one per branch and window, instead of running the blocks.
+        reuse: [n][B]; true adds the cached residual of the branch's slot, one per window, instead of running the blocks.
+        residual_slots: [B] where each branch keeps its residual; null gives every branch its own. Branches of one step are
+            evaluated in their order, and a later one may reuse what an earlier one of the same slot has just left.
         window: how a long clip is cut, or null to take the clip at once.
         noise: the generator and the default seed.
     Kept for the record, not needed to play: solver_name, schedule, shift, constructor_shift.
@@ -159,6 +170,7 @@ class SamplingPlan(_Record):
     guidance: tuple[Row, ...]
     modality_weights: tuple[tuple[tuple[ModalityWeight, ...], ...], ...]
     reuse: tuple[tuple[bool, ...], ...]
+    residual_slots: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     window: WindowRule | None = None
     noise: NoiseRule = NoiseRule()
 
@@ -174,6 +186,10 @@ class SamplingPlan(_Record):
     def evaluated(self, step: int) -> tuple[int, ...]:
         """Indices of the branches whose velocity step `step` needs, computed or reused."""
         return tuple(index for index, weight in enumerate(self.guidance[step]) if weight != 0)
+
+    def residual_slot(self, branch: int) -> int:
+        """Where branch `branch` keeps and finds its residual."""
+        return branch if self.residual_slots is None else self.residual_slots[branch]
 
     def modality(self, step: int, frames: int) -> Float32:
         """Strengths of (text, image, audio) at each latent frame, [3, frames].
@@ -298,15 +314,18 @@ def _check_guidance(plan: SamplingPlan) -> None:
 
 
 def _check_reuse(plan: SamplingPlan) -> None:
-    cached: set[int] = set()
+    if plan.residual_slots is not None and len(plan.residual_slots) != len(plan.branches):
+        raise ConfigError(f"There are {len(plan.residual_slots)} residual slots for {len(plan.branches)} branches.")
+    filled: set[int] = set()
     for i, flags in enumerate(plan.reuse):
         for b, reused in enumerate(flags):
             name = plan.branches[b].name
             if reused and plan.guidance[i][b] == 0:
                 raise ConfigError(f"Step {i} reuses branch {name!r}, whose guidance weight is 0 there.")
-            if reused and b not in cached:
+            if reused and plan.residual_slot(b) not in filled:
                 raise ConfigError(f"Step {i} reuses branch {name!r} before any step has computed it.")
-        cached.update(b for b in plan.evaluated(i) if not flags[b])
+            if not reused and plan.guidance[i][b] != 0:
+                filled.add(plan.residual_slot(b))
 
 
 # ---- 2. Windows -----------------------------------------------------------------------------------------------------------------
@@ -321,18 +340,23 @@ class Window:
     weights: tuple[float, ...]
 
 
-def windows(total: int, rule: WindowRule) -> list[Window]:
+def windows(total: int, rule: WindowRule, step: int = 0) -> list[Window]:
     """Long Video CFG (arXiv 2507.03905): windows that cover `total` latent frames and, per frame, shares that sum to 1.
 
     Windows advance by `length - overlap`. All have exactly `length` frames, because programs have static shapes; so the last one is
     shifted left until it ends with the clip, and overlaps more. Where a window meets the ones before it on o frames, its share on
     the j-th of them is r = j / (o - 1), 0 to 1 with both ends, and theirs are multiplied by 1 - r: on the first shared frame the
     earlier windows win, on the last one the new window does. With o = 1 the shared frame stays with the earlier windows (r = 0);
-    with o = 0 there is no cross-fade.
+    with o = 0 there is no cross-fade. All steps have the same windows.
+
+    With `upstream_compat` the last window keeps the hop and has the frames that are left, later windows replace earlier ones
+    without a cross-fade in step 0, and a clip shorter than a window has no windows at all: its latents stay zero.
 
     Raises:
-        ConfigError: the clip is shorter than one window.
+        ConfigError: the clip is shorter than one window; or, with `upstream_compat`, as long as one, where the original never ends.
     """
+    if rule.upstream_compat:
+        return _upstream_windows(total, rule, cross_fade=step > 0)
     if total < rule.length:
         raise ConfigError(f"The clip has {total} latent frames; a window needs {rule.length}. Pad the clip to {rule.length}.")
     hop = rule.length - rule.overlap
@@ -348,6 +372,30 @@ def windows(total: int, rule: WindowRule) -> list[Window]:
         covered = start + rule.length
     return [
         Window(start, rule.length, tuple(shares[index, start : start + rule.length].tolist())) for index, start in enumerate(starts)
+    ]
+
+
+def _upstream_windows(total: int, rule: WindowRule, cross_fade: bool) -> list[Window]:
+    """What the original does, defects included; see `windows`."""
+    if total < rule.length:
+        return []
+    if total == rule.length:
+        raise ConfigError(
+            f"The original never ends on a clip of {total} latent frames with windows of as many. Leave upstream_compat off."
+        )
+    hop = rule.length - rule.overlap
+    starts = list(range(0, total - rule.length + hop, hop))
+    lengths = [min(rule.length, total - start) for start in starts]
+    shares = np.zeros((len(starts), total))
+    for index, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        rise = np.ones(length)
+        if index and cross_fade:
+            rise[: rule.overlap] = np.arange(rule.overlap) / max(1, rule.overlap - 1)
+        shares[:index, start : start + length] *= 1.0 - rise
+        shares[index, start : start + length] = rise
+    return [
+        Window(start, length, tuple(shares[index, start : start + length].tolist()))
+        for index, (start, length) in enumerate(zip(starts, lengths, strict=True))
     ]
 
 
@@ -424,10 +472,10 @@ def blend(parts: Sequence[tuple[Window, Float32]]) -> Float32:
     """
     if not parts:
         raise ConfigError("There are no windows to blend.")
-    _require_alike([velocity for _, velocity in parts], "The windows' velocities")
     for window, velocity in parts:
         if velocity.ndim != 4 or velocity.shape[1] != window.length:
             raise ConfigError(f"A velocity of shape {velocity.shape} does not fit a window of {window.length} latent frames.")
+    _require_alike([velocity[:, 0] for _, velocity in parts], "The windows' velocities")
     frames = []
     for frame in range(max(window.start + window.length for window, _ in parts)):
         inside = [

@@ -149,11 +149,12 @@ class DiT(nn.Module):
     # -- once per plan -------------------------------------------------------------------------------------------------------------
 
     def step_tables(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """timesteps: [n] in 0 … 1000 -> time [n, D] (for the head) and modulation [n, 6, D] (for the blocks)."""
+        """timesteps: [n] in 0 … 1000 -> time [n, D] (for the head) and modulation [n, 6, D] (for the blocks), in the dtype of the
+        timestep MLP, which stays float32 in a model that is loaded in half precision."""
         half = self.config.freq_dim // 2
         frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=timesteps.device) / half)
         angle = timesteps.double()[:, None] * frequencies
-        sinusoid = torch.cat([angle.cos(), angle.sin()], -1).to(self.head.modulation.dtype)
+        sinusoid = torch.cat([angle.cos(), angle.sin()], -1).to(self.time_projection[1].weight.dtype)
         time = self.time_embedding(sinusoid)
         return time, self.time_projection(time).view(-1, 6, self.config.dim)
 
@@ -235,9 +236,10 @@ class DiT(nn.Module):
         y = self.run_blocks(x, modulation, modality_weights, conditions, rope or self.rope(latents))
         return unpatchify(self.head(y, time), *latents.shape[2:]), y - x
 
-    def denoise_reusing(self, latents: Tensor, time: Tensor, residual: Tensor, conditions: Conditions) -> Tensor:
+    def denoise_reusing(self, latents: Tensor, time: Tensor, residual: Tensor, patch_bias: Tensor) -> Tensor:
         """Feature reuse: the blocks are not run; what they added in an earlier step is added again."""
-        return unpatchify(self.head(self.embed(latents, conditions) + residual, time), *latents.shape[2:])
+        x = self.patch_embedding(latents, 0, self.config.latent_channels) + patch_bias + residual
+        return unpatchify(self.head(x, time), *latents.shape[2:])
 
     def forward(
         self,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,11 @@ import torch
 from numpy.typing import NDArray
 
 from ..core.bundle import Bundle
-from ..core.conditions import AUDIO_RADIUS, collapse_padding
+from ..core.conditions import collapse_padding, frame_windows
 from ..core.config import TEMPORAL_STRIDE, ClipSpec, ModelConfig
 from ..core.encoders import byte_ids
 from ..core.errors import InputError
+from ..core.phases import PROMPT
 from ..core.plan import Branch, SamplingPlan, Window, WindowRule, advance, blend, guide, noise, windows
 from ..core.tasks import Task, condition_latents, task_mask
 from .engines.base import Array, Engine
@@ -37,17 +38,39 @@ def _silent(stage: str, done: int, total: int) -> None:
     """The default progress: says nothing."""
 
 
+Tokenise = Callable[[str, int], tuple[torch.Tensor, int]]
+StepTables = Mapping[str, Array]
+
+
 @dataclass(frozen=True)
 class Score:
-    """What a player needs to know of a bundle: model, clip, plan, step tables and prompt embeddings."""
+    """What a player needs to know of a model: its configuration, clip, plan, step tables and prompt embeddings.
+
+    Programs of a bundle have the clip's shape: longer clips are played in windows, shorter ones are padded. Where `audio_samples`
+    is None, programs take clips of any length and the audio encoder the whole voice. `tokenise` (text, most tokens) gives ids
+    [1, L] and how many of them count.
+    """
 
     config: ModelConfig
     clip: ClipSpec
     plan: SamplingPlan
-    step_tables: Mapping[str, Array]
+    step_tables: StepTables | Callable[[], StepTables]
     text_rows: int
-    audio_samples: int  # that the audio encoder reads at once: one clip and the context behind it
+    audio_samples: int | None  # that the audio encoder reads at once: one clip and the context behind it
     prompts: Mapping[str, Float32] = field(default_factory=dict)
+    tokenise: Tokenise = byte_ids
+
+    @property
+    def any_length(self) -> bool:
+        return self.audio_samples is None
+
+    def rule(self, latent_frames: int) -> WindowRule:
+        """How a clip of `latent_frames` latent frames is cut into windows."""
+        length = latent_frames if self.any_length else self.clip.latent_frames
+        rule = self.plan.window or WindowRule(length=length, overlap=0)
+        if self.any_length and rule.length > latent_frames and not rule.upstream_compat:
+            return WindowRule(length=latent_frames, overlap=0)
+        return rule
 
     @classmethod
     def of(cls, bundle: Bundle) -> Score:
@@ -96,10 +119,20 @@ class Player:
 
     # -- the whole way -------------------------------------------------------------------------------------------------------------
 
-    def perform(self, portrait: Float32, speech: Float32, prompt: str = "", seed: int = 0) -> Take:
+    def perform(
+        self,
+        portrait: Float32,
+        speech: Float32,
+        prompt: str = "",
+        seed: int = 0,
+        texts: Mapping[str, str] | None = None,
+        audio_mask: Float32 | None = None,
+    ) -> Take:
         """portrait [3, H, W] in [-1, 1], speech [n] at the bundle's rate -> a take, to be decoded by `frames_of`.
 
-        The clip is as long as the speech, down to 4n+1 frames, one frame at least.
+        The clip is as long as the speech, down to 4n+1 frames, one frame at least. `texts` says what the plan's other text
+        conditions stand for, such as {"negative": "blurry"}; a name that is not in it stands for itself. `audio_mask` [S] is 1
+        where a frame's tokens hear the speech, everywhere by default.
 
         Raises:
             InputError: the speech is shorter than one frame, or the prompt cannot be used with this bundle.
@@ -109,20 +142,53 @@ class Player:
         if available < 1:
             raise InputError(f"The speech lasts {len(speech) / clip.sample_rate:.3f} s; one frame is {1 / clip.fps:.3f} s.")
         frames = (available - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
-        latent_frames = max((frames - 1) // TEMPORAL_STRIDE + 1, clip.latent_frames)
+        latent_frames = (frames - 1) // TEMPORAL_STRIDE + 1
+        if not self.score.any_length:
+            latent_frames = max(latent_frames, clip.latent_frames)
 
         with _timed(seconds, "listen"):
             features = self.listen(speech, TEMPORAL_STRIDE * (latent_frames - 1) + 1)
         with _timed(seconds, "look"):
-            y, image = self.look(portrait)
-            text = {name: self.read(prompt if name == "prompt" else name) for name in {b.text for b in self.score.plan.branches}}
-        rule = self.score.plan.window or WindowRule(length=clip.latent_frames, overlap=0)
-        with _timed(seconds, "prepare"):
-            spans = windows(latent_frames, rule)
-            conditions = self.prepare(spans, y, image, text, features)
-        with _timed(seconds, "denoise"):
-            latents, evaluations = self.denoise(spans, conditions, latent_frames, seed)
+            video = portrait[None]  # what is known of the clip: its first frame
+            y = self.look(video, self.known_frames(latent_frames))
+            image = self.recognise(portrait)
+            text = self.read_all(prompt, texts or {})
+        start = noise(seed, self.shape(latent_frames))
+        latents, evaluations = self.sample(self.neighbourhoods(features), y, image, text, start, audio_mask, seconds)
         return Take(latents, frames, seconds, evaluations)
+
+    def shape(self, latent_frames: int) -> tuple[int, int, int, int]:
+        """Of the latents of a clip, [C, F, h, w]."""
+        return (self.score.config.latent_channels, latent_frames, self.score.clip.latent_height, self.score.clip.latent_width)
+
+    def known_frames(self, latent_frames: int) -> int:
+        """For how many latent frames of a clip `y` has to say what is known: all, or those of one window, which serve them all."""
+        rule = self.score.rule(latent_frames)
+        return latent_frames if rule.anchor == "clip" else min(rule.length, latent_frames)
+
+    def sample(
+        self,
+        audio: Float32,
+        y: Float32,
+        image: Float32,
+        text: Mapping[str, tuple[Float32, Float32]],
+        start: Float32,
+        audio_mask: Float32 | None = None,
+        seconds: dict[str, float] | None = None,
+    ) -> tuple[Float32, int]:
+        """From encoded inputs and noise [16, F, h, w] to latents of that shape, and how many times the model ran.
+
+        audio: as `neighbourhoods` gives it; y [1, 20, F, h, w] with the frames that `known_frames` asks for; image: image tokens;
+        text: rows and bias by the name of the condition. `seconds` is added to by stage.
+        """
+        seconds = dict.fromkeys(STAGES, 0.0) if seconds is None else seconds
+        rule = self.score.rule(start.shape[1])
+        with _timed(seconds, "prepare"):
+            conditions = self.prepare(start.shape[1], rule, y, image, text, audio, audio_mask)
+        if not conditions:  # the original's way with a clip shorter than a window
+            return np.zeros_like(start), 0
+        with _timed(seconds, "denoise"):
+            return self.denoise(rule, conditions, start)
 
     def frames_of(self, take: Take) -> Iterator[NDArray[np.uint8]]:
         """Decodes a take: uint8 [H, W, 3], one frame after the other; memory does not grow with the clip's length."""
@@ -144,32 +210,44 @@ class Player:
     # -- 1. listen -----------------------------------------------------------------------------------------------------------------
 
     def listen(self, speech: Float32, frames: int) -> Float32:
-        """speech [n] -> features [frames, layers, channels], in chunks of the bundle's clip length; silence behind the end."""
-        clip = self.score.clip
-        samples = self.score.audio_samples
+        """speech [n] -> features [frames, layers, channels], or tokens [2·frames, channels] (preview); silence behind the end.
+
+        Programs of a bundle hear it in chunks of the bundle's clip length.
+        """
+        clip, samples = self.score.clip, self.score.audio_samples
+        if samples is None:
+            features = self.engine.run("audio_encoder", "forward", [_lengthened(speech, frames * clip.samples_per_frame)[None]])[0][
+                0
+            ]
+            self.progress("listen", 1, 1)
+            return features
         context = samples - clip.frames * clip.samples_per_frame
         chunks = -(-frames // clip.frames)
-        padded = np.zeros(chunks * clip.frames * clip.samples_per_frame + context, np.float32)
-        padded[: min(len(speech), len(padded))] = speech[: len(padded)]
-        features = []
+        padded = _lengthened(speech, chunks * clip.frames * clip.samples_per_frame + context)
+        heard = []
         for index in range(chunks):
             start = index * clip.frames * clip.samples_per_frame
-            features.append(self.engine.run("audio_encoder", "forward", [padded[None, start : start + samples]])[0][0])
+            heard.append(self.engine.run("audio_encoder", "forward", [padded[None, start : start + samples]])[0][0])
             self.progress("listen", index + 1, chunks)
-        return np.concatenate(features)[:frames]
+        return np.concatenate(heard)[:frames]
 
     # -- 2. look -------------------------------------------------------------------------------------------------------------------
 
-    def look(self, portrait: Float32) -> tuple[Float32, Float32]:
-        """portrait [3, H, W] -> y [1, 20, F, h, w] and image tokens [1, L, image_dim]."""
-        clip = self.score.clip
+    def look(self, known: Float32, latent_frames: int) -> Float32:
+        """The first frames of the clip, [n, 3, H, W] in [-1, 1] -> y [1, 20, latent_frames, h, w]: which frames are known, and
+        their latents."""
+        clip = replace(self.score.clip, frames=TEMPORAL_STRIDE * (latent_frames - 1) + 1)
         video = torch.zeros(clip.frames, 3, clip.height, clip.width)
-        video[0] = torch.from_numpy(portrait)
+        video[: len(known)] = torch.from_numpy(known)
         mask = task_mask(frozenset({Task.I2V, Task.A2V}), clip)
+        mask[: len(known)] = 0.0
         y = condition_latents(video, mask, clip, self._encode_video, self.score.config.encode_unknown)
-        image = self.engine.run("image_encoder", "forward", [portrait[None]])[0]
         self.progress("look", 1, 1)
-        return y.numpy(), image
+        return y.numpy()
+
+    def recognise(self, portrait: Float32) -> Float32:
+        """portrait [3, H, W] in [-1, 1] -> image tokens [1, L, image_dim]."""
+        return self.engine.run("image_encoder", "forward", [portrait[None]])[0]
 
     def _encode_video(self, video: torch.Tensor) -> torch.Tensor:
         """[1, T, 3, H, W] -> [1, 16, F, h, w], streaming."""
@@ -180,13 +258,19 @@ class Player:
             latents.append(result)
         return torch.from_numpy(np.concatenate(latents, 2))
 
+    def read_all(self, prompt: str, texts: Mapping[str, str]) -> dict[str, tuple[Float32, Float32]]:
+        """Every text condition of the plan, read once; `prompt` is the clip's own, `texts` what the others stand for."""
+        said = {PROMPT: prompt, **texts}
+        names = dict.fromkeys(branch.text for branch in self.score.plan.branches)
+        return {name: self.read(said.get(name, name)) for name in names}
+
     def read(self, prompt: str) -> tuple[Float32, Float32]:
         """A prompt -> rows [1, text_rows, text_dim] and their bias [1, text_rows]."""
         config, rows = self.score.config, self.score.text_rows
         if prompt in self.score.prompts:
             embedding = torch.from_numpy(self.score.prompts[prompt])
         elif self.engine.has("text_encoder"):
-            ids, length = byte_ids(prompt, config.text_len)
+            ids, length = self.score.tokenise(prompt, config.text_len)
             embedding = torch.from_numpy(self.engine.run("text_encoder", "forward", [ids.numpy()])[0][0][:length])
         else:
             known = ", ".join(repr(name) for name in sorted(self.score.prompts)) or "none"
@@ -197,18 +281,28 @@ class Player:
     # -- 3. prepare ----------------------------------------------------------------------------------------------------------------
 
     def prepare(
-        self, spans: list[Window], y: Float32, image: Float32, text: Mapping[str, tuple[Float32, Float32]], features: Float32
+        self,
+        latent_frames: int,
+        rule: WindowRule,
+        y: Float32,
+        image: Float32,
+        text: Mapping[str, tuple[Float32, Float32]],
+        audio: Float32,
+        audio_mask: Float32 | None = None,
     ) -> list[list[list[Array]]]:
         """Conditions by window and branch, each in the order of the denoise program's inputs."""
         plan, clip = self.score.plan, self.score.clip
-        mask = np.ones((1, clip.tokens_per_frame), np.float32)
+        mask = np.ones((1, clip.tokens_per_frame), np.float32) if audio_mask is None else audio_mask[None].astype(np.float32)
+        spans = windows(latent_frames, rule)
         conditions: list[list[list[Array]]] = []
         for span in spans:
-            audio = self._audio_windows(features, span)
+            heard = self._audio_of(audio, span, last=span.start + span.length == latent_frames)
+            first = span.start if rule.anchor == "clip" else 0
+            known = np.ascontiguousarray(y[:, :, first : first + span.length])
             row = []
             for branch in plan.branches:
                 patch_bias, text_k, text_v, *others = self.engine.run(
-                    "encode_conditions", "forward", self._condition_inputs(branch, y, image, text, audio)
+                    "encode_conditions", "forward", self._condition_inputs(branch, known, image, text, heard)
                 )
                 row.append([patch_bias, text_k, text_v, text[branch.text][1], *others, mask])
             conditions.append(row)
@@ -226,50 +320,62 @@ class Player:
             audio if branch.audio else np.zeros_like(audio),
         ]
 
-    def _audio_windows(self, features: Float32, span: Window) -> Float32:
-        """The window's speech [1, T, 5, layers, channels]; neighbours reach beyond it, and are clamped at the clip's ends."""
-        start = TEMPORAL_STRIDE * span.start
-        frames = np.arange(start, start + TEMPORAL_STRIDE * (span.length - 1) + 1)
-        index = frames[:, None] + np.arange(-AUDIO_RADIUS, AUDIO_RADIUS + 1)
-        return features[np.clip(index, 0, len(features) - 1)][None]
+    def neighbourhoods(self, features: Float32) -> Float32:
+        """What `listen` heard, as `sample` takes it: flash reads each frame with its neighbours, [T, 5, layers, channels], clamped
+        at the clip's ends; preview its tokens as they are."""
+        if self.score.config.variant == "preview":
+            return features
+        return frame_windows(torch.from_numpy(features)[None])[0].numpy()
+
+    def _audio_of(self, audio: Float32, span: Window, last: bool) -> Float32:
+        """The window's speech with a batch axis; of preview's tokens, two per video frame, the last window has all to the end."""
+        start, end = TEMPORAL_STRIDE * span.start, TEMPORAL_STRIDE * (span.start + span.length)
+        if self.score.config.variant == "preview":
+            return np.ascontiguousarray(audio[None, 2 * start : None if last else 2 * end])
+        return np.ascontiguousarray(audio[None, start : end - TEMPORAL_STRIDE + 1])
 
     # -- 4. denoise ----------------------------------------------------------------------------------------------------------------
 
-    def denoise(
-        self, spans: list[Window], conditions: list[list[list[Array]]], latent_frames: int, seed: int
-    ) -> tuple[Float32, int]:
-        """-> latents [16, F, h, w] of the whole clip, and how many times the model ran."""
-        plan, clip, tables = self.score.plan, self.score.clip, self.score.step_tables
-        shape = (self.score.config.latent_channels, latent_frames, clip.latent_height, clip.latent_width)
-        history = [noise(seed, shape)]
-        x, evaluations = history[0], 0
+    def denoise(self, rule: WindowRule, conditions: list[list[list[Array]]], start: Float32) -> tuple[Float32, int]:
+        """Noise [16, F, h, w] -> latents of the whole clip, and how many times the model ran."""
+        plan, tables = self.score.plan, self.score.step_tables
+        tables = tables() if callable(tables) else tables
+        history, x, evaluations = [start], start, 0
         residuals: dict[tuple[int, int], Array] = {}
-        total = plan.steps * len(spans)
+        total = len(conditions) * sum(len(plan.evaluated(step)) for step in range(plan.steps))
+        done = 0
         for step in range(plan.steps):
             time_row, modulation = tables["time"][step : step + 1], tables["modulation"][step : step + 1]
             parts = []
-            for position, span in enumerate(spans):
+            for position, span in enumerate(windows(start.shape[1], rule, step)):
                 latents = np.ascontiguousarray(x[None, :, span.start : span.start + span.length])
                 modality = plan.modality(step, span.length)[None]
                 velocities: list[Any] = [None] * len(plan.branches)
                 for branch in plan.evaluated(step):
-                    condition = conditions[position][branch]
+                    condition, slot = conditions[position][branch], (position, plan.residual_slot(branch))
                     if plan.reuse[step][branch]:
-                        inputs = [latents, time_row, residuals[position, branch], condition[0]]
+                        inputs = [latents, time_row, residuals[slot], condition[0]]
                         velocities[branch] = self.engine.run("denoise_reusing", "forward", inputs)[0][0]
-                        continue
-                    velocity, *residual = self.engine.run(
-                        "denoise", "forward", [latents, time_row, modulation, modality, *condition]
-                    )
-                    velocities[branch] = velocity[0]
-                    evaluations += 1
-                    if residual:
-                        residuals[position, branch] = residual[0]
+                    else:
+                        inputs = [latents, time_row, modulation, modality, *condition]
+                        velocity, *residual = self.engine.run("denoise", "forward", inputs)
+                        velocities[branch] = velocity[0]
+                        evaluations += 1
+                        if residual:
+                            residuals[slot] = residual[0]
+                    done += 1
+                    self.progress("denoise", done, total)
                 parts.append((span, guide(plan, step, velocities)))
-                self.progress("denoise", step * len(spans) + position + 1, total)
             history.append(blend(parts))
             x = advance(plan, step, history)
         return x, evaluations
+
+
+def _lengthened(speech: Float32, samples: int) -> Float32:
+    """speech [n] cut, or lengthened with silence, to `samples`."""
+    padded = np.zeros(samples, np.float32)
+    padded[: min(len(speech), samples)] = speech[:samples]
+    return padded
 
 
 class _timed:

@@ -14,7 +14,11 @@ Array = NDArray[Any]
 
 
 class Engine(Protocol):
-    """Inputs and outputs are arrays in the order of the manifest's method record; an engine never changes its inputs."""
+    """Inputs and outputs are arrays in the order of the manifest's method record; an engine never changes its inputs.
+
+    What only programs read again (conditions, residuals, states) an engine may return as its own kind of tensor, left where it
+    computes; features, tokens, embeddings, latents, velocities and video are float32 arrays.
+    """
 
     name: str
 

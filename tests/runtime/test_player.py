@@ -271,7 +271,7 @@ def test_the_portrait_is_encoded_as_the_vae_encodes_it(player: Player, portrait:
     given = torch.zeros(1, CLIP.frames, 3, CLIP.height, CLIP.width)
     given[0, 0] = torch.from_numpy(portrait)
     expected = small_model().vae.encode(given).numpy()
-    y, image = player.look(portrait)
+    y, image = player.look(portrait[None], CLIP.latent_frames), player.recognise(portrait)
     np.testing.assert_allclose(y[:, 4:], expected, rtol=0, atol=1e-4)
     assert y[0, :4, 0].min() == 1
     assert not y[0, :4, 1:].any()
@@ -373,4 +373,4 @@ def test_what_lies_behind_the_clips_end_is_not_decoded(player: Player, engine: R
 
 
 def test_a_window_rule_belongs_to_the_plan() -> None:
-    assert small_plan().window == WindowRule(length=CLIP.latent_frames, overlap=1)
+    assert small_plan().window == WindowRule(length=CLIP.latent_frames, overlap=1, anchor="window")

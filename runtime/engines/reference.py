@@ -1,0 +1,140 @@
+"""The released model in full precision, in PyTorch: clips of any shape, any floating-point type, CPU or CUDA.
+
+Nothing is compiled and nothing is padded: this is what every artifact of the released model is compared with. The parts are loaded
+when a stage needs them and released when the next stage needs another, so that memory holds one of them at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...core.attention import Riflex
+from ...core.conditions import Conditions
+from ...core.config import ModelConfig
+from ...core.errors import EngineError
+from ...core.programs import CONDITION_INPUTS
+from ...core.transformer import DiT
+
+Loader = Callable[[], nn.Module]
+# Which part of the model each program needs.
+PART_OF = {
+    "audio_encoder": "speech_encoder", "image_encoder": "image_encoder", "text_encoder": "text_encoder", "vae_encode": "vae",
+    "encode_conditions": "transformer", "denoise": "transformer", "denoise_reusing": "transformer", "vae_decode": "decoder",
+}  # fmt: skip
+
+
+class ReferenceEngine:
+    """Runs the model's programs directly on its modules.
+
+    `parts` load the modules: transformer, vae, decoder (a VAE or a TinyVAE; the `vae` itself by default), image_encoder
+    (PictureEncoder), speech_encoder (SpeechEncoder) and text_encoder (PromptEncoder); a program whose part is missing does not
+    exist. `samples_per_frame` are those of one video frame. `keep_residuals` makes `denoise` return what feature reuse needs.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        parts: Mapping[str, Loader],
+        samples_per_frame: int,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        riflex: Riflex | None = None,
+        keep_residuals: bool = False,
+    ) -> None:
+        self.config, self.parts, self.samples_per_frame = config, dict(parts), samples_per_frame
+        self.parts.setdefault("decoder", self.parts["vae"])
+        self.dtype, self.device, self.riflex, self.keep_residuals = dtype, device, riflex, keep_residuals
+        self._loaded: tuple[Loader, nn.Module] | None = None
+        self._rope: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+
+    def has(self, program: str) -> bool:
+        return PART_OF.get(program) in self.parts
+
+    @torch.no_grad()
+    def run(self, program: str, method: str, inputs: Sequence[Any]) -> list[Any]:
+        if not self.has(program):
+            raise EngineError(f"This checkpoint cannot run {program}.{method}: it has no {PART_OF.get(program, 'such program')}.")
+        return getattr(self, f"_{program}")(method, *inputs)
+
+    def step_tables(self, timesteps: Sequence[float]) -> dict[str, NDArray[np.float32]]:
+        """The timestep's vectors for a plan's steps: time [n, D] and modulation [n, 6, D], float32."""
+        with torch.no_grad():
+            time, modulation = self._transformer.step_tables(torch.tensor(timesteps, dtype=torch.float64, device=self.device))
+        return {"time": time.float().cpu().numpy(), "modulation": modulation.float().cpu().numpy()}
+
+    def release(self) -> None:
+        """Frees the part that is loaded now."""
+        self._loaded = None
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+    # -- parts and tensors ---------------------------------------------------------------------------------------------------------
+
+    def _part(self, name: str) -> Any:
+        loader = self.parts[name]
+        if self._loaded is None or self._loaded[0] is not loader:
+            self.release()
+            self._loaded = (loader, loader())
+        return self._loaded[1]
+
+    @property
+    def _transformer(self) -> DiT:
+        return self._part("transformer")
+
+    def _in(self, value: Any) -> Tensor:
+        return torch.as_tensor(value).to(self.device, self.dtype)
+
+    @staticmethod
+    def _out(value: Tensor) -> NDArray[np.float32]:
+        return value.float().cpu().numpy()
+
+    # -- programs ------------------------------------------------------------------------------------------------------------------
+
+    def _audio_encoder(self, method: str, waveform: Any) -> list[Any]:
+        """[1, n] -> flash: [1, T, layers, channels]; preview: [1, 2T, channels], where a voice of exactly T frames gives one token
+        less, a silent half-frame is heard at its end."""
+        frames = waveform.shape[1] // self.samples_per_frame
+        encoder = self._part("speech_encoder")
+        if self.config.variant == "flash":
+            return [self._out(encoder.per_frame(self._in(waveform), frames))]
+        padded = np.pad(waveform, ((0, 0), (0, self.samples_per_frame)))
+        return [self._out(encoder.per_token(self._in(padded)))[:, : 2 * frames]]
+
+    def _image_encoder(self, method: str, portrait: Any) -> list[Any]:
+        return [self._out(self._part("image_encoder")(self._in(portrait)))]
+
+    def _text_encoder(self, method: str, ids: Any) -> list[Any]:
+        """ids [1, L], 0 behind the prompt -> [1, L, text_dim]."""
+        tokens = torch.as_tensor(ids).to(self.device)
+        return [self._out(self._part("text_encoder")(tokens, (tokens != 0).to(tokens.dtype)))]
+
+    def _vae_encode(self, method: str, video: Any, *state: Tensor) -> list[Any]:
+        latents, kept = self._part("vae").encode_chunk(self._in(video), None if method == "first" else list(state))
+        return [self._out(latents), *kept]
+
+    def _vae_decode(self, method: str, latents: Any, *state: Tensor) -> list[Any]:
+        video, kept = self._part("decoder").decode_chunk(self._in(latents), None if method == "first" else list(state))
+        return [self._out(video), *kept]
+
+    def _encode_conditions(self, method: str, *inputs: Any) -> list[Any]:
+        conditions = self._transformer.encode_conditions(*(self._in(value) for value in inputs))
+        return [getattr(conditions, name) for name in CONDITION_INPUTS]
+
+    def _denoise(self, method: str, latents: Any, time: Any, modulation: Any, modality: Any, *conditions: Any) -> list[Any]:
+        x = self._in(latents)
+        if x.shape not in self._rope:
+            self._rope = {x.shape: self._transformer.rope(x, self.riflex)}
+        step = (self._in(time), self._in(modulation), self._in(modality), Conditions(*(self._in(value) for value in conditions)))
+        velocity, residual = self._transformer.denoise_keeping(x, *step, self._rope[x.shape])
+        return [self._out(velocity), residual] if self.keep_residuals else [self._out(velocity)]
+
+    def _denoise_reusing(self, method: str, latents: Any, time: Any, residual: Tensor, patch_bias: Tensor) -> list[Any]:
+        return [self._out(self._transformer.denoise_reusing(self._in(latents), self._in(time), residual, patch_bias))]
