@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,12 +24,16 @@ from .plan import (
     check_seed,
 )
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SOLVERS = ("euler", "unipc", "dpmpp")
 SCHEDULES = ("wan", "diffusers")
 MAX_SHIFT = 100.0
 MAX_SCALE = 100.0
 
 ModulationTable = Callable[[Sequence[float]], Float64]  # timesteps (0..1000) -> [n, k] modulation vectors of the model
+Velocity = Callable[["Tensor", float], "Tensor"]  # latents, timestep (0..1000) -> velocity of the same shape
 
 
 # ---- 1. Guidance: branches and their weights in each step -----------------------------------------------------------------------
@@ -95,6 +99,11 @@ class TextAudioGuidance:
             raise ConfigError(
                 f"The negative text is {PROMPT!r}, the clip's own; text guidance would do nothing. Name another condition."
             )
+        if self.upstream_compat and self.skip_ratio > 0:
+            raise ConfigError(
+                f"skip_ratio is {self.skip_ratio}; the original's preview pipeline stops there, its audio keeps three rows. Leave "
+                "upstream_compat off, or skip_ratio at 0."
+            )
 
     def terms(self, step: int, steps: int) -> Terms:
         if _skipped(step, steps, self.skip_ratio):
@@ -158,13 +167,15 @@ class FeatureReuse:
 
     `threshold` bounds the accumulated estimate of the change; the first `skip_first` steps are always computed; `coefficients` is
     the polynomial that estimates the change of one step from the distance of its modulation vectors; a distance above
-    `max_distance`, where the polynomial was not fitted, forces a computation.
+    `max_distance`, where the polynomial was not fitted, forces a computation. `upstream_compat` decides and shares residuals as the
+    original does (`upstream_reuse_decisions`), which in flash silences audio guidance in most steps; it knows no `max_distance`.
     """
 
     threshold: float = 0.1
     skip_first: int = 5
     coefficients: tuple[float, ...] = TEACACHE_COEFFICIENTS["wan2.1-fun-1.3b"]
     max_distance: float = TEACACHE_LIMITS["wan2.1-fun-1.3b"]
+    upstream_compat: bool = False
 
     def __post_init__(self) -> None:
         _check_reuse_arguments(self.coefficients, self.threshold, self.skip_first)
@@ -208,9 +219,13 @@ def reuse_decisions(
 
 
 def upstream_reuse_decisions(
-    modulation_tables: Float64, coefficients: Sequence[float], threshold: float, skip_first: int, calls_per_step: int
+    modulation_tables: Float64,
+    coefficients: Sequence[float],
+    threshold: float,
+    skip_first: int,
+    calls_per_step: int | Sequence[int],
 ) -> list[list[bool]]:
-    """What upstream decides, [n][calls_per_step], true where it reuses: for comparison only, a plan cannot share residuals.
+    """What upstream decides, [n][calls of that step], true where it reuses. `calls_per_step` may differ from step to step.
 
     One state serves every call of a step. The counter counts calls but is reset at the number of steps; with two calls per step it
     restarts half-way, and the second call, whose distance is 0, adds poly(0) and reuses the residual of the first.
@@ -219,13 +234,17 @@ def upstream_reuse_decisions(
         ConfigError: an argument is out of range.
     """
     _check_reuse_arguments(coefficients, threshold, skip_first)
-    check_count("calls_per_step", calls_per_step, 1, 8)
     distances = _distances(modulation_tables)
+    calls = [calls_per_step] * len(distances) if isinstance(calls_per_step, int) else list(calls_per_step)
+    if len(calls) != len(distances):
+        raise ConfigError(f"calls_per_step has {len(calls)} steps; the modulation tables have {len(distances)}.")
+    for count in calls:
+        check_count("calls_per_step", count, 1, 8)
     decisions: list[list[bool]] = []
     count, accumulated = 0, 0.0
-    for distance in distances:
+    for distance, calls_of_step in zip(distances, calls, strict=True):
         decisions.append([])
-        for call in range(calls_per_step):
+        for call in range(calls_of_step):
             if count < skip_first:
                 reused, accumulated = False, 0.0
             else:
@@ -334,6 +353,22 @@ def solver_table(scheduler: Any) -> list[list[float]]:
     return rows
 
 
+def upstream_trajectory(options: PlanOptions, noise: Tensor, velocity: Velocity) -> Tensor:
+    """The n+1 states [n+1, ...] that upstream's own scheduler arithmetic gives from `noise`, in the type of `noise`.
+
+    For comparison only. A plan's table is exact and played in float32; upstream steps its scheduler in the type of the latents, so
+    that a bfloat16 pipeline rounds inside of UniPC's steps. `velocity` has the type and shape of the latents.
+    """
+    import torch
+
+    scheduler = scheduler_for(options.solver, options.schedule, options.steps, options.shift, options.constructor_shift)
+    states = [noise]
+    for timestep in scheduler.timesteps:
+        v = velocity(states[-1], float(timestep)).to(noise.dtype)
+        states.append(scheduler.step(v, timestep, states[-1], return_dict=False)[0])
+    return torch.stack(states)
+
+
 # ---- 4. The plan ----------------------------------------------------------------------------------------------------------------
 
 
@@ -377,7 +412,7 @@ class PlanOptions:
 
 
 PLAN_PRESETS = {
-    "nano": PlanOptions(steps=8, shift=3.0, guidance=AudioGuidance(1.5), window=WindowRule(length=7, overlap=3)),
+    "nano": PlanOptions(steps=8, shift=3.0, guidance=AudioGuidance(1.5), window=WindowRule(length=7, overlap=3, anchor="window")),
     "flash": PlanOptions(),
     "preview": PlanOptions(
         solver="euler", steps=25,
@@ -394,15 +429,19 @@ def build_plan(options: PlanOptions, modulation: ModulationTable | None = None) 
     Raises:
         ConfigError: two options do not go together; the message says which.
     """
+    if options.window is not None and options.window.upstream_compat and options.solver != "euler":
+        raise ConfigError(
+            f"The original shares the state of {options.solver} between windows and fails. Use euler, or leave upstream_compat off."
+        )
     scheduler = scheduler_for(options.solver, options.schedule, options.steps, options.shift, options.constructor_shift)
     timesteps = [min(1000.0, float(timestep)) for timestep in scheduler.timesteps]  # Euler's float32 shift can give 1000.0001
     sigmas = [min(1.0, float(sigma)) for sigma in scheduler.sigmas]
     check_phases(options.phases, timesteps)
-    terms = [
-        options.guidance.terms(i, options.steps) + phase_terms(options.phases, timestep) for i, timestep in enumerate(timesteps)
-    ]
+    active = _guidance_in_windows(options)
+    terms = [active.terms(i, options.steps) + phase_terms(options.phases, timestep) for i, timestep in enumerate(timesteps)]
     branches, guidance = _mix(terms)
     frames = options.window.length if options.window else None
+    reuse, slots = _reuse(options, branches, guidance, timesteps, modulation)
     fields: dict[str, Any] = {
         "solver_name": options.solver,
         "schedule": options.schedule,
@@ -414,24 +453,41 @@ def build_plan(options: PlanOptions, modulation: ModulationTable | None = None) 
         "branches": branches,
         "guidance": guidance,
         "modality_weights": [options.modality.at(timestep, frames).tolist() for timestep in timesteps],
-        "reuse": _reuse(options.reuse, guidance, timesteps, modulation),
+        "reuse": reuse,
+        "residual_slots": slots,
         "window": options.window,
         "noise": NoiseRule(seed=check_seed(options.seed)),
     }
     return SamplingPlan(**fields)
 
 
+def _guidance_in_windows(options: PlanOptions) -> Guidance:
+    """The guidance itself; the original's latent long video knows no `neg_scale`."""
+    guidance = options.guidance
+    if isinstance(guidance, TextAudioGuidance) and options.window is not None and options.window.upstream_compat:
+        return replace(guidance, neg_scale=1.0, neg_steps=0)
+    return guidance
+
+
 def _reuse(
-    option: FeatureReuse | None, guidance: list[list[float]], timesteps: list[float], modulation: ModulationTable | None
-) -> list[list[bool]]:
-    """[n][B] reuse flags, each branch deciding for itself."""
+    options: PlanOptions,
+    branches: Sequence[Branch],
+    guidance: list[list[float]],
+    timesteps: list[float],
+    modulation: ModulationTable | None,
+) -> tuple[list[list[bool]], list[int] | None]:
+    """[n][B] reuse flags and the branches' residual slots: each branch decides for itself and keeps its own, unless the original's
+    shared state is asked for."""
+    option = options.reuse
     if option is None:
-        return [[False] * len(row) for row in guidance]
+        return [[False] * len(row) for row in guidance], None
     if modulation is None:
         raise ConfigError("Feature reuse needs the model's modulation vectors: build_plan(options, modulation=...).")
     table = modulation(timesteps)
     if len(table) != len(timesteps):
         raise ConfigError(f"modulation gave {len(table)} vectors for {len(timesteps)} timesteps.")
+    if option.upstream_compat:
+        return _upstream_reuse(options, option, branches, guidance, table)
     columns = [
         reuse_decisions(
             table, option.coefficients, option.threshold, option.skip_first,
@@ -439,4 +495,22 @@ def _reuse(
         )
         for weights in zip(*guidance, strict=True)
     ]  # fmt: skip
-    return [list(row) for row in zip(*columns, strict=True)]
+    return [list(row) for row in zip(*columns, strict=True)], None
+
+
+def _upstream_reuse(
+    options: PlanOptions, option: FeatureReuse, branches: Sequence[Branch], guidance: list[list[float]], table: Float64
+) -> tuple[list[list[bool]], list[int]]:
+    """As `_reuse`, with the original's one state: flash calls the model once per branch and all calls share one residual; preview
+    calls it once per step with a row per branch, and a row keeps its residual whatever its text is scaled by."""
+    if options.phases or options.window is not None:
+        raise ConfigError("Feature reuse with upstream_compat goes with neither phases nor windows: the original has no such mode.")
+    evaluated = [[index for index, weight in enumerate(row) if weight != 0] for row in guidance]
+    rows = isinstance(options.guidance, TextAudioGuidance)
+    calls = [1 if rows else len(step) for step in evaluated]
+    decisions = upstream_reuse_decisions(table, option.coefficients, option.threshold, option.skip_first, calls)
+    flags = [[False] * len(branches) for _ in guidance]
+    for step, indices in enumerate(evaluated):
+        for call, index in enumerate(indices):
+            flags[step][index] = decisions[step][0 if rows else call]
+    return flags, [(0 if branch.audio else 1 if branch.text == PROMPT else 2) if rows else 0 for branch in branches]

@@ -274,7 +274,7 @@ class Player:
             embedding = torch.from_numpy(self.engine.run("text_encoder", "forward", [ids.numpy()])[0][0][:length])
         else:
             known = ", ".join(repr(name) for name in sorted(self.score.prompts)) or "none"
-            raise InputError(f"This bundle carries no text encoder; it knows the prompts {known}, not {prompt!r}.")
+            raise InputError(f"There is no text encoder here; the known prompts are {known}, not {prompt!r}.")
         text, bias = collapse_padding(embedding, config.text_len, rows)
         return text[None].numpy(), bias[None].numpy()
 

@@ -1,7 +1,8 @@
 """The released model in full precision, in PyTorch: clips of any shape, any floating-point type, CPU or CUDA.
 
 Nothing is compiled and nothing is padded: this is what every artifact of the released model is compared with. The parts are loaded
-when a stage needs them and released when the next stage needs another, so that memory holds one of them at a time.
+when a stage needs them and released when the next stage needs another, so that memory holds one of them at a time; or all of them
+stay (`resident`).
 """
 
 from __future__ import annotations
@@ -44,15 +45,15 @@ class ReferenceEngine:
         config: ModelConfig,
         parts: Mapping[str, Loader],
         samples_per_frame: int,
-        dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         riflex: Riflex | None = None,
         keep_residuals: bool = False,
+        resident: bool = False,
     ) -> None:
         self.config, self.parts, self.samples_per_frame = config, dict(parts), samples_per_frame
         self.parts.setdefault("decoder", self.parts["vae"])
-        self.dtype, self.device, self.riflex, self.keep_residuals = dtype, device, riflex, keep_residuals
-        self._loaded: tuple[Loader, nn.Module] | None = None
+        self.device, self.riflex, self.keep_residuals, self.resident = device, riflex, keep_residuals, resident
+        self._loaded: dict[Loader, nn.Module] = {}
         self._rope: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     def has(self, program: str) -> bool:
@@ -71,8 +72,8 @@ class ReferenceEngine:
         return {"time": time.float().cpu().numpy(), "modulation": modulation.float().cpu().numpy()}
 
     def release(self) -> None:
-        """Frees the part that is loaded now."""
-        self._loaded = None
+        """Frees what is loaded now."""
+        self._loaded.clear()
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
 
@@ -80,17 +81,20 @@ class ReferenceEngine:
 
     def _part(self, name: str) -> Any:
         loader = self.parts[name]
-        if self._loaded is None or self._loaded[0] is not loader:
-            self.release()
-            self._loaded = (loader, loader())
-        return self._loaded[1]
+        if loader not in self._loaded:
+            if not self.resident:
+                self.release()
+            self._loaded[loader] = loader()
+        return self._loaded[loader]
 
     @property
     def _transformer(self) -> DiT:
         return self._part("transformer")
 
-    def _in(self, value: Any) -> Tensor:
-        return torch.as_tensor(value).to(self.device, self.dtype)
+    def _in(self, module: nn.Module, *values: Any) -> list[Tensor]:
+        """Arrays, or tensors of this engine, in the module's type."""
+        dtype = next(module.parameters()).dtype
+        return [torch.as_tensor(value).to(self.device, dtype) for value in values]
 
     @staticmethod
     def _out(value: Tensor) -> NDArray[np.float32]:
@@ -99,17 +103,18 @@ class ReferenceEngine:
     # -- programs ------------------------------------------------------------------------------------------------------------------
 
     def _audio_encoder(self, method: str, waveform: Any) -> list[Any]:
-        """[1, n] -> flash: [1, T, layers, channels]; preview: [1, 2T, channels], where a voice of exactly T frames gives one token
-        less, a silent half-frame is heard at its end."""
+        """[1, n] -> flash: [1, T, layers, channels]; preview: [1, 2T, channels]. A voice of exactly T frames gives preview one
+        token less than it needs, so silence follows it."""
         frames = waveform.shape[1] // self.samples_per_frame
         encoder = self._part("speech_encoder")
         if self.config.variant == "flash":
-            return [self._out(encoder.per_frame(self._in(waveform), frames))]
+            return [self._out(encoder.per_frame(*self._in(encoder, waveform), frames))]
         padded = np.pad(waveform, ((0, 0), (0, self.samples_per_frame)))
-        return [self._out(encoder.per_token(self._in(padded)))[:, : 2 * frames]]
+        return [self._out(encoder.per_token(*self._in(encoder, padded)))[:, : 2 * frames]]
 
     def _image_encoder(self, method: str, portrait: Any) -> list[Any]:
-        return [self._out(self._part("image_encoder")(self._in(portrait)))]
+        encoder = self._part("image_encoder")
+        return [self._out(encoder(*self._in(encoder, portrait)))]
 
     def _text_encoder(self, method: str, ids: Any) -> list[Any]:
         """ids [1, L], 0 behind the prompt -> [1, L, text_dim]."""
@@ -117,24 +122,28 @@ class ReferenceEngine:
         return [self._out(self._part("text_encoder")(tokens, (tokens != 0).to(tokens.dtype)))]
 
     def _vae_encode(self, method: str, video: Any, *state: Tensor) -> list[Any]:
-        latents, kept = self._part("vae").encode_chunk(self._in(video), None if method == "first" else list(state))
+        vae = self._part("vae")
+        latents, kept = vae.encode_chunk(*self._in(vae, video), None if method == "first" else list(state))
         return [self._out(latents), *kept]
 
     def _vae_decode(self, method: str, latents: Any, *state: Tensor) -> list[Any]:
-        video, kept = self._part("decoder").decode_chunk(self._in(latents), None if method == "first" else list(state))
+        vae = self._part("decoder")
+        video, kept = vae.decode_chunk(*self._in(vae, latents), None if method == "first" else list(state))
         return [self._out(video), *kept]
 
     def _encode_conditions(self, method: str, *inputs: Any) -> list[Any]:
-        conditions = self._transformer.encode_conditions(*(self._in(value) for value in inputs))
+        dit = self._transformer
+        conditions = dit.encode_conditions(*self._in(dit, *inputs))
         return [getattr(conditions, name) for name in CONDITION_INPUTS]
 
     def _denoise(self, method: str, latents: Any, time: Any, modulation: Any, modality: Any, *conditions: Any) -> list[Any]:
-        x = self._in(latents)
+        dit = self._transformer
+        x, *step = self._in(dit, latents, time, modulation, modality)
         if x.shape not in self._rope:
-            self._rope = {x.shape: self._transformer.rope(x, self.riflex)}
-        step = (self._in(time), self._in(modulation), self._in(modality), Conditions(*(self._in(value) for value in conditions)))
-        velocity, residual = self._transformer.denoise_keeping(x, *step, self._rope[x.shape])
+            self._rope = {x.shape: dit.rope(x, self.riflex)}
+        velocity, residual = dit.denoise_keeping(x, *step, Conditions(*self._in(dit, *conditions)), self._rope[x.shape])
         return [self._out(velocity), residual] if self.keep_residuals else [self._out(velocity)]
 
     def _denoise_reusing(self, method: str, latents: Any, time: Any, residual: Tensor, patch_bias: Tensor) -> list[Any]:
-        return [self._out(self._transformer.denoise_reusing(self._in(latents), self._in(time), residual, patch_bias))]
+        dit = self._transformer
+        return [self._out(dit.denoise_reusing(*self._in(dit, latents, time), residual, patch_bias))]
