@@ -97,12 +97,26 @@ def mask_latents(mask: Tensor, latent_height: int, latent_width: int) -> Tensor:
     known = 1.0 - (mask >= 0.5).float()
     known = torch.cat([known[:1].expand(TEMPORAL_STRIDE, -1, -1), known[1:]])
     known = known.view(-1, TEMPORAL_STRIDE, *mask.shape[1:]).transpose(0, 1)[None]  # [1, 4, F, H, W]
-    size = (latent_height, latent_width)
-    parts = [F.interpolate(known[:, :, :1], size=(1, *size), mode="trilinear", align_corners=False)]
-    if known.shape[2] > 1:
-        later = known[:, :, 1:]
-        parts.append(F.interpolate(later, size=(later.shape[2], *size), mode="trilinear", align_corners=False))
-    return torch.cat(parts, 2)[0]
+    return resize_mask(known, known.shape[2], latent_height, latent_width)[0]
+
+
+def resize_mask(mask: Tensor, frames: int, height: int, width: int, first_apart: bool = True) -> Tensor:
+    """mask [B, C, F, H, W] -> [B, C, frames, height, width], trilinear without antialiasing.
+
+    With `first_apart` the first frame stays the first one and only the others are resized in time. Source: upstream `resize_mask`.
+
+    Raises:
+        ConfigError: one frame is to become several, which leaves nothing for those after the first.
+    """
+    if not first_apart:
+        return F.interpolate(mask, size=(frames, height, width), mode="trilinear", align_corners=False)
+    first, later = mask[:, :, :1], mask[:, :, 1:]
+    parts = [F.interpolate(first, size=(1, height, width), mode="trilinear", align_corners=False)]
+    if frames > 1:
+        if later.shape[2] == 0:
+            raise ConfigError(f"A mask of one frame cannot become {frames} frames with its first apart. Set first_apart to False.")
+        parts.append(F.interpolate(later, size=(frames - 1, height, width), mode="trilinear", align_corners=False))
+    return torch.cat(parts, 2)
 
 
 class VideoEncoder(Protocol):

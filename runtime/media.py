@@ -66,6 +66,21 @@ def read_portrait_pixels(path: str | Path, height: int, width: int) -> Pixels:
         InputError: there is no such file; it is no image, is damaged, is smaller than 16 pixels a side, or has more pixels than
             Pillow accepts (179 million).
     """
+    rgb = _open_portrait(path, 4 * max(height, width))
+    scale = min(rgb.width / width, rgb.height / height)
+    left, top = (rgb.width - width * scale) / 2, (rgb.height - height * scale) / 2
+    box = (left, top, min(left + width * scale, rgb.width), min(top + height * scale, rgb.height))
+    return np.array(rgb.resize((width, height), Image.Resampling.LANCZOS, box=box))
+
+
+def portrait_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of an image file in pixels, turned as its EXIF tag says. Raises as `read_portrait_pixels`."""
+    rgb = _open_portrait(path, None)
+    return rgb.height, rgb.width
+
+
+def _open_portrait(path: str | Path, enough: int | None) -> Image.Image:
+    """The picture in 8-bit RGB; of a very large JPEG a smaller version whose sides still have `enough` pixels."""
     path = _existing_file(path, "portrait")
     try:
         with warnings.catch_warnings():
@@ -75,9 +90,9 @@ def read_portrait_pixels(path: str | Path, height: int, width: int) -> Pixels:
                     raise InputError(
                         f"The portrait {path} is {image.width}×{image.height} pixels; it needs at least {MIN_PORTRAIT_SIDE} a side."
                     )
-                if image.width * image.height > _REDUCE_ABOVE_PIXELS:  # JPEG decodes to a half, a quarter or an eighth
-                    image.draft(None, (4 * max(height, width),) * 2)
-                rgb = _to_rgb(ImageOps.exif_transpose(image))
+                if enough and image.width * image.height > _REDUCE_ABOVE_PIXELS:  # JPEG decodes to a half, a quarter or an eighth
+                    image.draft(None, (enough, enough))
+                return _to_rgb(ImageOps.exif_transpose(image))
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -87,10 +102,6 @@ def read_portrait_pixels(path: str | Path, height: int, width: int) -> Pixels:
         raise InputError(f"The portrait {path} is not an image in a known format. Save it as JPEG or PNG.") from error
     except _PILLOW_ERRORS as error:
         raise InputError(f"The portrait {path} cannot be read ({error}). Save it again as JPEG or PNG.") from error
-    scale = min(rgb.width / width, rgb.height / height)
-    left, top = (rgb.width - width * scale) / 2, (rgb.height - height * scale) / 2
-    box = (left, top, min(left + width * scale, rgb.width), min(top + height * scale, rgb.height))
-    return np.array(rgb.resize((width, height), Image.Resampling.LANCZOS, box=box))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -187,16 +198,16 @@ def normalise_loudness(wave: Floats, sample_rate: int, target: float = TARGET_LU
     return (wave * 10 ** ((target - measured) / 20)).astype(np.float32)
 
 
-def clip_frames(seconds: float, fps: int, cap: int | None = None) -> int:
+def clip_frames(seconds: float, fps: int, cap: int | None = None, upstream_compat: bool = False) -> int:
     """How many video frames cover at most `seconds`: the largest 4n+1, at most `cap`.
 
     Upstream truncates the floating-point product, which drops four frames from a sound of 1.16 s (28.999…); here a product
-    within a millionth of a whole number counts as that number.
+    within a millionth of a whole number counts as that number. `upstream_compat` truncates as upstream does.
 
     Raises:
         InputError: not even one frame fits.
     """
-    frames = math.floor(seconds * fps + 1e-6)
+    frames = math.floor(seconds * fps + (0.0 if upstream_compat else 1e-6))
     frames = frames if cap is None else min(frames, cap)
     if frames < 1:
         raise InputError(f"{seconds:.3f} s at {fps} fps (at most {cap} frames) is less than one video frame.")

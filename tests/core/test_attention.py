@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from echoedge.core.attention import Attention, CrossAttention, LayerConditions, Riflex, Rotary, SelfAttention, rope_tables
 
-from .goldens import golden, golden_names, golden_tensors
+from ..upstream.goldens import golden
 from .tiny import randomised, tiny_config
 
 B, FRAMES, S, HEADS, DIM = 2, 3, 4, 2, 48
@@ -109,19 +109,19 @@ def thirds(table: Tensor, head_dim: int, frames: int, height: int, width: int) -
 
 @pytest.mark.parametrize("head_dim", [24, 32, 128])
 @pytest.mark.parametrize("grid", [(3, 5, 7), (64, 1, 2), (1, 64, 64)])
-def test_rotary_tables_are_upstreams(head_dim: int, grid: tuple[int, int, int]) -> None:
-    recorded = thirds(golden_tensors("rope_tables")[f"out/freqs_d{head_dim}"], head_dim, *grid)
+def test_rotary_tables_are_upstreams_for_every_token(head_dim: int, grid: tuple[int, int, int]) -> None:
+    recorded = thirds(golden("rope_tables").tensors()[f"out/freqs_d{head_dim}"], head_dim, *grid)
     ours = torch.stack(rope_tables(head_dim, *grid), -1)
     assert ours.dtype == torch.float32
     assert (ours.double() - recorded).abs().max() <= 2**-25  # half a unit of float32 below 1: rounded once
     assert (ours.double().flip(-1) - recorded).abs().max() > 0.5
 
 
-@pytest.mark.parametrize("name", golden_names("transformer_flash_riflex", "transformer_preview_riflex"))
+@pytest.mark.parametrize("name", ["dit_flash_b_riflex_k3", "dit_preview_b_riflex_k3"])
 def test_riflex_tables_are_upstreams(name: str) -> None:
-    recorded = golden_tensors(name).get("mid/freqs16_real_imag")
-    assert recorded is not None
-    config, call = golden(name)["config"], golden(name)["call"]["riflex"]
+    case = golden(name)
+    recorded = case.tensors()["mid/freqs16_real_imag"]
+    config, call = case.config, case.call["riflex"]
     head_dim = config["dim"] // config["num_heads"]
     riflex = Riflex(frames=call["L_test"], index=call["k"], scale=call["L_test_scale"])
     theirs = thirds(recorded, head_dim, 16, 3, 5)

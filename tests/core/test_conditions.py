@@ -1,4 +1,4 @@
-"""core/conditions.py: upstream's audio windows and token slices, the exact collapse of text padding, and their errors."""
+"""core/conditions.py: audio windows and token slices, the exact collapse of text padding, and their errors."""
 
 from __future__ import annotations
 
@@ -22,14 +22,9 @@ from echoedge.core.conditions import (
 from echoedge.core.config import AudioConfig
 from echoedge.core.errors import ConfigError
 
-from .goldens import golden, golden_names, golden_tensors
+from ..upstream.checks_conditions import injected_rows
 from .test_attention import FRAMES, X, cross_attention, layer_conditions, noise, ones_but
 from .tiny import tiny_config, tiny_dit, tiny_inputs
-
-
-def test_there_are_cases_of_both_variants() -> None:
-    assert set(golden_names("audio_windows")) == {"audio_windows_flash", "audio_split_preview"}
-
 
 # ---- text ------------------------------------------------------------------------------------------------------------------------
 
@@ -104,37 +99,6 @@ def test_a_prompt_that_does_not_fit_its_rows_is_refused(length: int, rows: int, 
 
 # ---- audio, flash ----------------------------------------------------------------------------------------------------------------
 
-WINDOWS = sorted({key.split("/")[1] for key in golden_tensors("audio_windows_flash") if key.startswith("in/")})
-
-
-def lengthened(embed: Tensor, frames: int) -> Tensor:
-    """Upstream clamps the windows of a sound that ends early at its last row; so does repeating that row."""
-    return torch.cat([embed, embed[-1:].expand(frames - len(embed), -1, -1)])
-
-
-@pytest.mark.parametrize("key", WINDOWS)
-def test_windows_are_upstreams(key: str) -> None:
-    recorded = golden_tensors("audio_windows_flash")
-    windows = recorded[f"out/{key}/windows"]
-    features = lengthened(recorded[f"in/{key}/embed"], windows.shape[1])
-    assert torch.equal(frame_windows(features[None]), windows)
-    assert not torch.equal(frame_windows(features.roll(1, 0)[None]), windows)
-
-
-@pytest.mark.parametrize("key", WINDOWS)
-def test_rows_of_a_latent_frame_are_upstreams(key: str) -> None:
-    recorded = golden_tensors("audio_windows_flash")
-    windows = recorded[f"out/{key}/windows"]
-    injection = AudioInjection(AudioConfig(layers=2, channels=3, hidden=4, tokens=2), dim=6)
-    read: dict[str, Tensor] = {}
-    for name in ("proj1", "proj1_vf"):
-        getattr(injection, name).register_forward_pre_hook(lambda _, args, name=name: read.update({name: args[0]}))
-    injection(windows)
-    assert torch.equal(read["proj1"], recorded[f"out/{key}/first"].flatten(2))
-    assert torch.equal(read["proj1_vf"], recorded[f"out/{key}/latter"].flatten(2))
-    injection(windows.roll(1, 2))
-    assert not torch.equal(read["proj1_vf"], recorded[f"out/{key}/latter"].flatten(2))
-
 
 def test_windows_of_the_ends_are_clamped() -> None:
     features = torch.arange(4.0).view(1, 4, 1, 1)
@@ -147,6 +111,13 @@ def test_window_of_a_single_frame_is_that_frame_five_times() -> None:
     assert torch.equal(frame_windows(features), features[:, :, None].expand(2, 1, 5, 3, 4))
 
 
+def test_a_later_latent_frame_reads_eight_rows_of_its_four_windows() -> None:
+    slots = torch.arange(9 * 5.0).view(1, 9, 5, 1, 1)  # row 5 f + s: slot s of video frame f
+    first, later = (rows.flatten().tolist() for rows in injected_rows(slots))
+    assert first == [0, 1, 2, 3, 4]
+    assert later == [5, 6, 7, 12, 17, 22, 23, 24, 25, 26, 27, 32, 37, 42, 43, 44]
+
+
 @pytest.mark.parametrize("frames", [1, 5, 9])
 def test_audio_injection_gives_each_latent_frame_its_tokens(frames: int) -> None:
     injection = AudioInjection(AudioConfig(layers=2, channels=3, hidden=4, tokens=2), dim=6)
@@ -155,26 +126,13 @@ def test_audio_injection_gives_each_latent_frame_its_tokens(frames: int) -> None
 
 # ---- audio, preview --------------------------------------------------------------------------------------------------------------
 
-SPLITS = {int(length): result for length, result in golden("audio_split_preview")["results"].items() if "error" not in result}
 
-
-@pytest.mark.parametrize("length", SPLITS)
-def test_token_slices_are_upstreams(length: int) -> None:
-    recorded = golden_tensors("audio_split_preview")
-    slices = torch.tensor(token_slices(length, SPLITS[length]["latent_frames"]))
-    tokens = recorded[f"out/L{length}/tokens"][0, :, :, 0]  # token i has the value i + 1, padding 0
-    assert torch.equal(slices + 1, tokens.long())
-    assert not torch.equal(slices, tokens.long())
-    assert (slices >= 0).sum(1).tolist() == recorded[f"out/L{length}/k_lens"].tolist()
-
-
-@pytest.mark.parametrize("length", SPLITS)
-def test_token_slices_reach_four_tokens_beyond_upstreams_ranges(length: int) -> None:
-    ranges = SPLITS[length]["ranges"]
-    for (start, end), row in zip(ranges, token_slices(length, len(ranges)), strict=True):
-        present = [index for index in row if index >= 0]
-        assert present == [index for index in range(start - 4, end + 5) if 0 <= index < length]
-        assert row == present + [-1] * (17 - len(present))  # zeros at the right end, also for what is missing at the front
+def test_missing_tokens_are_zeros_at_the_right_end() -> None:
+    first, second, third = token_slices(18, 3)  # 9 tokens around 0, 8 and 16, without the first's later half; 4 more on both sides
+    assert first == [*range(6), *[-1] * 11]
+    assert second == [*range(14), *[-1] * 3]
+    assert third == [*range(5, 18), *[-1] * 4]
+    assert token_slices(18, 3, widen=0) == [[0, 1, *[-1] * 7], [*range(1, 10)], [*range(9, 18)]]
 
 
 @pytest.mark.parametrize(("length", "frames", "covered"), [(18, 2, 3), (18, 4, 3), (17, 3, 2), (1, 1, 0), (0, 1, 0)])

@@ -1,4 +1,4 @@
-"""core/tasks.py: upstream's mask latents and masked videos, the mask of every task, and the conditions made from them."""
+"""core/tasks.py: the mask of every task, mask latents, and the conditions made from them."""
 
 from __future__ import annotations
 
@@ -10,71 +10,22 @@ from torch import Tensor
 
 from echoedge.core.config import ClipSpec
 from echoedge.core.errors import ConfigError
-from echoedge.core.tasks import Box, Task, condition_latents, mask_latents, masked_video, parse_tasks, task_mask
+from echoedge.core.tasks import (
+    Box,
+    Task,
+    condition_latents,
+    mask_latents,
+    masked_video,
+    parse_tasks,
+    resize_mask,
+    task_mask,
+)
 
-from .goldens import excess, golden, golden_names, golden_tensors
 from .tiny import TINY_CLIP, tiny_config, tiny_vae
 
 CLIP = TINY_CLIP
 MOUTH = Box(y0=18, y1=26, x0=16, x1=32)
 KNOWN = {Task.T2V: [], Task.A2V: [], Task.I2V: [0], Task.LAST: [8], Task.FLF2V: [0, 8]}  # frames, of 9
-
-# ---- upstream --------------------------------------------------------------------------------------------------------------------
-
-CONDITIONS = sorted(key.removeprefix("in/mask_") for key in golden_tensors("mask_condition") if key.startswith("in/mask_"))
-
-
-def test_the_case_of_masks_is_there() -> None:
-    assert "mask_condition" in golden_names("mask")
-    assert len(CONDITIONS) == 3
-
-
-@pytest.mark.parametrize("key", CONDITIONS)
-def test_mask_latents_are_upstreams(key: str) -> None:
-    recorded, tolerance = golden_tensors("mask_condition"), golden("mask_condition")["tolerance"]
-    mask, theirs = recorded[f"in/mask_{key}"][0, 0], recorded[f"out/mask_latents_{key}"][0]
-    assert excess(mask_latents(mask, 2, 3), theirs, tolerance) < 0.01  # measured: equal
-    assert excess(mask_latents(1 - mask.clamp(0, 1), 2, 3), theirs, tolerance) > 10
-
-
-@pytest.mark.parametrize("key", CONDITIONS)
-def test_masked_video_is_upstreams(key: str) -> None:
-    recorded, tolerance = golden_tensors("mask_condition"), golden("mask_condition")["tolerance"]
-    video = recorded[f"in/video_{key}"][0].transpose(0, 1) * 2 - 1  # upstream's 0 … 1
-    mask, theirs = recorded[f"in/mask_{key}"][0, 0], recorded[f"out/masked_video_{key}"][0].transpose(0, 1)
-    assert excess(masked_video(video, mask), theirs, tolerance) < 0.01  # measured: equal
-    assert excess(masked_video(video, mask.roll(1, 0)), theirs, tolerance) > 10
-
-
-def resized(known: Tensor, height: int, width: int) -> Tensor:
-    """Values in 0 … 1 [4, F, H, W] resized as `mask_latents` resizes them.
-
-    Resizing is linear and the values of this case are multiples of 2^-24, so they are a sum of 24 masks of zeros and ones.
-    A mask has four equal channels in its first latent frame, so that one is resized channel by channel.
-    """
-    _, frames, h, w = known.shape
-    planes = (known.double() * 2**24).long()
-    out = torch.zeros(4, frames, height, width, dtype=torch.float64)
-    for bit in range(24):
-        plane = (planes >> bit & 1).float()
-        weight = 2.0 ** (bit - 24)
-        for channel in range(4):
-            out[channel, 0] += weight * mask_latents(1 - plane[channel, :1], height, width)[channel, 0]
-        later = plane[:, 1:].transpose(0, 1).reshape(-1, h, w)
-        out[:, 1:] += weight * mask_latents(1 - torch.cat([torch.ones(1, h, w), later]), height, width)[:, 1:]
-    return out
-
-
-@pytest.mark.skipif("resize_mask" not in golden_names("mask"), reason="this set of cases has no resize_mask")
-@pytest.mark.parametrize("index", range(3))
-def test_resizing_is_upstreams(index: int) -> None:
-    recorded, tolerance = golden_tensors("resize_mask"), golden("resize_mask")["tolerance"]
-    known = recorded[f"in/mask{index}"][0]
-    for way in ("first_only", "plain"):  # upstream's two ways agree: no frame is mixed with another
-        theirs = recorded[f"out/{way}{index}"][0]
-        assert excess(resized(known, *theirs.shape[2:]), theirs, tolerance) < 0.01  # measured: 0.00034
-        assert excess(resized(known.flip(-1), *theirs.shape[2:]), theirs, tolerance) > 10
-
 
 # ---- names -----------------------------------------------------------------------------------------------------------------------
 
@@ -177,6 +128,32 @@ def test_last_frame_is_the_last_channel_of_the_last_latent_frame() -> None:
     latents = mask_latents(task_mask(parse_tasks("last"), CLIP), 4, 6)
     assert latents[3, 2].eq(1).all()
     assert int(latents.count_nonzero()) == 4 * 6
+
+
+def test_a_mask_counts_from_a_half_on() -> None:
+    mask = torch.tensor([0.0, 0.49, 0.5, 1.0, 255.0]).view(5, 1, 1).expand(5, 8, 8)
+    assert mask_latents(mask, 1, 1).flatten().tolist() == [1, 1, 1, 0, 1, 0, 1, 0]  # [4, 2]: frame 0 four times, then 1 … 4
+    video = torch.full((5, 3, 8, 8), 0.25)
+    assert masked_video(video, mask)[:, 0, 0, 0].tolist() == [0.25, 0.25, 0, 0, 0]
+
+
+@pytest.mark.parametrize("first_apart", [False, True])
+def test_resizing_samples_the_middle_of_each_cell(first_apart: bool) -> None:
+    mask = torch.rand(2, 4, 3, 16, 24)
+    cells = mask.unfold(3, 8, 8).unfold(4, 8, 8)  # [2, 4, 3, 2, 3, 8, 8]
+    ours = resize_mask(mask, 3, 2, 3, first_apart)
+    torch.testing.assert_close(ours, cells[..., 3:5, 3:5].mean((-2, -1)), rtol=0, atol=1e-6)  # measured: equal
+    assert (ours - cells.mean((-2, -1))).abs().max() > 0.1  # no antialiasing: the rest of a cell does not count
+
+
+def test_resizing_in_time_keeps_the_first_frame_apart() -> None:
+    mask = torch.tensor([8.0, 1.0, 2.0, 3.0, 4.0]).view(1, 1, 5, 1, 1)
+    assert resize_mask(mask, 3, 1, 1).flatten().tolist() == [8.0, 1.5, 3.5]
+    whole = resize_mask(mask, 3, 1, 1, first_apart=False).flatten().tolist()
+    assert whole == pytest.approx([8 - 7 / 3, 2.0, 3 + 2 / 3], abs=1e-5)  # sampled at 1/3, 2, 11/3
+    assert resize_mask(mask, 1, 1, 1).flatten().tolist() == [8.0]
+    with pytest.raises(ConfigError, match="A mask of one frame cannot become 2 frames"):
+        resize_mask(mask[:, :, :1], 2, 1, 1)
 
 
 # ---- conditions ------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,617 @@
+"""core/pretrained*.py: the released files' tensors and sizes, how they get into the modules, and what the modules compute."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from echoedge.core.errors import CheckpointError, ConfigError, InputError
+from echoedge.core.pretrained import EncoderConfig
+from echoedge.core.pretrained_image import CLIP_VIT_H, PictureEncoderConfig
+from echoedge.core.pretrained_speech import WAV2VEC2_BASE, SpeechEncoderConfig, fold_weight_norm
+from echoedge.core.pretrained_text import UMT5_XXL, PromptEncoderConfig, PromptTokenizer
+
+PROMPT = PromptEncoderConfig(vocab=50, dim=24, attention_dim=16, ffn_dim=40, heads=4, layers=2, buckets=8, max_distance=16)
+PICTURE = PictureEncoderConfig(image_size=16, patch=4, dim=24, heads=3, layers=3, mlp_dim=40)
+SPEECH = SpeechEncoderConfig(
+    dim=24, layers=3, heads=3, ffn_dim=40, conv_dims=(12, 10, 12, 8, 12, 12, 14), position_kernel=16, position_groups=4
+)
+TINY: list[EncoderConfig] = [PROMPT, PICTURE, SPEECH]
+POSITION_CONV = "encoder.pos_conv_embed.conv"
+
+every_encoder = pytest.mark.parametrize("config", TINY, ids=["prompt", "picture", "speech"])
+
+
+def random_tensors(config: EncoderConfig, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """A file's tensors: norms around 1, the rest of a size that keeps layers apart from the identity."""
+    tensors = {}
+    for name, shape in config.tensors().items():
+        noise = torch.randn(shape)
+        if "norm" in name and name.endswith("weight"):
+            tensors[name] = 1 + 0.3 * noise
+        else:
+            tensors[name] = noise * (math.prod(shape[1:]) ** -0.5 if len(shape) > 1 and "embedding" not in name else 0.5)
+    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+
+
+def outputs(config: EncoderConfig, module: Any) -> Tensor:
+    """What the encoder makes of some fixed input."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        if isinstance(config, PromptEncoderConfig):
+            ids = torch.randint(config.vocab, (2, 9), generator=generator)
+            return module(ids, torch.ones_like(ids))
+        if isinstance(config, PictureEncoderConfig):
+            return module(torch.rand(2, 3, 20, 26, generator=generator) * 2 - 1)
+        return module.per_frame(torch.randn(2, 3200, generator=generator), 5)
+
+
+# ---- released files --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "names", "stored", "executed"),
+    [(UMT5_XXL, 242, 5_680_910_336, 5_680_910_336), (CLIP_VIT_H, 377, 611_086_080, 611_086_080),
+     (WAV2VEC2_BASE, 210, 94_371_712 - 768, 94_371_712 - 768 - 128)],
+    ids=["umT5-XXL", "CLIP ViT-H", "wav2vec2-base"],
+)  # fmt: skip
+def test_full_size(config: EncoderConfig, names: int, stored: int, executed: int) -> None:
+    """wav2vec2's file also has the 768 numbers of a mask for training, and folding its weight norm saves 128 lengths."""
+    shapes = config.tensors()
+    assert (len(shapes), sum(map(math.prod, shapes.values()))) == (names, stored)
+    module = config.build({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+    assert sum(parameter.numel() for parameter in module.parameters()) == executed
+
+
+def test_the_visual_tower_stores_a_block_a_norm_and_a_projection_more_than_it_runs() -> None:
+    shapes = CLIP_VIT_H.tensors()
+    block = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("visual.transformer.0."))
+    assert sum(map(math.prod, shapes.values())) + block + 2 * 1280 + 1280 * 1024 == 632_076_800
+    for name in (
+        "visual.transformer.31.mlp.0.weight",
+        "visual.post_norm.bias",
+        "visual.head",
+        "log_scale",
+        "textual.head.0.weight",
+    ):
+        assert CLIP_VIT_H.ignored(name), name
+    for name in (
+        "visual.transformer.30.mlp.0.weight",
+        "visual.transformer.3.norm1.bias",
+        "visual.headlight",
+        "visual.pre_norm.bias",
+    ):
+        assert CLIP_VIT_H.ignored(name) is None, name
+
+
+@pytest.mark.parametrize("head", ["Wav2Vec2Model", "Wav2Vec2ForCTC", "Wav2Vec2ForPreTraining"])
+@pytest.mark.parametrize("spelling", ["old", "new"])
+def test_speech_tensors_are_the_librarys_in_every_layout(head: str, spelling: str) -> None:
+    import transformers
+
+    with torch.device("meta"):
+        file = getattr(transformers, head)(transformers.Wav2Vec2Config()).state_dict()
+    if spelling == "old":
+        parametrised = ("parametrizations.weight.original0", "weight_g"), ("parametrizations.weight.original1", "weight_v")
+        for new, old in parametrised:
+            file = {name.replace(new, old): tensor for name, tensor in file.items()}
+    kept, left = WAV2VEC2_BASE.select(file)
+    assert {name: tuple(tensor.shape) for name, tensor in kept.items()} == WAV2VEC2_BASE.tensors()
+    prefix = "" if head == "Wav2Vec2Model" else "wav2vec2."
+    expected = {
+        "Wav2Vec2Model": set(),
+        "Wav2Vec2ForCTC": {"lm_head.weight", "lm_head.bias"},
+        "Wav2Vec2ForPreTraining": {
+            "quantizer.codevectors", "quantizer.weight_proj.weight", "quantizer.weight_proj.bias", "project_hid.weight",
+            "project_hid.bias", "project_q.weight", "project_q.bias",
+        },
+    }  # fmt: skip
+    assert set(left) == expected[head] | {f"{prefix}masked_spec_embed"}
+    assert all("not used" in reason or "training only" in reason for reason in left.values())
+
+
+def test_prompt_tensors_are_not_left_aside() -> None:
+    assert not [name for name in (*UMT5_XXL.tensors(), "lm_head.weight") if UMT5_XXL.ignored(name)]
+
+
+def test_a_tensor_in_two_spellings_is_refused() -> None:
+    tensors = random_tensors(SPEECH)
+    name = "encoder.layer_norm.bias"
+    with pytest.raises(CheckpointError, match=rf"{name} of the speech encoder .* twice, once as wav2vec2\.{name}"):
+        SPEECH.select(tensors | {f"wav2vec2.{name}": tensors[name]})
+
+
+# ---- from file to module ---------------------------------------------------------------------------------------------------------
+
+
+@every_encoder
+def test_a_wrong_set_of_tensors_is_refused(config: EncoderConfig) -> None:
+    tensors = random_tensors(config)
+    name = next(iter(tensors))
+    without = {key: tensor for key, tensor in tensors.items() if key != name}
+    with pytest.raises(CheckpointError, match=rf"{len(tensors)} tensors of the .*: 1 missing \({name}\)\. Check"):
+        config.build(without)
+    with pytest.raises(CheckpointError, match=r"1 unexpected \(surplus\.weight\)"):
+        config.build(tensors | {"surplus.weight": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"1 of another shape \(.* is \[7\], not \[\d"):
+        config.build(tensors | {name: torch.zeros(7)})
+    with pytest.raises(CheckpointError, match=r"1 missing \(.*\); 1 unexpected \(surplus\)"):
+        config.build(without | {"surplus": tensors[name]})
+    with pytest.raises(CheckpointError, match=r"missing \((.*, ){3}…\)"):
+        config.build({})
+
+
+@every_encoder
+@pytest.mark.parametrize("mapped", [False, True])
+def test_tensors_are_not_copied(config: EncoderConfig, mapped: bool, tmp_path: Path) -> None:
+    tensors = random_tensors(config)
+    expected = outputs(config, config.build(tensors))
+    if mapped:
+        torch.save(tensors, tmp_path / "weights.pth")
+        tensors = torch.load(tmp_path / "weights.pth", mmap=True, weights_only=True)
+    given = {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
+    module = config.build(tensors)
+    own = {name for name, parameter in module.named_parameters() if parameter.untyped_storage().data_ptr() not in given}
+    assert own == ({f"{POSITION_CONV}.weight"} if config is SPEECH else set())
+    assert not list(module.buffers())
+    assert torch.equal(outputs(config, module), expected)
+
+
+def test_fused_queries_keys_and_values_are_views() -> None:
+    tensors = random_tensors(PICTURE)
+    attention: Any = PICTURE.build(tensors).blocks[1].self_attn
+    for index, part in enumerate((attention.q_proj, attention.k_proj, attention.v_proj)):
+        for kind in ("weight", "bias"):
+            rows = tensors[f"visual.transformer.1.attn.to_qkv.{kind}"][24 * index : 24 * (index + 1)]
+            assert getattr(part, kind).data_ptr() == rows.data_ptr()
+            assert torch.equal(getattr(part, kind), rows)
+
+
+@every_encoder
+def test_a_module_is_ready_to_infer(config: EncoderConfig) -> None:
+    module = config.build(random_tensors(config))
+    assert not module.training and not any(child.training for child in module.modules())
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert not [name for name, tensor in module.state_dict().items() if tensor.is_meta]
+    before = torch.get_rng_state()
+    first = outputs(config, module)
+    assert torch.equal(torch.get_rng_state(), before)  # nothing is drawn
+    assert torch.equal(outputs(config, module), first)
+
+
+@every_encoder
+def test_tensors_keep_their_type(config: EncoderConfig) -> None:
+    tensors = random_tensors(config, torch.bfloat16)
+    module = config.build(tensors)
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.bfloat16}
+    half = outputs(config, module)
+    full = outputs(config, config.build({name: tensor.float() for name, tensor in tensors.items()}))
+    assert half.dtype == torch.bfloat16
+    error = (half.float() - full).norm() / full.norm()
+    assert 0 < error < 0.03  # measured: 0.0116 prompt, 0.0043 picture, 0.0040 speech
+
+
+@every_encoder
+def test_every_tensor_counts(config: EncoderConfig) -> None:
+    tensors = random_tensors(config)
+    before = outputs(config, config.build(tensors))
+    for name, tensor in tensors.items():
+        bias_of_keys = name.endswith("k_proj.bias")  # shifts all logits of a query alike
+        moved = outputs(config, config.build(tensors | {name: tensor + 0.3 * torch.randn(tensor.shape)}))
+        assert ((moved - before).abs().max() > 1e-3) != bias_of_keys, name
+
+
+def test_shared_positions_are_one_table() -> None:
+    config = replace(PROMPT, shared_positions=True)
+    tensors = random_tensors(config)
+    module = config.build(tensors)
+    assert sum(p.numel() for p in module.parameters()) == sum(t.numel() for t in tensors.values())
+    apart = {name: tensor for name, tensor in tensors.items() if not name.startswith("pos_embedding")}
+    apart |= {f"blocks.{i}.pos_embedding.embedding.weight": tensors["pos_embedding.embedding.weight"] for i in range(2)}
+    assert torch.equal(outputs(config, module), outputs(PROMPT, PROMPT.build(apart)))
+    apart["blocks.1.pos_embedding.embedding.weight"] = torch.zeros(8, 4)
+    assert (outputs(config, module) - outputs(PROMPT, PROMPT.build(apart))).abs().max() > 0.01
+
+
+# ---- prompt ----------------------------------------------------------------------------------------------------------------------
+
+
+def bucket(distance: int, buckets: int, max_distance: int) -> int:
+    """Of a key `distance` tokens behind (negative) or ahead of its query: half of the buckets for each side; near ones exact, far
+    ones by the logarithm."""
+    half = buckets // 2
+    side, distance, exact = (half if distance > 0 else 0), abs(distance), half // 2
+    if distance < exact:
+        return side + distance
+    return side + min(half - 1, exact + int(math.log(distance / exact) / math.log(max_distance / exact) * (half - exact)))
+
+
+def umt5(tensors: dict[str, Tensor], config: PromptEncoderConfig, ids: Tensor) -> Tensor:
+    """The encoder written out in float64 under the released names, for one prompt [L] without padding."""
+    w = {name: tensor.double() for name, tensor in tensors.items()}
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + config.eps).sqrt() * w[f"{name}.weight"]
+
+    length = len(ids)
+    table = torch.tensor([[bucket(k - q, config.buckets, config.max_distance) for k in range(length)] for q in range(length)])
+    x = w["token_embedding.weight"][ids]
+    for i in range(config.layers):
+        y = norm(x, f"blocks.{i}.norm1")
+        q, k, v = ((y @ w[f"blocks.{i}.attn.{n}.weight"].T).view(length, config.heads, -1).transpose(0, 1) for n in "qkv")
+        bias = w[f"blocks.{i}.pos_embedding.embedding.weight"][table].permute(2, 0, 1)
+        attended = ((q @ k.mT + bias).softmax(-1) @ v).transpose(0, 1).reshape(length, -1)
+        x = x + attended @ w[f"blocks.{i}.attn.o.weight"].T
+        y = norm(x, f"blocks.{i}.norm2")
+        gate = F.gelu(y @ w[f"blocks.{i}.ffn.gate.0.weight"].T, approximate="tanh")
+        x = x + (gate * (y @ w[f"blocks.{i}.ffn.fc1.weight"].T)) @ w[f"blocks.{i}.ffn.fc2.weight"].T
+    return norm(x, "norm")
+
+
+def prompt_ids(length: int) -> Tensor:
+    return torch.randint(1, PROMPT.vocab, (1, length), generator=torch.Generator().manual_seed(length))
+
+
+@torch.no_grad()
+def test_the_prompt_encoder_is_umt5() -> None:
+    tensors = random_tensors(PROMPT)
+    module, ids = PROMPT.build(tensors), prompt_ids(40)
+    ours, theirs = module(ids, torch.ones_like(ids)), umt5(tensors, PROMPT, ids[0])
+    assert (ours[0] - theirs).abs().max() < 1e-4  # measured: 3.6e-6 of 3.6
+    changes: list[dict[str, int]] = [{"max_distance": 128}, {"buckets": 4}]
+    for change in changes:
+        other = replace(PROMPT, **change)
+        assert (umt5(tensors, other, ids[0]) - ours[0]).abs().max() > 0.01, change
+
+
+@torch.no_grad()
+def test_padding_does_not_reach_the_prompt() -> None:
+    module, ids = PROMPT.build(random_tensors(PROMPT)), prompt_ids(7)
+    alone = module(ids, torch.ones_like(ids))
+    padded = F.pad(ids, (0, 5))
+    mask = (padded != 0).long()
+    torch.testing.assert_close(module(padded, mask)[:, :7], alone, rtol=0, atol=2e-5)  # measured: 1.1e-6 of 3.8
+    assert (module(padded, torch.ones_like(mask))[:, :7] - alone).abs().max() > 0.01
+
+
+WORDS = ["<pad>", "</s>", "<unk>", "▁a", "▁man", "▁sings", "▁", "s"]
+
+
+def write_tokenizer(folder: Path, words: list[str] = WORDS, end: bool = True, truncate: int | None = None) -> Path:
+    """A T5 tokenizer of a few words, as the library stores it."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(models.Unigram([(word, -float(i)) for i, word in enumerate(words)], unk_id=2))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Strip(left=False), normalizers.Replace(" ", "▁")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    if end:
+        identity = tokenizer.token_to_id("</s>")
+        tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", identity)])
+    if truncate:
+        tokenizer.enable_truncation(truncate)
+        tokenizer.enable_padding(length=truncate, pad_id=2)
+    tokenizer.add_special_tokens(words[:3])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_a_prompt_ends_and_is_padded(tmp_path: Path) -> None:
+    tokenizer = PromptTokenizer(write_tokenizer(tmp_path))
+    ids, mask, cut = tokenizer.ids("a man sings", max_length=8)
+    assert ids.tolist() == [3, 4, 5, 1, 0, 0, 0, 0]
+    assert mask.tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    assert (ids.dtype, mask.dtype, cut) == (torch.int64, torch.int64, 0)
+    assert tokenizer.ids("").ids.tolist() == [1] + [0] * 511
+
+
+@pytest.mark.parametrize(
+    ("max_length", "ids", "cut"),
+    [(4, [3, 4, 5, 1], 0), (3, [3, 4, 1], 1), (2, [3, 1], 2)],
+)
+def test_a_long_prompt_is_cut_before_its_end(tmp_path: Path, max_length: int, ids: list[int], cut: int) -> None:
+    found = PromptTokenizer(write_tokenizer(tmp_path)).ids("a man sings", max_length)
+    assert (found.ids.tolist(), found.mask.tolist(), found.cut) == (ids, [1] * max_length, cut)
+
+
+@pytest.mark.parametrize("prompt", ["a man sings", "a man a man a man sings", "", "man", "a  ß 🙂 man "])
+@pytest.mark.parametrize("max_length", [4, 12])
+def test_ids_are_the_librarys(tmp_path: Path, prompt: str, max_length: int) -> None:
+    """As upstream asks for them: padding to max_length, truncation, special tokens."""
+    from transformers import T5TokenizerFast
+
+    library = T5TokenizerFast(tokenizer_file=str(write_tokenizer(tmp_path) / "tokenizer.json"), extra_ids=0)
+    theirs = library(prompt, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt")
+    ids, mask, _ = PromptTokenizer(tmp_path).ids(prompt, max_length)
+    assert torch.equal(ids, theirs.input_ids[0])
+    assert torch.equal(mask, theirs.attention_mask[0])
+
+
+def test_a_tokenizers_own_limits_do_not_count(tmp_path: Path) -> None:
+    tokenizer = PromptTokenizer(write_tokenizer(tmp_path, truncate=3))
+    assert tokenizer.ids("a man sings", max_length=6).ids.tolist() == [3, 4, 5, 1, 0, 0]
+
+
+def test_what_is_not_text_becomes_question_marks(tmp_path: Path) -> None:
+    tokenizer = PromptTokenizer(write_tokenizer(tmp_path))
+    assert torch.equal(tokenizer.ids("a man \udcff").ids, tokenizer.ids("a man ?").ids)
+
+
+def test_other_tokenizers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no tokenizer\.json"):
+        PromptTokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"model": ')
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is not a tokenizer"):
+        PromptTokenizer(tmp_path)
+    with pytest.raises(CheckpointError, match="not the tokenizer of a T5"):
+        PromptTokenizer(write_tokenizer(tmp_path, end=False))
+    with pytest.raises(CheckpointError, match=r"<pad> under 0 \(here: 2\)"):
+        PromptTokenizer(write_tokenizer(tmp_path, words=["<unk>", "</s>", "<pad>", "▁a"]))
+
+
+def test_no_room_for_a_token_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="max_length is 1"):
+        PromptTokenizer(write_tokenizer(tmp_path)).ids("a man", max_length=1)
+
+
+# ---- portrait --------------------------------------------------------------------------------------------------------------------
+
+
+def clip_vision_model(tensors: dict[str, Tensor], config: PictureEncoderConfig) -> Any:
+    """The library's whole tower with these weights; its last block, which the file may lack, is random."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    model = CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=config.dim, intermediate_size=config.mlp_dim, num_hidden_layers=config.layers, hidden_act="gelu",
+            num_attention_heads=config.heads, image_size=config.image_size, patch_size=config.patch, layer_norm_eps=config.eps,
+        )
+    ).eval()  # fmt: skip
+    vision = model.vision_model
+    vision.embeddings.class_embedding.data = tensors["visual.cls_embedding"].flatten()
+    vision.embeddings.position_embedding.weight.data = tensors["visual.pos_embedding"][0]
+    vision.embeddings.patch_embedding.weight.data = tensors["visual.patch_embedding.weight"]
+
+    def put(layer: nn.Module, name: str, rows: slice = slice(None)) -> None:
+        layer.weight.data, layer.bias.data = tensors[f"visual.{name}.weight"][rows], tensors[f"visual.{name}.bias"][rows]
+
+    put(vision.pre_layrnorm, "pre_norm")
+    for i, layer in enumerate(vision.encoder.layers[:-1]):
+        for j, part in enumerate((layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)):
+            put(part, f"transformer.{i}.attn.to_qkv", slice(j * config.dim, (j + 1) * config.dim))
+        put(layer.self_attn.out_proj, f"transformer.{i}.attn.proj")
+        put(layer.layer_norm1, f"transformer.{i}.norm1")
+        put(layer.layer_norm2, f"transformer.{i}.norm2")
+        put(layer.mlp.fc1, f"transformer.{i}.mlp.0")
+        put(layer.mlp.fc2, f"transformer.{i}.mlp.2")
+    return model
+
+
+@torch.no_grad()
+def test_tokens_are_the_librarys_before_the_last_block() -> None:
+    tensors = random_tensors(PICTURE)
+    module, picture = PICTURE.build(tensors), torch.rand(2, 3, 20, 26) * 2 - 1
+    library = clip_vision_model(tensors, PICTURE)(module.preprocess(picture), output_hidden_states=True)
+    ours = module(picture)
+    assert ours.shape == (2, PICTURE.tokens, 24)
+    torch.testing.assert_close(ours, library.hidden_states[-2], rtol=0, atol=2e-5)  # measured: equal
+    assert (ours - library.last_hidden_state).abs().max() > 0.01  # the last block executed
+
+
+@torch.no_grad()
+def test_pictures_are_resized_without_antialiasing_and_normalised() -> None:
+    module, picture = PICTURE.build(random_tensors(PICTURE)), torch.rand(1, 3, 40, 56) * 2 - 1
+    ours = module.preprocess(picture)
+    mean, std = (
+        torch.tensor(v).view(1, 3, 1, 1) for v in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+    )
+
+    def theirs(antialias: bool) -> Tensor:
+        resized = F.interpolate((picture + 1) / 2, (16, 16), mode="bicubic", antialias=antialias)
+        return (resized - mean) / std
+
+    torch.testing.assert_close(ours, theirs(antialias=False), rtol=0, atol=1e-5)  # measured: 9.5e-7 of 2.6
+    assert (ours - theirs(antialias=True)).abs().max() > 0.1
+    assert torch.equal(module.preprocess(picture.bfloat16()), module.preprocess(picture.bfloat16().float()))
+
+
+# ---- speech ----------------------------------------------------------------------------------------------------------------------
+
+
+def wav2vec2_model(tensors: dict[str, Tensor], config: SpeechEncoderConfig) -> Any:
+    """The library's model with its own weight norm; it reads weight_g and weight_v."""
+    from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+    model = Wav2Vec2Model(
+        Wav2Vec2Config(
+            hidden_size=config.dim, num_hidden_layers=config.layers, num_attention_heads=config.heads,
+            intermediate_size=config.ffn_dim, conv_dim=config.conv_dims, num_conv_pos_embeddings=config.position_kernel,
+            num_conv_pos_embedding_groups=config.position_groups, conv_bias=config.conv_bias, attn_implementation="eager",
+        )
+    ).eval()  # fmt: skip
+    result = model.load_state_dict(tensors, strict=False)
+    assert (result.missing_keys, result.unexpected_keys) == (["masked_spec_embed"], [])
+    return model
+
+
+def normalised(waveform: Tensor) -> Tensor:
+    return torch.stack([(x - x.mean()) / (x.var(correction=0) + 1e-7).sqrt() for x in waveform])
+
+
+@pytest.mark.parametrize("conv_bias", [False, True])
+@torch.no_grad()
+def test_per_token_is_the_librarys_last_layer(conv_bias: bool) -> None:
+    config = replace(SPEECH, conv_bias=conv_bias)
+    tensors, waveform = random_tensors(config), 0.1 * torch.randn(2, 3000) + 0.05
+    ours, library = config.build(tensors).per_token(waveform), wav2vec2_model(tensors, config)
+    assert ours.shape == (2, config.rows(3000), 24)
+    theirs = library(normalised(waveform)).last_hidden_state
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)  # measured: 9.5e-7 of 3.5
+
+
+@torch.no_grad()
+def test_per_frame_stretches_the_features_before_the_transformer() -> None:
+    tensors, waveform = random_tensors(SPEECH), torch.randn(2, 3200)
+    ours, library = SPEECH.build(tensors).per_frame(waveform, 5), wav2vec2_model(tensors, SPEECH)
+    assert ours.shape == (2, 5, 3, 24)
+    features = library.feature_extractor(normalised(waveform)).mT  # [B, 9, C]: every second row is a frame's
+    assert features.shape[1] == 9
+
+    def transformed(rows: Tensor) -> Tensor:
+        hidden = library.encoder(library.feature_projection(rows)[0], output_hidden_states=True).hidden_states
+        return torch.stack(hidden[1:], 2)
+
+    torch.testing.assert_close(ours, transformed(features[:, ::2]), rtol=0, atol=2e-5)  # measured: 7.2e-7 of 3.5
+    assert (ours - transformed(features)[:, ::2]).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_loudness_and_offset_do_not_matter() -> None:
+    """The first group norm takes most of both away; it is quiet sounds that show whether the waveform was normalised."""
+    tensors, waveform = random_tensors(SPEECH), torch.randn(1, 3200)
+    module, quiet = SPEECH.build(tensors), 3e-3 * waveform + 1e-3
+    torch.testing.assert_close(module.per_token(quiet), module.per_token(waveform), rtol=0, atol=2e-5)  # measured: 6.0e-7 of 2.3
+    library = wav2vec2_model(tensors, SPEECH)
+    assert (module.per_token(quiet) - library(quiet).last_hidden_state).abs().max() > 0.02  # measured: 0.086
+
+
+def test_rows_count_what_the_convolutions_make() -> None:
+    assert [WAV2VEC2_BASE.rows(samples) for samples in (0, 9, 399, 400, 719, 720, 16000)] == [0, 0, 0, 1, 1, 2, 49]
+    assert [WAV2VEC2_BASE.rows(640 * frames) for frames in (9, 13, 81)] == [17, 25, 161]  # 2T - 1
+
+
+def test_a_sound_without_a_feature_is_refused() -> None:
+    module = SPEECH.build(random_tensors(SPEECH))
+    for encode in (module.per_token, lambda waveform: module.per_frame(waveform, 5)):
+        with pytest.raises(InputError, match="The sound has 399 samples"):
+            encode(torch.zeros(1, 399))
+    with pytest.raises(InputError, match="frames is 0"):
+        module.per_frame(torch.zeros(1, 3200), 0)
+    assert torch.isfinite(module.per_token(torch.zeros(1, 400))).all()  # silence
+
+
+def test_the_weight_norm_is_torchs() -> None:
+    tensors = random_tensors(SPEECH)
+    length, direction = (tensors[f"{POSITION_CONV}.{name}"] for name in ("weight_g", "weight_v"))
+    conv = torch.nn.utils.parametrizations.weight_norm(nn.Conv1d(24, 24, 16, groups=4), dim=2)
+    conv.load_state_dict({"weight_g": length, "weight_v": direction}, strict=False)
+    folded = fold_weight_norm(length, direction)
+    torch.testing.assert_close(folded, conv.weight.detach(), rtol=1e-6, atol=1e-7)  # measured: 7.5e-9 of 0.08
+    assert torch.equal(folded, SPEECH.build(tensors).encoder.pos_conv_embed.conv.weight)
+    assert (length * F.normalize(direction, dim=0) - folded).abs().max() > 0.01
+    half = fold_weight_norm(length.bfloat16(), direction.bfloat16())
+    assert half.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("prefix", ["", "wav2vec2."])
+@pytest.mark.parametrize(
+    "names", [("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")]
+)
+def test_every_layout_makes_the_same_encoder(prefix: str, names: tuple[str, str]) -> None:
+    tensors = random_tensors(SPEECH)
+    spelling = {
+        f"{POSITION_CONV}.weight_g": f"{POSITION_CONV}.{names[0]}",
+        f"{POSITION_CONV}.weight_v": f"{POSITION_CONV}.{names[1]}",
+    }
+    file = {prefix + spelling.get(name, name): tensor for name, tensor in tensors.items()}
+    kept, left = SPEECH.select(file | {"lm_head.bias": torch.zeros(32)})
+    assert list(left) == ["lm_head.bias"]
+    assert torch.equal(outputs(SPEECH, SPEECH.build(kept)), outputs(SPEECH, SPEECH.build(tensors)))
+    if prefix or names[0] != "weight_g":
+        with pytest.raises(CheckpointError, match="missing"):
+            SPEECH.build(file)
+
+
+# ---- export ----------------------------------------------------------------------------------------------------------------------
+
+
+class Calling(nn.Module):
+    def __init__(self, module: nn.Module, call: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.module, self.call = module, call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(self.module, x)
+
+
+PROGRAMS: dict[str, tuple[EncoderConfig, Callable[[Any, Tensor], Tensor], tuple[int, ...]]] = {
+    "picture": (PICTURE, lambda module, x: module(x), (1, 3, 20, 26)),
+    "speech per frame": (SPEECH, lambda module, x: module.per_frame(x, 5), (1, 3200)),
+    "speech per token": (SPEECH, lambda module, x: module.per_token(x), (1, 3200)),
+}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_encoders_export(name: str, attention: str) -> None:
+    config, call, shape = PROGRAMS[name]
+    module: Any = config.build(random_tensors(config))
+    for child in module.modules():
+        if hasattr(child, "config") and hasattr(child.config, "_attn_implementation"):
+            child.config._attn_implementation = attention
+    program = torch.export.export(Calling(module, call).eval(), (torch.zeros(shape),))
+    x = torch.randn(shape)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), call(module, x), rtol=0, atol=2e-5)  # measured: equal
+
+    def operators(program: torch.export.ExportedProgram) -> set[str]:
+        return {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+
+    assert ("aten.scaled_dot_product_attention.default" in operators(program)) == (attention == "sdpa")
+    assert not [operator for operator in operators(program.run_decompositions()) if "rand" in operator or "dropout" in operator]
+
+
+# ---- configurations --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PromptEncoderConfig(layers=0), "layers is 0; it must be a whole number, at least 1"),
+        (lambda: PromptEncoderConfig(vocab="many"), "vocab is 'many'"),  # type: ignore[arg-type]
+        (lambda: PromptEncoderConfig(attention_dim=100), "attention_dim 100 does not divide into 64 heads"),
+        (lambda: PictureEncoderConfig(heads=3), "dim 1280 does not divide into 3 heads"),
+        (lambda: PictureEncoderConfig(image_size=7), "image_size 7 is smaller than one patch of 14"),
+        (lambda: SpeechEncoderConfig(heads=5), "dim 768 does not divide into 5 heads"),
+        (lambda: SpeechEncoderConfig(position_groups=5), "dim 768 does not divide into 5 position groups"),
+        (lambda: SpeechEncoderConfig(conv_dims=(512,)), r"conv_dims \(512,\), conv_kernels .* equally many"),
+        (lambda: SpeechEncoderConfig(conv_strides=(0,) * 7), "each at least 1"),
+    ],
+)
+def test_sizes_that_cannot_work_are_refused(make: Callable[[], EncoderConfig], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_a_speech_folders_configuration_is_read() -> None:
+    from transformers import Wav2Vec2Config
+
+    assert SpeechEncoderConfig.from_hugging_face(json.loads(Wav2Vec2Config().to_json_string(use_diff=False))) == WAV2VEC2_BASE
+    assert SpeechEncoderConfig.from_hugging_face({}) == WAV2VEC2_BASE
+    other = {"hidden_size": 1024, "num_attention_heads": 16, "conv_dim": [256] * 7, "num_conv_pos_embeddings": 64}
+    config = SpeechEncoderConfig.from_hugging_face(other)
+    assert (config.dim, config.heads, config.conv_dims, config.position_kernel, config.layers) == (1024, 16, (256,) * 7, 64, 12)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"do_stable_layer_norm": True}, "do_stable_layer_norm is True; this speech encoder has False"),
+        ({"feat_extract_norm": "layer"}, "feat_extract_norm is 'layer'"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ({"conv_dim": 512}, "no configuration of a wav2vec2"),
+        ({"conv_dim": ["a"] * 7}, "no configuration of a wav2vec2"),
+        ({"hidden_size": 0}, "dim is 0"),
+    ],
+)
+def test_another_speech_architecture_is_refused(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SpeechEncoderConfig.from_hugging_face(data)
