@@ -22,12 +22,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from . import __version__
+from .cli_checkpoint import checkpoint_app, inspect_checkpoint, is_checkpoint
 from .core.errors import ConfigError, EchoEdgeError, EngineError, OutputError
 
 if TYPE_CHECKING:
     from .core.bundle import Bundle, Manifest
+    from .core.tasks import Box
     from .runtime.bench import Speed
     from .runtime.parity import Verdict
+    from .runtime.reference import Settings
 
 app = typer.Typer(
     name="echoedge",
@@ -39,6 +42,7 @@ app = typer.Typer(
 )
 train_app = typer.Typer(help="Train the built-in model.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
+app.add_typer(checkpoint_app, name="checkpoint")
 CLIP_COMPRESSION = 4  # an MP4 is at least this much smaller than its pixels; used to check the disk before a clip is begun
 out, err = Console(), Console(stderr=True)
 
@@ -200,22 +204,191 @@ def _animate(
     }  # fmt: skip
 
 
+def _animate_reference(
+    checkpoint_path: Path,
+    model: str | None,
+    settings: Settings,
+    image: Path,
+    audio: Path,
+    output: Path,
+    prompt: str,
+    prompts: Path | None,
+    size: str,
+    most_frames: int | None,
+    face: str | None,
+    match_colours: bool,
+    resident: bool,
+    force: bool,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Plays a checkpoint's own model, without a bundle."""
+    from .core.architecture import Architecture
+    from .core.checkpoints import Checkpoint
+    from .core.conditions import face_mask
+    from .core.config import ClipSpec
+    from .core.files import human_bytes, require_free_disk, require_free_memory
+    from .runtime.colour import ColourMatcher
+    from .runtime.media import ClipWriter, clip_frames, output_size, portrait_size, read_portrait, read_speech
+    from .runtime.reference import Reference, memory_needed, read_prompts
+
+    checkpoint = Checkpoint.open(checkpoint_path, model)
+    sizes = Architecture(checkpoint.config())
+    image_height, image_width = portrait_size(image)
+    height, width = output_size(image_height, image_width, *_parse_size(size))
+    speech = read_speech(audio)
+    clip = ClipSpec(height, width, 1)
+    frames = clip_frames(len(speech) / clip.sample_rate, clip.fps, most_frames, settings.upstream_compat)
+    clip = replace(clip, frames=frames)
+    mask = None
+    if face is not None:
+        if sizes.transformer.variant == "flash":
+            raise ConfigError("--face says which tokens hear the speech; only preview knows that, flash hears it everywhere.")
+        mask = face_mask(_parse_face(face), image_height, image_width, height, width).numpy()
+    pack = read_prompts(prompts, sizes.transformer.text_dim) if prompts else {}
+    with _bars(quiet) as progress:
+        reference = Reference(
+            checkpoint, clip, settings, sizes, pack, resident, progress, warn=lambda line: err.print(f"[yellow]{escape(line)}[/]")
+        )
+        needed = memory_needed(sizes, clip, reference.plan, settings)
+        if settings.device == "cpu":
+            stages = ", ".join(f"{name} {human_bytes(count)}" for name, count in needed.items())
+            require_free_memory(sum(needed.values()) - needed["vae"], f"playing this clip ({stages})")
+        require_free_disk(output, frames * height * width * 3 // CLIP_COMPRESSION)
+        writer = ClipWriter(
+            output, height=height, width=width, fps=clip.fps, audio=speech, sample_rate=clip.sample_rate, force=force
+        )
+        matcher = ColourMatcher(upstream_compat=settings.upstream_compat) if match_colours else None
+        with writer:
+            for frame in reference.frames(read_portrait(image, height, width), speech, prompt, mask):
+                writer.write(matcher(frame) if matcher else frame)
+    return {
+        "clip": str(output), "frames": writer.frames_written, "seconds": round(writer.frames_written / clip.fps, 3),
+        "size": [height, width], "model": sizes.transformer.name, "engine": reference.engine.name, "dtype": settings.dtype,
+        "device": settings.device, "evaluations": reference.evaluations,
+        "stage_seconds": {k: round(v, 4) for k, v in reference.seconds.items()},
+    }  # fmt: skip
+
+
+def _parse_face(text: str) -> Box:
+    from .core.tasks import Box
+
+    parts = text.replace(" ", "").split(",")
+    if len(parts) != 4 or not all(part.isdigit() for part in parts):
+        raise ConfigError(f"--face is {text!r}; write TOP,BOTTOM,LEFT,RIGHT in pixels of the portrait, such as 40,200,60,180.")
+    return Box(*map(int, parts))
+
+
+PANEL = "With --checkpoint: the released model in full precision"
+
+
+def _refuse_options(context: typer.Context, panel: str, reason: str) -> None:
+    """Refuses the options of a help panel that the user has given, rather than ignoring them."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if getattr(parameter, "rich_help_panel", None) == panel and source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"{parameter.opts[0]} {reason}.")
+
+
 @app.command()
 def animate(
-    bundle: BundleArg,
-    image: Annotated[Path, typer.Option(help="The portrait: any common image file.", show_default=False)],
-    audio: Annotated[Path, typer.Option(help="The speech: any common audio or video file.", show_default=False)],
-    output: Annotated[Path, typer.Option("--out", help="The MP4 to write.", show_default=False)],
+    context: typer.Context,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="A bundle, NAME.echoedge; or give --checkpoint.", show_default=False)
+    ] = None,
+    image: Annotated[Path, typer.Option(help="The portrait: any common image file.", show_default=False)] = ...,  # type: ignore[assignment]
+    audio: Annotated[Path, typer.Option(help="The speech: any common audio or video file.", show_default=False)] = ...,  # type: ignore[assignment]
+    output: Annotated[Path, typer.Option("--out", help="The MP4 to write.", show_default=False)] = ...,  # type: ignore[assignment]
     prompt: Annotated[str, typer.Option(help="What the head does, such as 'a woman nods and smiles'.")] = "",
     seed: Annotated[int, typer.Option(help="0 … 2^64-1; the same seed gives the same clip on every device.")] = 0,
     engine: EngineOption = "auto",
     force: ForceOption = False,
     as_json: JsonOption = False,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder of released weights, played without a bundle.", rich_help_panel=PANEL)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="flash or preview.", show_default="what the weights are", rich_help_panel=PANEL)
+    ] = None,
+    size: Annotated[
+        str, typer.Option(help="HEIGHTxWIDTH whose area the clip fills; the portrait's aspect is kept.", rich_help_panel=PANEL)
+    ] = "512x512",
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="At most so many.", show_default="as long as the speech", rich_help_panel=PANEL)
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.", rich_help_panel=PANEL)] = "fp32",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", rich_help_panel=PANEL)] = "cpu",
+    resident: Annotated[bool, typer.Option("--resident", help="Keep every part in memory.", rich_help_panel=PANEL)] = False,
+    decoder: Annotated[str, typer.Option(help="full, or tiny: the small autoencoder.", rich_help_panel=PANEL)] = "full",
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Denoising steps.", show_default="8 or 25", rich_help_panel=PANEL)
+    ] = None,
+    solver: Annotated[
+        str | None, typer.Option(help="euler, unipc or dpmpp.", show_default="the model's", rich_help_panel=PANEL)
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Strength of the text (preview).", show_default="4", rich_help_panel=PANEL)
+    ] = None,
+    audio_guidance: Annotated[
+        float | None, typer.Option(help="Strength of the speech.", show_default="3 or 2.9", rich_help_panel=PANEL)
+    ] = None,
+    audio_scale: Annotated[float, typer.Option(help="Factor of the audio attention.", rich_help_panel=PANEL)] = 1.0,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What to stay away from (preview).", show_default="a built-in one", rich_help_panel=PANEL)
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompt pack: texts that need no text encoder.", rich_help_panel=PANEL)
+    ] = None,
+    face: Annotated[
+        str | None,
+        typer.Option(help="TOP,BOTTOM,LEFT,RIGHT of the face: only it hears the speech (preview).", rich_help_panel=PANEL),
+    ] = None,
+    window: Annotated[int, typer.Option(help="Frames of one window of a long clip, 4n+1.", rich_help_panel=PANEL)] = 81,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Latent frames that windows share, or frames that chunks do.", show_default="4 or 8", rich_help_panel=PANEL
+        ),
+    ] = None,
+    anchor: Annotated[
+        str, typer.Option(help="window: each starts from the portrait; clip: only the first does.", rich_help_panel=PANEL)
+    ] = "window",
+    long_video: Annotated[
+        str, typer.Option(help="windows (Long Video CFG), or chunks that continue each other.", rich_help_panel=PANEL)
+    ] = "windows",
+    reuse: Annotated[
+        float | None, typer.Option(help="Feature reuse: skip blocks below this change, such as 0.1.", rich_help_panel=PANEL)
+    ] = None,
+    match_colours: Annotated[
+        bool, typer.Option("--match-colours", help="Colours of the first frame throughout.", rich_help_panel=PANEL)
+    ] = False,
+    upstream_compat: Annotated[
+        bool, typer.Option("--upstream-compat", help="Repeat the original's defects, for comparison.", rich_help_panel=PANEL)
+    ] = False,
 ) -> None:
-    """Make a portrait speak: an MP4 as long as the speech."""
+    """Make a portrait speak: an MP4 as long as the speech. Plays a bundle, or the released model from its checkpoint."""
     from .core.bundle import Bundle
 
-    result = _animate(Bundle.open(bundle), image, audio, output, prompt, seed, engine, force, as_json)
+    if (bundle is None) == (checkpoint is None):
+        raise ConfigError("Give a bundle to play, or --checkpoint FOLDER to play the released model; one of the two.")
+    if bundle is not None:
+        _refuse_options(context, PANEL, "goes with --checkpoint; a bundle has it fixed when it is compiled")
+        result = _animate(Bundle.open(bundle), image, audio, output, prompt, seed, engine, force, as_json)
+    else:
+        from .runtime.reference import Settings
+
+        assert checkpoint is not None
+        if engine not in ("auto", "torch"):
+            raise EngineError(f"A checkpoint is played by torch, not by {engine}. Compile it into a bundle first.")
+        negative: dict[str, Any] = {} if negative_prompt is None else {"negative_prompt": negative_prompt}
+        settings = Settings(
+            steps=steps, solver=solver, guidance=guidance, audio_guidance=audio_guidance, audio_scale=audio_scale, window=window,
+            overlap=overlap, anchor=anchor, long_video=long_video, reuse=reuse, seed=seed, dtype=dtype, device=device,
+            decoder=decoder, upstream_compat=upstream_compat, **negative,
+        )  # fmt: skip
+        result = _animate_reference(
+            checkpoint, model, settings, image, audio, output, prompt, prompts, size, frames, face, match_colours, resident, force,
+            as_json,
+        )  # fmt: skip
     if as_json:
         print(json.dumps(result))
         return
@@ -378,11 +551,19 @@ def _operator(name: str) -> str:
 
 
 @app.command()
-def inspect(path: Annotated[Path, typer.Argument(help="A bundle.", show_default=False)], as_json: JsonOption = False) -> None:
-    """Say what a bundle holds: programs, what the backend took, plan, files, provenance."""
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A bundle, or a folder of released weights.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a bundle holds: programs, what the backend took, plan, files, provenance. Of a folder of released weights, whether
+    every tensor is there; exit status 1 where one is not."""
     from .core.bundle import Bundle
     from .core.files import human_bytes
 
+    if is_checkpoint(path):
+        if not inspect_checkpoint(path, as_json):
+            raise typer.Exit(1)
+        return
     bundle = Bundle.open(path)
     manifest, plan = bundle.manifest, bundle.plan()
     if as_json:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .attention import LayerConditions
-from .config import TEMPORAL_STRIDE, AudioConfig
+from .config import SIZE_MULTIPLE, TEMPORAL_STRIDE, AudioConfig
 from .errors import ConfigError
+from .tasks import Box
 
 AUDIO_RADIUS = 2  # video frames on either side that a frame's window of speech features reaches
 
@@ -172,6 +173,29 @@ def token_slices(length: int, latent_frames: int, widen: int = 4) -> list[list[i
         present = [index for index in wanted if 0 <= index < length]
         rows.append(present + [-1] * (len(wanted) - len(present)))
     return rows
+
+
+def face_mask(face: Box, image_height: int, image_width: int, sample_height: int, sample_width: int) -> Tensor:
+    """preview: the tokens of a frame that hear the audio, float32 [S], rows first: 1 within the face, 0 elsewhere.
+
+    `face` is in pixels of the image that the clip of `sample_height` × `sample_width` pixels was resized from; what lies outside
+    the image is cut off. Rows and columns are scaled alike, by the root of the areas' ratio, and rounded down to tokens of 16
+    pixels. A face that does not reach into a second row and column of tokens gives an empty mask: then no token hears the audio.
+    Source: upstream `get_ip_mask`.
+
+    Raises:
+        ConfigError: the box is inside out, or a size is not positive.
+    """
+    if face.y0 > face.y1 or face.x0 > face.x1:
+        raise ConfigError(f"{face} is inside out. Give the upper and left edge first: Box(y0, y1, x0, x1).")
+    if min(image_height, image_width, sample_height, sample_width) < 1:
+        sizes = f"{image_height}x{image_width}, the clip {sample_height}x{sample_width}"
+        raise ConfigError(f"The image is {sizes}; every side must be at least 1 pixel.")
+    scale = math.sqrt(sample_height * sample_width / image_height / image_width)
+    y0, y1, x0, x1 = (max(0, int(edge * scale // SIZE_MULTIPLE)) for edge in (face.y0, face.y1, face.x0, face.x1))
+    mask = torch.zeros(sample_height // SIZE_MULTIPLE, sample_width // SIZE_MULTIPLE)
+    mask[y0:y1, x0:x1] = 1.0
+    return mask.flatten()
 
 
 class AudioToTokens(nn.Module):

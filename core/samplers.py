@@ -412,7 +412,7 @@ class PlanOptions:
 
 
 PLAN_PRESETS = {
-    "nano": PlanOptions(steps=8, shift=3.0, guidance=AudioGuidance(1.5), window=WindowRule(length=7, overlap=3, anchor="window")),
+    "nano": PlanOptions(steps=8, shift=3.0, guidance=AudioGuidance(1.5), window=WindowRule(length=7, overlap=3)),
     "flash": PlanOptions(),
     "preview": PlanOptions(
         solver="euler", steps=25,

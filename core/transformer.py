@@ -154,7 +154,7 @@ class DiT(nn.Module):
         half = self.config.freq_dim // 2
         frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=timesteps.device) / half)
         angle = timesteps.double()[:, None] * frequencies
-        sinusoid = torch.cat([angle.cos(), angle.sin()], -1).to(self.time_projection[1].weight.dtype)
+        sinusoid = torch.cat([angle.cos(), angle.sin()], -1).to(self.time_projection[1].weight.dtype)  # type: ignore[arg-type]
         time = self.time_embedding(sinusoid)
         return time, self.time_projection(time).view(-1, 6, self.config.dim)
 

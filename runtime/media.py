@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from itertools import chain, groupby
@@ -24,6 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..core.config import SIZE_MULTIPLE, TEMPORAL_STRIDE
 from ..core.errors import EngineError, InputError, OutputError
 from ..core.files import atomic_file
+from ..core.long_video import to_uint8
 
 if TYPE_CHECKING:
     import av
@@ -125,10 +126,34 @@ def to_signed(pixels: Pixels) -> Floats:
     return np.ascontiguousarray(np.moveaxis(scaled, -1, 0))
 
 
-def to_pixels(signed: Floats) -> Pixels:
-    """float32 [3, ..., H, W] in [-1, 1], clipped -> uint8 [..., H, W, 3], rounded; the inverse of `to_signed`."""
-    scaled = (np.clip(signed, -1, 1) + np.float32(1)) / np.float32(2) * np.float32(255)
-    return np.ascontiguousarray(np.moveaxis(np.rint(scaled).astype(np.uint8), 0, -1))
+def to_pixels(signed: Floats, upstream_compat: bool = False) -> Pixels:
+    """float32 [3, ..., H, W] in [-1, 1], clipped -> uint8 [..., H, W, 3]; the inverse of `to_signed`. See `to_uint8` for rounding."""
+    return np.ascontiguousarray(
+        np.moveaxis(to_uint8((np.clip(signed, -1, 1) + np.float32(1)) / np.float32(2), upstream_compat), 0, -1)
+    )
+
+
+def resize_pixels(pixels: Pixels, height: int, width: int) -> Pixels:
+    """uint8 [h, w, 3] -> [height, width, 3] with Lanczos in 8 bits; stretched where the aspects differ."""
+    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def reference_video(pictures: Sequence[Pixels], frames: int, height: int, width: int) -> tuple[Pixels, Floats]:
+    """The video that a clip's model is given, uint8 [T, height, width, 3], and its mask, float32 [T, height, width], 1 = to paint.
+
+    The k pictures, uint8 [h, w, 3] of any sizes, are the first k frames and known; the others repeat the first picture and are not.
+    Each is resized to the clip's size without cropping. `output_size` gives a size of nearly the picture's aspect.
+    Source: upstream `get_image_to_video_latent2` and `3`.
+
+    Raises:
+        InputError: there is no picture, or more of them than frames.
+    """
+    if not 1 <= len(pictures) <= frames:
+        raise InputError(f"A clip of {frames} frames cannot begin with {len(pictures)} pictures; give 1 to {frames}.")
+    known = np.stack([resize_pixels(picture, height, width) for picture in pictures])
+    mask = np.ones((frames, height, width), np.float32)
+    mask[: len(known)] = 0
+    return np.concatenate([known, np.repeat(known[:1], frames - len(known), 0)]), mask
 
 
 def output_size(image_height: int, image_width: int, target_height: int, target_width: int) -> tuple[int, int]:

@@ -192,20 +192,26 @@ class Player:
 
     def frames_of(self, take: Take) -> Iterator[NDArray[np.uint8]]:
         """Decodes a take: uint8 [H, W, 3], one frame after the other; memory does not grow with the clip's length."""
-        state: list[Array] = []
         left = take.frames
-        chunks = take.latents.shape[1]
-        for index in range(chunks):
-            if left <= 0:
-                return
-            started = time.perf_counter()
-            chunk = np.ascontiguousarray(take.latents[None, :, index : index + 1])
-            video, *state = self.engine.run("vae_decode", "next" if index else "first", [chunk, *state])
-            pixels = np.clip(np.rint((video[0].transpose(0, 2, 3, 1) + 1) * 127.5), 0, 255).astype(np.uint8)  # [1 or 4, H, W, 3]
-            take.seconds["decode"] += time.perf_counter() - started
-            self.progress("decode", index + 1, chunks)
+        for video in self.video_of(take.latents, take.seconds, take.frames):
+            pixels = np.clip(np.rint((video.transpose(0, 2, 3, 1) + 1) * 127.5), 0, 255).astype(np.uint8)  # [1 or 4, H, W, 3]
             yield from pixels[:left]
             left -= len(pixels)
+
+    def video_of(self, latents: Float32, seconds: dict[str, float], frames: int | None = None) -> Iterator[Float32]:
+        """latents [16, F, h, w] -> the video in pieces of 1 or 4 frames [t, 3, H, W] in [-1, 1]; stops when `frames` are out."""
+        state: list[Array] = []
+        done = 0
+        chunks = latents.shape[1]
+        for index in range(chunks):
+            if frames is not None and done >= frames:
+                return
+            with _timed(seconds, "decode"):
+                chunk = np.ascontiguousarray(latents[None, :, index : index + 1])
+                video, *state = self.engine.run("vae_decode", "next" if index else "first", [chunk, *state])
+            self.progress("decode", index + 1, chunks)
+            done += video.shape[1]
+            yield video[0]
 
     # -- 1. listen -----------------------------------------------------------------------------------------------------------------
 

@@ -25,22 +25,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core import checkpoints
+from ..core.architecture import Architecture, skeleton
 from ..core.checkpoints import Checkpoint
-from ..core.config import TEMPORAL_STRIDE, ClipSpec, ModelConfig, Variant
+from ..core.config import TEMPORAL_STRIDE, ClipSpec, Variant
 from ..core.errors import ConfigError, EngineError, InputError
+from ..core.long_video import ChunkJoiner, pixel_chunks, to_uint8
 from ..core.phases import PhaseWeights
-from ..core.plan import SamplingPlan, WindowRule, check_choice, check_count, check_seed
-from ..core.pretrained_image import CLIP_VIT_H, PictureEncoderConfig
-from ..core.pretrained_speech import WAV2VEC2_BASE, SpeechEncoderConfig
-from ..core.pretrained_text import UMT5_XXL, PromptEncoderConfig
+from ..core.plan import SamplingPlan, WindowRule, check_choice, check_count, check_seed, noise
 from ..core.samplers import PLAN_PRESETS, AudioGuidance, FeatureReuse, NoGuidance, PlanOptions, TextAudioGuidance, build_plan
-from ..core.tiny_vae import TAEW, TinyVAEConfig
+from ..core.transformer import DiT
+from ..core.vae import VAE
 from .engines.reference import Loader, ReferenceEngine
-from .player import Float32, Player, Progress, Score, StepTables, _silent
+from .player import STAGES, Float32, Player, Progress, Score, StepTables, _silent, _timed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DECODERS = ("full", "tiny")
-LONG_VIDEO = ("windows", "chunks")
+OVERLAP = {"windows": 4, "chunks": 8}  # latent frames, video frames
+LONG_VIDEO = tuple(OVERLAP)
+ANCHORS = ("window", "clip")
+VAE_STATE_PER_PIXEL = 155_000_000 // 256**2  # elements of the decoder's state at full width (UPSTREAM §9)
 NEGATIVE = "negative"  # the name of the negative prompt among the plan's text conditions
 NEGATIVE_PROMPT = "blurry picture, distorted face, frozen mouth, deformed hands, flicker"
 
@@ -49,9 +52,10 @@ NEGATIVE_PROMPT = "blurry picture, distorted face, frozen mouth, deformed hands,
 class Settings:
     """How the reference model is played. None stands for the released pipeline's own value.
 
-    `window` and `overlap` are video frames and latent frames. `guidance` is the strength of the text, which only preview knows;
-    `audio_guidance` that of the speech (1 switches it off). `audio_scale` multiplies what the audio attention adds. `reuse` is the
-    threshold of feature reuse. `upstream_compat` repeats the original's defects wherever an option of the plan knows them.
+    `window` is in video frames; `overlap` in latent frames between windows, in video frames between chunks; `anchor` is that of
+    `WindowRule`. `guidance` is the strength of the text, which only preview knows; `audio_guidance` that of the speech (1 switches
+    it off). `audio_scale` multiplies what the audio attention adds. `reuse` is the threshold of feature reuse. `upstream_compat`
+    repeats the original's defects.
     """
 
     steps: int | None = None
@@ -62,7 +66,8 @@ class Settings:
     audio_scale: float = 1.0
     negative_prompt: str = NEGATIVE_PROMPT
     window: int = 81
-    overlap: int = 4
+    overlap: int | None = None
+    anchor: str = "window"
     long_video: str = "windows"
     reuse: float | None = None
     seed: int = 0
@@ -75,6 +80,7 @@ class Settings:
         check_choice("dtype", self.dtype, list(DTYPES))
         check_choice("decoder", self.decoder, DECODERS)
         check_choice("long_video", self.long_video, LONG_VIDEO)
+        check_choice("anchor", self.anchor, ANCHORS)
         check_count("window", self.window, 5, 10_000)
         check_seed(self.seed)
         if (self.window - 1) % TEMPORAL_STRIDE:
@@ -87,8 +93,12 @@ class Settings:
             raise EngineError(f"PyTorch cannot compute on {self.device!r} here. Choose cpu, or install a build with CUDA.")
 
 
-def plan_options(variant: Variant, settings: Settings) -> PlanOptions:
-    """The plan's options: those of the released pipeline with what `settings` change.
+def _overlap(settings: Settings) -> int:
+    return OVERLAP[settings.long_video] if settings.overlap is None else settings.overlap
+
+
+def plan_options(variant: Variant, settings: Settings, frames: int = 1) -> PlanOptions:
+    """The plan's options for a clip of `frames` video frames: those of the released pipeline with what `settings` change.
 
     Raises:
         ConfigError: an option is out of range, or is not one of this variant.
@@ -112,10 +122,10 @@ def plan_options(variant: Variant, settings: Settings) -> PlanOptions:
         text = guidance.text if settings.guidance is None else settings.guidance
         audio = guidance.audio if audio is None else audio
         changes["guidance"] = replace(guidance, text=text, audio=audio, negative=NEGATIVE, upstream_compat=compat)
-    if settings.long_video == "windows":
+    if settings.long_video == "windows" and frames > settings.window:
         length = (settings.window - 1) // TEMPORAL_STRIDE + 1
-        anchor = "window" if compat else "clip"
-        changes["window"] = WindowRule(length=length, overlap=settings.overlap, anchor=anchor, upstream_compat=compat)
+        rule: dict[str, Any] = {"length": length, "overlap": _overlap(settings), "anchor": settings.anchor}
+        changes["window"] = WindowRule(**rule, upstream_compat=compat)
     if settings.reuse is not None:
         changes["reuse"] = FeatureReuse(threshold=settings.reuse, upstream_compat=compat)
     if settings.audio_scale != 1.0:
@@ -123,47 +133,36 @@ def plan_options(variant: Variant, settings: Settings) -> PlanOptions:
     return replace(options, **changes)
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """The configurations of a checkpoint's parts; those of the released files by default."""
-
-    model: ModelConfig
-    image: PictureEncoderConfig = CLIP_VIT_H
-    speech: SpeechEncoderConfig = WAV2VEC2_BASE
-    text: PromptEncoderConfig = UMT5_XXL
-    tiny: TinyVAEConfig = TAEW
-
-
-def loaders(checkpoint: Checkpoint, sizes: Sizes, settings: Settings) -> dict[str, Loader]:
+def loaders(checkpoint: Checkpoint, sizes: Architecture, settings: Settings) -> dict[str, Loader]:
     """What the engine loads its parts with. CLIP and wav2vec2 compute in float32, umT5 in bfloat16, as published; the transformer
     and the VAE in the type that was asked for."""
     dtype, device = DTYPES[settings.dtype], settings.device
     found: dict[str, Loader] = {
-        "transformer": partial(checkpoints.load_transformer, checkpoint, dtype, device, sizes.model),
-        "vae": partial(checkpoints.load_vae, checkpoint, dtype, device, sizes.model.vae),
-        "image_encoder": partial(checkpoints.load_image_encoder, checkpoint, torch.float32, device, sizes.image),
-        "speech_encoder": partial(checkpoints.load_speech_encoder, checkpoint, torch.float32, device, sizes.speech),
+        "transformer": partial(checkpoints.load_transformer, checkpoint, dtype, device, sizes.transformer),
+        "vae": partial(checkpoints.load_vae, checkpoint, dtype, device, sizes.transformer.vae),
+        "image_encoder": partial(checkpoints.load_image_encoder, checkpoint, torch.float32, device, sizes.clip),
+        "speech_encoder": partial(checkpoints.load_speech_encoder, checkpoint, torch.float32, device, sizes.wav2vec2),
     }
     if settings.decoder == "tiny":
-        found["decoder"] = partial(checkpoints.load_tiny_vae, checkpoint, device, sizes.tiny)
+        found["decoder"] = partial(checkpoints.load_tiny_vae, checkpoint, device, sizes.tiny_vae)
     if checkpoint.paths["text_encoder"]:
-        found["text_encoder"] = partial(checkpoints.load_text_encoder, checkpoint, torch.bfloat16, device, sizes.text)
+        found["text_encoder"] = partial(checkpoints.load_text_encoder, checkpoint, torch.bfloat16, device, sizes.text_encoder)
     return found
 
 
-def memory_needed(sizes: Sizes, clip: ClipSpec, plan: SamplingPlan, settings: Settings) -> dict[str, int]:
+def memory_needed(sizes: Architecture, clip: ClipSpec, plan: SamplingPlan, settings: Settings) -> dict[str, int]:
     """Bytes that each stage of playing `clip` takes at once: weights, conditions per window and branch, activations, states.
 
     Activations are those of the widest moment of a block: the feed-forward's hidden layer, or the logits of cross-attention.
     """
-    model, size = sizes.model, DTYPES[settings.dtype].itemsize
+    model, size = sizes.transformer, DTYPES[settings.dtype].itemsize
     rule = plan.window or WindowRule(length=clip.latent_frames, overlap=0)
     length = min(rule.length, clip.latent_frames)
     spans = max(1, -(-(clip.latent_frames - length) // (length - rule.overlap)) + 1) if length == rule.length else 1
     tokens = length * clip.tokens_per_frame
     keys = model.text_len + model.image_tokens
-    with torch.device("meta"):
-        weights = {part: sum(p.numel() for p in module.parameters()) for part, module in _modules(sizes).items()}
+    parts = {"transformer": skeleton(DiT, model), "vae": skeleton(VAE, model.vae)}
+    weights = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
     conditions = 2 * model.layers * (keys + model.audio.tokens * length) * model.dim + tokens * model.dim
     moment = max(tokens * (2 * model.ffn_dim + 4 * model.dim), 2 * model.heads * tokens * keys)
     latents = model.latent_channels * clip.latent_frames * clip.latent_height * clip.latent_width
@@ -174,16 +173,6 @@ def memory_needed(sizes: Sizes, clip: ClipSpec, plan: SamplingPlan, settings: Se
         "one step": size * (moment + 6 * tokens * model.dim) + 4 * (plan.steps + 2) * latents,
         "vae": size * (weights["vae"] + 2 * VAE_STATE_PER_PIXEL * area * model.vae.dim // 96),
     }
-
-
-VAE_STATE_PER_PIXEL = 155_000_000 // 256**2  # elements of the decoder's state at full width (docs/FIGURES.md)
-
-
-def _modules(sizes: Sizes) -> dict[str, torch.nn.Module]:
-    from ..core.transformer import DiT
-    from ..core.vae import VAE
-
-    return {"transformer": DiT(sizes.model), "vae": VAE(sizes.model.vae)}
 
 
 # -- prompts -----------------------------------------------------------------------------------------------------------------------
@@ -212,7 +201,7 @@ def read_prompts(path: Path, text_dim: int) -> dict[str, Float32]:
 
 
 def encode_prompts(
-    checkpoint: Checkpoint, prompts: list[str], sizes: Sizes, device: str = "cpu", progress: Progress = _silent
+    checkpoint: Checkpoint, prompts: list[str], sizes: Architecture, device: str = "cpu", progress: Progress = _silent
 ) -> dict[str, Tensor]:
     """{prompt: rows [L, text_dim]} as umT5 gives them, in bfloat16, without padding.
 
@@ -221,12 +210,12 @@ def encode_prompts(
         InputError: a prompt has more tokens than the model reads.
     """
     tokenizer = checkpoints.load_tokenizer(checkpoint)
-    encoder = checkpoints.load_text_encoder(checkpoint, torch.bfloat16, device, sizes.text)
+    encoder = checkpoints.load_text_encoder(checkpoint, torch.bfloat16, device, sizes.text_encoder)
     encoded = {}
     for index, prompt in enumerate(dict.fromkeys(prompts)):
-        found = tokenizer.ids(prompt, sizes.model.text_len)
+        found = tokenizer.ids(prompt, sizes.transformer.text_len)
         if found.cut:
-            raise InputError(f"The prompt {prompt!r} is {found.cut} tokens longer than the {sizes.model.text_len} that fit.")
+            raise InputError(f"The prompt {prompt!r} is {found.cut} tokens longer than the {sizes.transformer.text_len} that fit.")
         length = int(found.mask.sum())
         with torch.no_grad():
             ids = found.ids[None, :length].to(device)
@@ -250,7 +239,7 @@ class Reference:
     checkpoint: Checkpoint
     clip: ClipSpec  # its frames are the most that are played
     settings: Settings
-    sizes: Sizes
+    sizes: Architecture
     prompts: Mapping[str, Float32] = field(default_factory=dict)
     resident: bool = False
     progress: Progress = _silent
@@ -259,12 +248,12 @@ class Reference:
     evaluations: int = 0
 
     def __post_init__(self) -> None:
-        model = self.sizes.model
+        model = self.sizes.transformer
         self.engine = ReferenceEngine(
             model, loaders(self.checkpoint, self.sizes, self.settings), self.clip.samples_per_frame, self.settings.device,
             keep_residuals=self.settings.reuse is not None, resident=self.resident,
         )  # fmt: skip
-        self.options = plan_options(model.variant, self.settings)
+        self.options = plan_options(model.variant, self.settings, self.clip.frames)
         self.plan = build_plan(self.options, modulation=self._modulation)
         self.score = Score(
             model, self.clip, self.plan, self._tables, model.text_len, None, self.prompts, tokenise=self._tokenise
@@ -294,11 +283,48 @@ class Reference:
         Raises:
             InputError: the speech is shorter than a frame, or the prompt cannot be read.
         """
-        if self.settings.upstream_compat and isinstance(self.options.guidance, NoGuidance):
+        compat = self.settings.upstream_compat
+        if compat and isinstance(self.options.guidance, NoGuidance):
             audio_mask = None
         speech = speech[: self.clip.frames * self.clip.samples_per_frame]
         texts = {NEGATIVE: self.settings.negative_prompt}
-        take = self.player.perform(portrait, speech, prompt, self.settings.seed, texts, audio_mask)
-        self.seconds, self.evaluations = take.seconds, take.evaluations
-        yield from self.player.frames_of(take)
+        if self.settings.long_video == "chunks" and self.clip.frames > self.settings.window:
+            pieces = self._chunks(portrait, speech, prompt, texts, audio_mask)
+        else:
+            take = self.player.perform(portrait, speech, prompt, self.settings.seed, texts, audio_mask)
+            self.seconds, self.evaluations = take.seconds, take.evaluations
+            pieces = (_brightness(video) for video in self.player.video_of(take.latents, take.seconds, take.frames))
+        for piece in pieces:
+            yield from to_uint8(piece, compat)
         self.engine.release()
+
+    def _chunks(
+        self, portrait: Float32, speech: Float32, prompt: str, texts: Mapping[str, str], audio_mask: Float32 | None
+    ) -> Iterator[Float32]:
+        """Chunk after chunk, each from the last frames of the one before: finished frames [t, H, W, 3] in [0, 1]."""
+        player, settings, compat = self.player, self.settings, self.settings.upstream_compat
+        frames = min(self.clip.frames, len(speech) // self.clip.samples_per_frame)
+        chunks = pixel_chunks(frames, settings.window, _overlap(settings), compat)
+        self.seconds, self.evaluations = dict.fromkeys(STAGES, 0.0), 0
+        with _timed(self.seconds, "listen"):
+            audio = player.neighbourhoods(player.listen(speech, chunks[-1].start + chunks[-1].frames))
+        with _timed(self.seconds, "look"):
+            image, text = player.recognise(portrait), player.read_all(prompt, texts)
+        joiner = ChunkJoiner(chunks)
+        for chunk in chunks:
+            known = portrait[None]
+            if chunk.start:
+                known = to_uint8(joiner.known, compat).astype(np.float32).transpose(0, 3, 1, 2) / np.float32(127.5) - 1
+            latent_frames = (chunk.frames - 1) // TEMPORAL_STRIDE + 1
+            with _timed(self.seconds, "look"):
+                y = player.look(known, latent_frames)
+            first, last = chunk.audio if player.score.config.variant == "preview" else (chunk.start, chunk.start + chunk.frames)
+            start = noise(settings.seed, player.shape(latent_frames), first_frame=chunk.start)
+            latents, evaluations = player.sample(audio[first:last], y, image, text, start, audio_mask, self.seconds)
+            self.evaluations += evaluations
+            yield joiner.add(np.concatenate([_brightness(video) for video in player.video_of(latents, self.seconds)]))
+
+
+def _brightness(video: Float32) -> Float32:
+    """[t, 3, H, W] in [-1, 1] -> [t, H, W, 3] in [0, 1]."""
+    return (video.transpose(0, 2, 3, 1) + np.float32(1)) / np.float32(2)

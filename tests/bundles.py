@@ -30,7 +30,7 @@ from echoedge.targets.bundle_builder import ExportRequest, export_bundle, step_t
 from .core.tiny import randomised, tiny_config, tiny_dit
 
 CLIP = ClipSpec(height=32, width=32, frames=9)  # 3 latent frames of 4x4, 4 tokens each
-OPTIONS = replace(PLAN_PRESETS["nano"], steps=2, window=WindowRule(length=3, overlap=1, anchor="window"))
+OPTIONS = replace(PLAN_PRESETS["nano"], steps=2, window=WindowRule(length=3, overlap=1))
 SOURCE = "0" * 64  # the SHA-256 of weights that lie in no file
 
 

@@ -138,12 +138,14 @@ class ReferenceEngine:
 
     def _denoise(self, method: str, latents: Any, time: Any, modulation: Any, modality: Any, *conditions: Any) -> list[Any]:
         dit = self._transformer
-        x, *step = self._in(dit, latents, time, modulation, modality)
+        x, time, modulation, modality = self._in(dit, latents, time, modulation, modality)
         if x.shape not in self._rope:
             self._rope = {x.shape: dit.rope(x, self.riflex)}
-        velocity, residual = dit.denoise_keeping(x, *step, Conditions(*self._in(dit, *conditions)), self._rope[x.shape])
+        given = Conditions(*self._in(dit, *conditions))
+        velocity, residual = dit.denoise_keeping(x, time, modulation, modality, given, self._rope[x.shape])
         return [self._out(velocity), residual] if self.keep_residuals else [self._out(velocity)]
 
     def _denoise_reusing(self, method: str, latents: Any, time: Any, residual: Tensor, patch_bias: Tensor) -> list[Any]:
         dit = self._transformer
-        return [self._out(dit.denoise_reusing(*self._in(dit, latents, time), residual, patch_bias))]
+        latents, time = self._in(dit, latents, time)
+        return [self._out(dit.denoise_reusing(latents, time, residual, patch_bias))]

@@ -309,7 +309,7 @@ def test_without_an_encoder_an_unknown_prompt_is_refused_with_the_list(
 ) -> None:
     mute = Recording(small_engine(), without=["text_encoder"])
     prompts = {name: np.zeros((1, 20), np.float32) for name in packs}
-    with pytest.raises(InputError, match=rf"no text encoder; it knows the prompts {known}, not 'a man'\."):
+    with pytest.raises(InputError, match=rf"no text encoder here; the known prompts are {known}, not 'a man'\."):
         Player(small_score(prompts=prompts), mute).perform(portrait, voice(9), "a man")
 
 
@@ -373,4 +373,4 @@ def test_what_lies_behind_the_clips_end_is_not_decoded(player: Player, engine: R
 
 
 def test_a_window_rule_belongs_to_the_plan() -> None:
-    assert small_plan().window == WindowRule(length=CLIP.latent_frames, overlap=1, anchor="window")
+    assert small_plan().window == WindowRule(length=CLIP.latent_frames, overlap=1)
