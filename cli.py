@@ -6,6 +6,7 @@ Heavy libraries are imported by the command that needs them, so that `--help` is
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import sys
 from collections.abc import Iterator
@@ -728,6 +729,8 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def main() -> None:
     """Entry point: errors that a user can mend are one sentence on the error stream and exit status 2; Ctrl-C is 130."""
+    for library in ("torchao", "torch.utils._pytree"):  # they warn of optional parts that are not there, on every import
+        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         app(prog_name="echoedge")
     except EchoEdgeError as error:

@@ -148,7 +148,7 @@ def _byte_bars(quiet: bool) -> Iterator[Any]:
 
 @checkpoint_app.command("make-random")
 def make_random(
-    output: Annotated[Path, typer.Option("--out", help="The folder to write.", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)],
     model: Annotated[str, typer.Option(help="flash or preview.")] = "flash",
     components: Annotated[
         str,
@@ -177,3 +177,35 @@ def make_random(
     for name, size in written.items():
         out.print(f"{human_bytes(size):>8}  {escape(name)}", highlight=False)
     out.print(f"[bold]{escape(str(output))}[/] is ready. Next: [cyan]echoedge inspect {escape(str(output))}[/]")
+
+
+# -- prompts -----------------------------------------------------------------------------------------------------------------------
+
+
+@checkpoint_app.command()
+def prompts(
+    folder: Annotated[Path, typer.Argument(help="A folder of released weights.", show_default=False)],
+    texts: Annotated[list[str], typer.Argument(help="The prompts, each in quotes.", show_default=False)],
+    output: Annotated[Path, typer.Option("--out", help="The pack to write, .safetensors.", show_default=False)],
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="Replace the pack if it exists.")] = False,
+) -> None:
+    """Encode prompts once, so that `animate --prompts` needs no text encoder (11 GB)."""
+    from safetensors.torch import save_file
+
+    from .core.architecture import Architecture
+    from .core.checkpoints import Checkpoint
+    from .core.files import atomic_file
+    from .runtime.reference import encode_prompts
+
+    checkpoint = Checkpoint.open(folder)
+    sizes = Architecture(checkpoint.config())
+    with atomic_file(output, force) as temporary:
+        encoded = encode_prompts(checkpoint, texts, sizes, device)
+        save_file(encoded, temporary)
+    for prompt, rows in encoded.items():
+        out.print(f"{len(rows):>4} tokens  {escape(repr(prompt))}", highlight=False)
+    out.print(
+        f"[bold]{escape(str(output))}[/] is ready. Next: [cyan]echoedge animate --checkpoint {escape(str(folder))} "
+        f"--prompts {escape(str(output))} --prompt …[/]"
+    )
