@@ -50,7 +50,7 @@ class Chunk:
 
     @property
     def audio(self) -> tuple[int, int]:
-        """The chunk's 50 Hz audio tokens, [first, last). Where there is a surplus they reach beyond the clip's: pad with silence."""
+        """The chunk's 50 Hz audio tokens, [first, last). With a surplus they reach beyond the clip's: pad with silence."""
         return AUDIO_TOKENS_PER_FRAME * self.start, AUDIO_TOKENS_PER_FRAME * (self.start + self.frames)
 
 
@@ -85,8 +85,8 @@ def _last_chunk(total_frames: int, start: int, overlap: int, upstream_compat: bo
         frames = (left - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
         if start and frames < overlap:
             raise ConfigError(
-                f"A clip of {total_frames} frames would end with a chunk of {frames}, fewer than the overlap of {overlap}: upstream "
-                "fails here. Change the overlap, or leave upstream_compat off."
+                f"A clip of {total_frames} frames would end with a chunk of {frames}, fewer than the overlap of {overlap}: "
+                "upstream fails here. Change the overlap, or leave upstream_compat off."
             )
         return Chunk(start, frames, overlap if start else 1)
     frames = max(SHORTEST, -(-(left - 1) // TEMPORAL_STRIDE) * TEMPORAL_STRIDE + 1)
@@ -144,7 +144,7 @@ class ChunkJoiner:
 
 
 def to_uint8(frames: Frames, upstream_compat: bool = False) -> NDArray[np.uint8]:
-    """Values in [0, 1], clipped, as 0 … 255, rounded. Upstream cuts the fraction off, which darkens by half a level each time that a
-    chunk continues another; `upstream_compat` does so too."""
+    """Values in [0, 1], clipped, as 0 … 255, rounded. Upstream cuts the fraction off, which darkens by half a level each time that
+    a chunk continues another; `upstream_compat` does so too."""
     scaled = np.clip(frames, 0, 1) * np.float32(255)
     return (scaled if upstream_compat else np.rint(scaled)).astype(np.uint8)

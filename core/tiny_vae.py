@@ -1,11 +1,11 @@
 """The tiny autoencoder of Wan 2.1's latents: a tenth of the VAE's parameters, for previews and slow phones.
 
 Conventions
-    As core/vae.py: video is [B, T, 3, H, W] in [-1, 1], latents are [B, 16, F, H/8, W/8]. The latents are those that the
-    transformer reads and writes, normalised; where the VAE applies their mean and standard deviation, the tiny autoencoder was
-    trained without. Inside, pictures are in [0, 1] and frames ride in the batch, [B·T, C, H, W]; time exists in three places only: a
-    memory block sees the frame before its own, a pool joins two frames, a growth makes two of one. What a chunk leaves for the
-    next is one frame per memory block, [B, C, h, w].
+    As core/vae.py: video is [B, T, 3, H, W] in [-1, 1], latents are [B, 16, F, H/8, W/8], normalised, as the transformer reads and
+    writes them; the VAE applies their mean and standard deviation, the tiny autoencoder was trained without. Inside, pictures are
+    in [0, 1] and frames ride in the batch, [B·T, C, H, W]. Time exists in three places only: a memory block sees the frame before
+    its own, a pool joins two frames, a growth makes two of one. What a chunk leaves for the next is one frame per memory block,
+    [B, C, h, w].
 
     Decoding: each latent frame gives four frames, of which the clip's first three are dropped: the first latent frame holds one,
     as in the VAE.
@@ -21,7 +21,7 @@ Parameter names are those of the published file (madebyollin/taehv, taew2_1).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -181,12 +181,13 @@ class TinyVAE(nn.Module):
 
     def _decode(self, latents: Tensor, batch: int, stream: Stream) -> Tensor:
         """latents: [B·F, 16, h, w] -> [B, T, 3, H, W]."""
-        x = self._run(self.decoder[: self._head], latents, batch, stream)
+        layers = list(self.decoder)
+        x = self._run(layers[: self._head], latents, batch, stream)
         if stream.first:
             n, c, h, w = x.shape
             dropped = TEMPORAL_STRIDE - 1
             x = x.reshape(batch, n // batch * c, h, w)[:, dropped * c :].reshape(n - batch * dropped, c, h, w)
-        x = self.decoder[self._head :](x).clamp(0, 1) * 2 - 1
+        x = self._run(layers[self._head :], x, batch, stream).clamp(0, 1) * 2 - 1
         return x.view(batch, x.shape[0] // batch, *x.shape[1:])
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -200,7 +201,7 @@ class TinyVAE(nn.Module):
         return self._decode(latents.squeeze(2), latents.shape[0], stream), stream.kept
 
     @staticmethod
-    def _run(layers: nn.Sequential, x: Tensor, batch: int, stream: Stream) -> Tensor:
+    def _run(layers: Iterable[nn.Module], x: Tensor, batch: int, stream: Stream) -> Tensor:
         for layer in layers:
             x = layer(x, batch, stream) if isinstance(layer, MemoryBlock) else layer(x)
         return x

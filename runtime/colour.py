@@ -3,9 +3,9 @@
 Long clips drift in colour, so upstream saves its frames like this. Pixels are uint8 [H, W, 3], sRGB. LAB (CIE 1976, D65) is in the
 scale of 8-bit pictures: L · 255/100, a + 128, b + 128.
 
-Upstream rounds LAB to 8 bits on the way there and back, which moves saturated colours by up to 27 levels even where nothing is to be
-matched; here LAB is not rounded. With `upstream_compat` it is, in the integer arithmetic that upstream's library
-has for it: one level of LAB decides over many levels of RGB, so anything close would not do.
+Upstream rounds LAB to 8 bits on the way there and back, which moves saturated colours by up to 27 levels even where nothing is to
+be matched; here LAB is not rounded. With `upstream_compat` it is, in the integer arithmetic that upstream's library has for it: one
+level of LAB decides over many levels of RGB, so anything close would not do.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class ColourMatcher:
 
 
 def match_colours(frame: Pixels, reference: Pixels, upstream_compat: bool = False) -> Pixels:
-    """`frame` with the colours of `reference`, uint8 [H, W, 3] of any sizes; see `ColourMatcher`. Source: upstream `color_transfer`.
+    """`frame` with the colours of `reference`, uint8 [H, W, 3] of any sizes. Source: upstream `color_transfer`.
 
     Raises:
         InputError: either is no such picture.

@@ -127,10 +127,9 @@ def to_signed(pixels: Pixels) -> Floats:
 
 
 def to_pixels(signed: Floats, upstream_compat: bool = False) -> Pixels:
-    """float32 [3, ..., H, W] in [-1, 1], clipped -> uint8 [..., H, W, 3]; the inverse of `to_signed`. See `to_uint8` for rounding."""
-    return np.ascontiguousarray(
-        np.moveaxis(to_uint8((np.clip(signed, -1, 1) + np.float32(1)) / np.float32(2), upstream_compat), 0, -1)
-    )
+    """float32 [3, ..., H, W] in [-1, 1], clipped -> uint8 [..., H, W, 3], rounded (see `to_uint8`); the inverse of `to_signed`."""
+    levels = to_uint8((np.clip(signed, -1, 1) + np.float32(1)) / np.float32(2), upstream_compat)
+    return np.ascontiguousarray(np.moveaxis(levels, 0, -1))
 
 
 def resize_pixels(pixels: Pixels, height: int, width: int) -> Pixels:

@@ -15,12 +15,14 @@ from echoedge.core.conditions import (
     AudioToTokens,
     Conditions,
     collapse_padding,
+    face_mask,
     frame_windows,
     pad_text,
     token_slices,
 )
 from echoedge.core.config import AudioConfig
 from echoedge.core.errors import ConfigError
+from echoedge.core.tasks import Box
 
 from ..upstream.checks_conditions import injected_rows
 from .test_attention import FRAMES, X, cross_attention, layer_conditions, noise, ones_but
@@ -180,3 +182,53 @@ def test_a_layer_of_the_conditions_is_that_blocks_share() -> None:
         assert layer.text_bias is conditions.text_bias
     assert conditions.audio_k.shape == (2, 2, FRAMES * dit.config.audio.tokens, dit.config.dim)
     assert not torch.equal(conditions.layer(0).text_k, conditions.layer(1).text_k)
+
+
+# ---- where the audio is heard ----------------------------------------------------------------------------------------------------
+
+
+def heard(mask: Tensor, columns: int) -> set[tuple[int, int]]:
+    return {(int(index) // columns, int(index) % columns) for index in mask.nonzero()}
+
+
+def test_the_audio_is_heard_where_the_face_is() -> None:
+    mask = face_mask(Box(32, 64, 16, 80), 96, 128, 96, 128)  # not resized: 6 rows and 8 columns of tokens
+    assert mask.shape == (48,)
+    assert mask.dtype == torch.float32
+    assert heard(mask, 8) == {(row, column) for row in (2, 3) for column in (1, 2, 3, 4)}
+
+
+def test_edges_are_rounded_down_after_scaling() -> None:
+    box = Box(63, 130, 100, 161)
+    assert heard(face_mask(box, 192, 256, 96, 128), 8) == {(row, column) for row in (1, 2, 3) for column in (3, 4)}
+    assert heard(face_mask(box, 192, 256, 192, 256), 16) == {(row, column) for row in range(3, 8) for column in range(6, 10)}
+
+
+def test_rows_and_columns_are_scaled_by_the_root_of_the_areas_ratio() -> None:
+    """An image whose aspect the clip does not keep exactly: 0.5 by area, 0.48 and 0.52 by sides."""
+    face = Box(0, 330, 0, 320)
+    assert heard(face_mask(face, 400, 400, 192, 208), 13) == {(row, column) for row in range(10) for column in range(9)}
+
+
+def test_what_lies_outside_the_image_is_cut_off() -> None:
+    assert heard(face_mask(Box(-40, 32, 48, 500), 64, 64, 64, 64), 4) == {(0, 3), (1, 3)}
+    assert face_mask(Box(-40, 500, -40, 500), 64, 64, 64, 64).all()
+
+
+@pytest.mark.parametrize("box", [Box(17, 31, 0, 64), Box(0, 64, 33, 47), Box(20, 20, 20, 20), Box(64, 90, 0, 64)])
+def test_a_face_within_a_row_or_column_of_tokens_leaves_none_that_hears(box: Box) -> None:
+    assert not face_mask(box, 64, 64, 64, 64).any()
+
+
+@pytest.mark.parametrize(
+    ("box", "sizes", "words"),
+    [
+        (Box(9, 8, 0, 8), (64, 64, 64, 64), r"Box\(y0=9, y1=8, x0=0, x1=8\) is inside out"),
+        (Box(0, 8, 9, 8), (64, 64, 64, 64), "is inside out"),
+        (Box(0, 8, 0, 8), (0, 64, 64, 64), "The image is 0x64, the clip 64x64"),
+        (Box(0, 8, 0, 8), (64, 64, 64, -16), "the clip 64x-16"),
+    ],
+)
+def test_faces_that_cannot_be(box: Box, sizes: tuple[int, int, int, int], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        face_mask(box, *sizes)

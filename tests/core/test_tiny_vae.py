@@ -134,7 +134,7 @@ def test_a_chunk_leaves_its_memory_alone() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, past, strict=True))
 
 
-# ---- what is dropped, what is seen ------------------------------------------------------------------------------------------------
+# ---- what is dropped, what is seen -----------------------------------------------------------------------------------------------
 
 
 def untrimmed(vae: TinyVAE, latents: Tensor) -> Tensor:

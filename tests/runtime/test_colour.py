@@ -49,14 +49,15 @@ def statistics(pixels: np.ndarray) -> np.ndarray:
 )
 def test_lab_is_the_published(rgb: tuple[int, ...], lab: tuple[float, ...]) -> None:
     ours = rgb_to_lab(np.array(rgb, np.uint8)) / [2.55, 1, 1] - [0, 128, 128]
-    np.testing.assert_allclose(ours, lab, rtol=0, atol=0.03)  # measured: 0.012
+    np.testing.assert_allclose(ours, lab, rtol=0, atol=0.02)  # measured: 0.0051
 
 
 @pytest.mark.parametrize(
-    ("rgb", "lab"),  # computed by OpenCV 5.0; the first two depend on the last bit of its tables
+    ("rgb", "lab"),  # computed by OpenCV 5.0; the first three depend on the last bit of its tables
     [
         ((0, 6, 98), (24, 163, 77)),
-        ((3, 6, 97), (24, 163, 77)),
+        ((0, 98, 254), (119, 165, 45)),
+        ((15, 209, 159), (191, 73, 141)),
         ((255, 0, 0), (136, 208, 195)),
         ((0, 0, 255), (82, 207, 20)),
         ((255, 255, 255), (255, 128, 128)),
@@ -69,15 +70,15 @@ def test_lab_in_8_bits_is_the_librarys(rgb: tuple[int, ...], lab: tuple[int, ...
 
 def test_lab_in_8_bits_is_nearly_lab_rounded() -> None:
     off = np.abs(rgb_to_lab8(EVERY_NINTH) - rgb_to_lab(EVERY_NINTH))
-    assert off.max() < 4  # measured: 3.2
-    assert off.mean() < 0.4  # of rounding alone: 0.25; measured: 0.28
+    assert off.max() < 3  # measured: 1.96
+    assert off.mean() < 0.4  # of rounding alone: 0.25; measured: 0.27
 
 
 def test_there_and_back() -> None:
     """Upstream's 8 bits lose what the frame had before anything is matched."""
     np.testing.assert_array_equal(lab_to_rgb(rgb_to_lab(EVERY_NINTH)), EVERY_NINTH)
     lost = np.abs(lab_to_rgb(rgb_to_lab8(EVERY_NINTH).astype(float)).astype(int) - EVERY_NINTH)
-    assert lost.max() > 10  # measured: 24
+    assert lost.max() > 10  # measured: 22, of all colours 27
 
 
 # ---- matching --------------------------------------------------------------------------------------------------------------------
@@ -91,9 +92,9 @@ def test_a_tinted_frame_gets_its_colours_back(seed: int, upstream_compat: bool) 
     matched = match_colours(drifted, original, upstream_compat)
     assert matched.dtype == np.uint8
     off = np.abs(statistics(matched) - statistics(original))
-    assert off.max() < (0.5 if upstream_compat else 0.1)  # levels
-    assert np.abs(statistics(drifted) - statistics(original)).max() > 5
-    assert np.abs(matched.astype(int) - original).mean() < np.abs(drifted.astype(int) - original).mean() / 3
+    assert off.max() < (0.5 if upstream_compat else 0.1)  # levels; measured: 0.11 and 0.03
+    assert np.abs(statistics(drifted) - statistics(original)).max() > 5  # measured: 7.6
+    assert np.abs(matched.astype(int) - original).mean() < np.abs(drifted.astype(int) - original).mean() / 3  # measured: a tenth
 
 
 def test_reference_and_frame_are_not_exchanged() -> None:
@@ -106,8 +107,8 @@ def test_a_frame_of_the_same_colours_is_left_alone_and_upstream_changes_it() -> 
     frame = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
     np.testing.assert_array_equal(match_colours(frame, frame), frame)
     changed = np.abs(match_colours(frame, frame, upstream_compat=True).astype(int) - frame)
-    assert changed.max() > 3
-    assert (changed > 0).mean() > 0.1
+    assert changed.max() > 3  # measured: 12
+    assert (changed > 0).mean() > 0.1  # measured: 0.45
 
 
 def test_a_reference_may_have_another_size() -> None:

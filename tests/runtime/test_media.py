@@ -33,6 +33,8 @@ from echoedge.runtime.media import (
     read_portrait,
     read_portrait_pixels,
     read_speech,
+    reference_video,
+    resize_pixels,
     to_pixels,
     to_signed,
 )
@@ -99,6 +101,39 @@ def test_signed_and_back() -> None:
     assert signed.max() == 1
     np.testing.assert_array_equal(to_pixels(signed), every)
     np.testing.assert_array_equal(to_pixels(np.full((3, 1, 1), 7, np.float32)), np.full((1, 1, 3), 255))
+
+
+def test_pixels_are_rounded_and_upstreams_are_cut_off() -> None:
+    """Upstream's defect: saved frames lose the fraction of a level."""
+    levels = np.array([0.4, 0.6, 127.4, 127.6, 254.6], np.float32)
+    signed = (levels / 127.5 - 1).reshape(1, 1, 5).repeat(3, axis=0)
+    assert to_pixels(signed)[0, :, 0].tolist() == [0, 1, 127, 128, 255]
+    assert to_pixels(signed, upstream_compat=True)[0, :, 0].tolist() == [0, 0, 127, 127, 254]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_reference_video_begins_with_its_pictures(count: int) -> None:
+    pictures = [smooth(40 + index, 60, seed=index) for index in range(count)]
+    video, mask = reference_video(pictures, 5, 48, 32)
+    assert (video.dtype, video.shape) == (np.uint8, (5, 48, 32, 3))
+    assert (mask.dtype, mask.shape) == (np.float32, (5, 48, 32))
+    for index in range(5):
+        picture = Image.fromarray(pictures[index if index < count else 0])
+        np.testing.assert_array_equal(video[index], np.asarray(picture.resize((32, 48), Image.Resampling.LANCZOS)))
+        assert np.unique(mask[index]).tolist() == [float(index >= count)]
+    assert not np.array_equal(video[0], np.asarray(Image.fromarray(pictures[0]).resize((32, 48), Image.Resampling.BICUBIC)))
+
+
+def test_pictures_of_the_clips_size_are_taken_as_they_are() -> None:
+    frames = [smooth(48, 32, seed) for seed in range(3)]
+    np.testing.assert_array_equal(reference_video(frames, 5, 48, 32)[0][:3], frames)
+    assert not np.array_equal(resize_pixels(frames[0], 32, 48), frames[0].swapaxes(0, 1))
+
+
+@pytest.mark.parametrize("count", [0, 6])
+def test_reference_videos_that_cannot_be(count: int) -> None:
+    with pytest.raises(InputError, match=f"A clip of 5 frames cannot begin with {count} pictures; give 1 to 5"):
+        reference_video([smooth(16, 16)] * count, 5, 16, 16)
 
 
 def test_exif_orientation(tmp_path: Path) -> None:
