@@ -12,7 +12,7 @@ from torch import Tensor
 
 from echoedge.core.architecture import Architecture, TextTowerConfig
 from echoedge.core.checkpoints import BASE_FOLDER, SPEECH_FOLDERS
-from echoedge.core.config import Variant
+from echoedge.core.config import AudioConfig, VAEConfig, Variant
 from echoedge.core.pretrained import EncoderConfig
 from echoedge.core.pretrained_image import PictureEncoderConfig
 from echoedge.core.pretrained_speech import SpeechEncoderConfig
@@ -33,6 +33,25 @@ def tiny_sizes(variant: Variant = "flash") -> Architecture:
         wav2vec2=SpeechEncoderConfig(
             dim=12, layers=2, heads=2, ffn_dim=20, conv_dims=(8, 8), conv_kernels=(10, 3), conv_strides=(5, 2), position_kernel=4,
             position_groups=2,
+        ),
+        tiny_vae=TinyVAEConfig(encoder_width=8, decoder_widths=(8, 8, 8, 8), blocks=1),
+    )  # fmt: skip
+
+
+def playable_sizes(variant: Variant) -> Architecture:
+    """Every part at toy width, each output fitting the transformer's input, so that a clip can be played."""
+    audio = (
+        AudioConfig(layers=2, channels=12, hidden=10, tokens=3)
+        if variant == "flash"
+        else AudioConfig(layers=1, channels=12, tokens=17)
+    )
+    return Architecture(
+        transformer=tiny_config(variant, audio=audio, coupled_layers=0, vae=VAEConfig(dim=4, res_blocks=1), image_tokens=17),
+        text_encoder=PromptEncoderConfig(vocab=400, dim=20, attention_dim=16, ffn_dim=24, heads=4, layers=1),
+        clip=PictureEncoderConfig(image_size=8, patch=2, dim=12, layers=2, heads=2, mlp_dim=16),
+        clip_text=TextTowerConfig(vocab=40, dim=8, layers=1, mlp_dim=8, positions=9, out_dim=8),
+        wav2vec2=SpeechEncoderConfig(
+            dim=12, layers=2, heads=2, ffn_dim=16, conv_dims=(6,) * 7, position_kernel=8, position_groups=2
         ),
         tiny_vae=TinyVAEConfig(encoder_width=8, decoder_widths=(8, 8, 8, 8), blocks=1),
     )  # fmt: skip

@@ -14,44 +14,21 @@ import torch
 from safetensors.torch import save_file
 
 from echoedge.core import checkpoints
-from echoedge.core.architecture import Architecture, TextTowerConfig
+from echoedge.core.architecture import Architecture
 from echoedge.core.checkpoints import Checkpoint
 from echoedge.core.conditions import frame_windows, pad_text
-from echoedge.core.config import AudioConfig, ClipSpec, VAEConfig, Variant
+from echoedge.core.config import ClipSpec, Variant
 from echoedge.core.errors import ConfigError, EngineError, InputError
 from echoedge.core.plan import noise
-from echoedge.core.pretrained_image import PictureEncoderConfig
-from echoedge.core.pretrained_speech import SpeechEncoderConfig
-from echoedge.core.pretrained_text import PromptEncoderConfig
 from echoedge.core.random_checkpoint import write_random_checkpoint
 from echoedge.core.samplers import NoGuidance, build_plan, scheduler_for
 from echoedge.core.tasks import Task, mask_latents, task_mask
-from echoedge.core.tiny_vae import TinyVAEConfig
 from echoedge.runtime.reference import Reference, Settings, encode_prompts, memory_needed, plan_options, read_prompts
 
-from ..core.tiny import tiny_config
+from ..core.tiny_checkpoint import playable_sizes
 
 CLIP = ClipSpec(32, 48, 9)
 COMPONENTS = ("transformer", "vae", "clip", "wav2vec2", "text_encoder", "tokenizer", "tiny_vae")
-
-
-def architecture(variant: Variant) -> Architecture:
-    """Every part at toy width; each output fits the transformer's input."""
-    audio = (
-        AudioConfig(layers=2, channels=12, hidden=10, tokens=3)
-        if variant == "flash"
-        else AudioConfig(layers=1, channels=12, tokens=17)
-    )
-    return Architecture(
-        transformer=tiny_config(variant, audio=audio, coupled_layers=0, vae=VAEConfig(dim=4, res_blocks=1), image_tokens=17),
-        text_encoder=PromptEncoderConfig(vocab=400, dim=20, attention_dim=16, ffn_dim=24, heads=4, layers=1),
-        clip=PictureEncoderConfig(image_size=8, patch=2, dim=12, layers=2, heads=2, mlp_dim=16),
-        clip_text=TextTowerConfig(vocab=40, dim=8, layers=1, mlp_dim=8, positions=9, out_dim=8),
-        wav2vec2=SpeechEncoderConfig(
-            dim=12, layers=2, heads=2, ffn_dim=16, conv_dims=(6,) * 7, position_kernel=8, position_groups=2
-        ),
-        tiny_vae=TinyVAEConfig(encoder_width=8, decoder_widths=(8, 8, 8, 8), blocks=1),
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["flash", "preview"])
@@ -64,14 +41,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Variant, Path]:
     found: dict[Variant, Path] = {}
     for name in ("flash", "preview"):
         found[name] = tmp_path_factory.mktemp("checkpoints") / name
-        write_random_checkpoint(found[name], name, COMPONENTS, dtype=torch.float32, architecture=architecture(name))
+        write_random_checkpoint(found[name], name, COMPONENTS, dtype=torch.float32, architecture=playable_sizes(name))
     return found
 
 
 def reference(folders: dict[Variant, Path], variant: Variant = "flash", clip: ClipSpec = CLIP, **options: Any) -> Reference:
     prompts = options.pop("prompts", {})
     settings = Settings(**{"steps": 2} | options)
-    return Reference(Checkpoint.open(folders[variant]), clip, settings, architecture(variant), prompts)
+    return Reference(Checkpoint.open(folders[variant]), clip, settings, playable_sizes(variant), prompts)
 
 
 def portrait(seed: int = 1) -> np.ndarray:
@@ -92,7 +69,7 @@ def played(model: Reference, prompt: str = "a man nods", speech: np.ndarray | No
 @torch.no_grad()
 def by_hand(folder: Path, variant: Variant, options: Any, negative_prompt: str) -> np.ndarray:
     """The clip by `DiT.forward`, the library's schedulers and the encoders' modules: no plan, no player, no engine."""
-    sizes, checkpoint = architecture(variant), Checkpoint.open(folder)
+    sizes, checkpoint = playable_sizes(variant), Checkpoint.open(folder)
     config = sizes.transformer
     dit = checkpoints.load_transformer(checkpoint, torch.float32, config=config)
     vae = checkpoints.load_vae(checkpoint, config=config.vae)
@@ -262,7 +239,7 @@ def test_options_are_checked() -> None:
 
 
 def test_a_prompt_pack_stands_for_the_text_encoder(folders: dict[Variant, Path], tmp_path: Path) -> None:
-    sizes, checkpoint = architecture("flash"), Checkpoint.open(folders["flash"])
+    sizes, checkpoint = playable_sizes("flash"), Checkpoint.open(folders["flash"])
     save_file(encode_prompts(checkpoint, ["a man nods", ""], sizes), tmp_path / "pack.safetensors")
     pack = read_prompts(tmp_path / "pack.safetensors", sizes.transformer.text_dim)
     assert set(pack) == {"a man nods", ""}
@@ -285,7 +262,7 @@ def test_a_prompt_that_is_cut_is_said_so(folders: dict[Variant, Path]) -> None:
     played(model, "a very long prompt that does not fit")
     assert said == ["The prompt is 26 tokens longer than the 12 that the model reads; the rest is left out."]
     with pytest.raises(InputError, match="tokens longer than the 12 that fit"):
-        encode_prompts(Checkpoint.open(folders["flash"]), ["a very long prompt that does not fit"], architecture("flash"))
+        encode_prompts(Checkpoint.open(folders["flash"]), ["a very long prompt that does not fit"], playable_sizes("flash"))
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------------------

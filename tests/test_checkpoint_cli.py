@@ -1,0 +1,218 @@
+"""cli_checkpoint.py: folders of weights on the command line, written and inspected, and one sentence for what goes wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from echoedge import cli
+from echoedge.core import checkpoints, random_checkpoint
+from echoedge.core.checkpoints import BASE_FOLDER, OVERLAY_FILE
+from echoedge.core.random_checkpoint import RECORD
+
+from .core.tiny_checkpoint import tiny_sizes
+
+VAE_FILE = f"{BASE_FOLDER}/Wan2.1_VAE.pth"
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture(autouse=True)
+def _tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """flash and preview at toy width."""
+    for module in (checkpoints, random_checkpoint):
+        monkeypatch.setattr(module, "Architecture", lambda transformer: tiny_sizes(transformer.variant))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.setenv("COLUMNS", "250")
+
+    def command(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["echoedge", *map(str, arguments)])
+        capfd.readouterr()
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return Ended(status, *capfd.readouterr())
+
+    return command
+
+
+@pytest.fixture
+def folder(run: Run, tmp_path: Path) -> Path:
+    path = tmp_path / "flash"
+    assert run("checkpoint", "make-random", path).status == 0
+    return path
+
+
+def row(table: str, component: str) -> list[str]:
+    """The cells of a component's first line."""
+    line = next(line for line in table.splitlines() if re.match(rf"│ {component} +│", line))
+    return [cell.strip() for cell in line.strip("│").split("│")]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def sentence(ended: Ended) -> str:
+    assert ended.status == 2, ended
+    assert ended.out == ""
+    assert len(ended.err.strip().splitlines()) == 1
+    return ended.err.strip()
+
+
+# ---- make-random -----------------------------------------------------------------------------------------------------------------
+
+
+def test_make_random_lists_its_files_and_the_next_command(run: Run, tmp_path: Path) -> None:
+    ended = run("checkpoint", "make-random", "--model", "preview", tmp_path / "a", "--components", "transformer, vae")
+    assert ended.status == 0
+    for name in (OVERLAY_FILE, VAE_FILE):
+        assert re.search(rf"\d+ kB  {re.escape(name)}\n", ended.out)
+    assert f"Next: echoedge inspect {tmp_path / 'a'}" in ended.out
+    assert json.loads((tmp_path / "a" / RECORD).read_text())["components"] == ["transformer", "vae"]
+
+
+def test_make_random_as_json_with_every_option(run: Run, tmp_path: Path) -> None:
+    options = ("--components", "transformer", "--no-base", "--dtype", "fp32", "--seed", "7", "--json")
+    told = json.loads(run("checkpoint", "make-random", tmp_path / "a", *options).out)
+    assert told == {"folder": str(tmp_path / "a"), "files": {OVERLAY_FILE: (tmp_path / "a" / OVERLAY_FILE).stat().st_size}}
+    seventh = load_file(tmp_path / "a" / OVERLAY_FILE)
+    assert {tensor.dtype for tensor in seventh.values()} == {torch.float32}
+    run("checkpoint", "make-random", tmp_path / "a", *options, "--seed", "8", "--force")
+    assert not torch.equal(load_file(tmp_path / "a" / OVERLAY_FILE)["head.modulation"], seventh["head.modulation"])
+
+
+def test_make_random_replaces_only_what_it_wrote(folder: Path, run: Run, tmp_path: Path) -> None:
+    assert "flash exists. Give another name or --force." in sentence(run("checkpoint", "make-random", folder))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    assert "some other folder" in sentence(run("checkpoint", "make-random", tmp_path / "mine", "--force"))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--components", "unet"], "'unet' is no component. Choose from: transformer, vae"),
+        (["--components", ""], "is no component"),
+        (["--model", "nano"], "nano's weights are built in"),
+        (["--model", "flahs"], "Did you mean 'flash'?"),
+        (["--dtype", "int8"], "--dtype is 'int8'; choose from: bf16, fp16, fp32, released."),
+        (["--seed", "-1"], "The seed is -1"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(options: list[str], expected: str, run: Run, tmp_path: Path) -> None:
+    assert expected in sentence(run("checkpoint", "make-random", tmp_path / "a", *options))
+    assert not list(tmp_path.iterdir())
+
+
+# ---- inspect ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_inspect_says_what_is_there(folder: Path, run: Run) -> None:
+    before = digests(folder)
+    ended = run("inspect", folder)
+    assert ended.status == 0
+    assert f"{folder}: flash" in ended.out
+    assert row(ended.out, "transformer")[1:5] == [OVERLAY_FILE, "111 / 111", "113,214", "bf16"]
+    assert row(ended.out, "vae")[-1] == row(ended.out, "tokenizer")[-1] == "complete"
+    assert row(ended.out, "text_encoder")[-1] == "absent; for new prompts"
+    assert "transformer: 4 of 111 tensors are dropped; q_audio is dead weight" in ended.out
+    assert f"transformer: none is read from {BASE_FOLDER}/diffusion_pytorch_model.safetensors." in ended.out
+    assert "Random weights, seed 0" in ended.out
+    assert digests(folder) == before
+
+
+def test_inspect_as_json(folder: Path, run: Run) -> None:
+    told = json.loads(run("inspect", folder, "--json").out)
+    assert (told["variant"], told["complete"], told["random"]["seed"]) == ("flash", True, 0)
+    transformer = told["components"][0]
+    assert (transformer["found"], transformer["expected"], transformer["used"]) == (111, 111, 107)
+    assert {part["name"]: part["status"] for part in told["components"]}["text_encoder"] == "absent"
+
+
+def test_real_weights_are_not_called_random(folder: Path, run: Run) -> None:
+    (folder / RECORD).unlink()
+    assert "Random" not in run("inspect", folder).out
+
+
+def without(folder: Path, names: tuple[str, ...]) -> None:
+    tensors = {name: tensor for name, tensor in load_file(folder / OVERLAY_FILE).items() if not name.startswith(names)}
+    save_file(tensors, folder / OVERLAY_FILE)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_something_incomplete_is_exit_status_1(as_json: bool, folder: Path, run: Run) -> None:
+    without(folder, ("audio_injection.proj1",))
+    ended = run("inspect", folder, *(["--json"] if as_json else []))
+    assert ended.status == 1
+    if as_json:
+        assert json.loads(ended.out)["complete"] is False
+        return
+    assert row(ended.out, "transformer")[-1] == "incomplete: 4 missing"
+    assert "4 missing: audio_injection.proj1.weight, audio_injection.proj1.bias, audio_injection.proj1_vf.weight" in ended.out
+    assert "transformer: These files do not hold the flash transformer (107 of 111 tensors fit)" in ended.out
+
+
+def test_a_transformer_has_to_be_there(run: Run, tmp_path: Path) -> None:
+    run("checkpoint", "make-random", tmp_path / "a", "--components", "vae")
+    ended = run("inspect", tmp_path / "a")
+    assert ended.status == 1
+    assert "no EchoMimic transformer" in ended.out
+    assert "There is no transformer: looked for" in ended.out
+
+
+def test_a_damaged_file_is_one_row_among_the_others(folder: Path, run: Run) -> None:
+    path = folder / VAE_FILE
+    path.write_bytes(path.read_bytes()[:-500])
+    ended = run("inspect", folder)
+    assert ended.status == 1
+    assert row(ended.out, "vae")[-1] == "unreadable"
+    assert row(ended.out, "transformer")[-1] == "complete"
+    assert f"vae: {path} is damaged" in ended.out
+
+
+def test_a_file_of_weights_may_be_inspected(folder: Path, run: Run) -> None:
+    ended = run("inspect", folder / OVERLAY_FILE)
+    assert ended.status == 0
+    assert row(ended.out, "transformer")[-1] == "complete"
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda _: None, "a.thing"),
+        (lambda path: path.mkdir(), "manifest.json"),
+        (lambda path: (path / "photos").mkdir(parents=True), "holds no part of EchoMimicV3"),
+    ],
+)
+def test_what_is_neither_bundle_nor_checkpoint(make: Callable[[Path], Any], expected: str, run: Run, tmp_path: Path) -> None:
+    make(tmp_path / "a.thing")
+    assert expected in sentence(run("inspect", tmp_path / "a.thing"))
+
+
+def test_help(run: Run) -> None:
+    assert "make-random" in run("checkpoint", "--help").out
+    assert "--no-base" in run("checkpoint", "make-random", "--help").out

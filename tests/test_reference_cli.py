@@ -1,0 +1,162 @@
+"""`animate --checkpoint` and `checkpoint prompts`: the released model's way on the command line, at toy width."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from echoedge import cli
+from echoedge.core import architecture, checkpoints
+from echoedge.core.config import Variant
+from echoedge.core.nano import assets
+from echoedge.core.random_checkpoint import write_random_checkpoint
+from echoedge.runtime.media import read_clip
+
+from .core.tiny_checkpoint import playable_sizes
+
+DEMO = assets() / "demo"
+PORTRAIT, VOICE = DEMO / "ada.png", DEMO / "hello.wav"
+COMPONENTS = ("transformer", "vae", "clip", "wav2vec2", "text_encoder", "tokenizer", "tiny_vae")
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Variant, Path]:
+    found: dict[Variant, Path] = {}
+    for name in ("flash", "preview"):
+        found[name] = tmp_path_factory.mktemp("released") / name
+        write_random_checkpoint(found[name], name, COMPONENTS, dtype=torch.float32, architecture=playable_sizes(name))
+    return found
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process; flash and preview are of toy width."""
+    monkeypatch.setenv("COLUMNS", "250")
+    for module in (architecture, checkpoints):
+        monkeypatch.setattr(module, "Architecture", lambda transformer: playable_sizes(transformer.variant))
+
+    def command(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["echoedge", *map(str, arguments)])
+        capfd.readouterr()
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return Ended(status, *capfd.readouterr())
+
+    return command
+
+
+@pytest.fixture
+def animate(run: Run, folders: dict[Variant, Path], tmp_path: Path) -> Run:
+    def command(*options: object, variant: Variant = "flash") -> Ended:
+        return run(
+            "animate", "--checkpoint", folders[variant], "--image", PORTRAIT, "--audio", VOICE, "--out", tmp_path / "clip.mp4",
+            "--prompt", "a man", "--size", "48x64", "--frames", "9", "--steps", "2", *options,
+        )  # fmt: skip
+
+    return command
+
+
+def sentence(ended: Ended) -> str:
+    """The one line that a refused command prints."""
+    assert ended.status == 2
+    assert "Traceback" not in ended.err
+    return ended.err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("variant", ["flash", "preview"])
+def test_a_checkpoint_is_played(animate: Run, tmp_path: Path, variant: Variant) -> None:
+    told = json.loads(animate("--json", variant=variant).out)
+    clip = read_clip(tmp_path / "clip.mp4")
+    height, width = told["size"]
+    assert clip.frames.shape == (9, height, width, 3)
+    assert height % 16 == width % 16 == 0
+    assert height * width <= 48 * 64
+    assert told["evaluations"] == (4 if variant == "flash" else 6)
+    assert told["model"] == "tiny"
+    assert told["frames"] == 9
+    assert "denoise" in told["stage_seconds"]
+    assert "exists" in sentence(animate())
+    assert animate("--force").status == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--seed", 5), ("--audio-guidance", 6), ("--solver", "euler"), ("--dtype", "bf16"), ("--decoder", "tiny"),
+        ("--window", 5, "--overlap", 0), ("--window", 5, "--overlap", 1, "--long-video", "chunks"), ("--prompt", "a woman"),
+        ("--window", 5, "--overlap", 0, "--anchor", "clip", "--seed", 0, "--resident"), ("--match-colours",),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_option_does_something(animate: Run, tmp_path: Path, options: tuple[object, ...]) -> None:
+    assert animate().status == 0
+    plain = read_clip(tmp_path / "clip.mp4").frames.astype(float)
+    assert animate("--force", *options).status == 0
+    assert np.abs(read_clip(tmp_path / "clip.mp4").frames - plain).max() > 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--guidance", 9), ("--negative-prompt", "a dog"), ("--face", "0,16,0,16"), ("--audio-scale", 0.2), ("--guidance", 1)],
+    ids=str,
+)  # fmt: skip
+def test_every_option_of_preview_does_something(animate: Run, tmp_path: Path, options: tuple[object, ...]) -> None:
+    assert animate(variant="preview").status == 0
+    plain = read_clip(tmp_path / "clip.mp4").frames.astype(float)
+    assert animate("--force", *options, variant="preview").status == 0
+    assert np.abs(read_clip(tmp_path / "clip.mp4").frames - plain).max() > 2
+
+
+def test_what_cannot_work_is_one_sentence(animate: Run, run: Run, folders: dict[Variant, Path], tmp_path: Path) -> None:
+    for options, message in (
+        (("--guidance", 4), "guidance is 4.0; flash has none of the text"),
+        (("--face", "1,2,3,4"), "flash hears it everywhere"),
+        (("--engine", "executorch"), "A checkpoint is played by torch"),
+        (("--model", "preview"), "flash"),
+        (("--dtype", "int8"), "dtype is 'int8'"),
+        (("--size", "big"), "--size is 'big'"),
+        (("--window", 6), "such as 5"),
+        (("--prompts", tmp_path / "none"), "The prompt pack"),
+    ):
+        assert message in sentence(animate(*options)), options
+        assert not (tmp_path / "clip.mp4").exists()
+    assert "write TOP,BOTTOM,LEFT,RIGHT" in sentence(animate("--face", "1,2", variant="preview"))
+    common = ("--image", PORTRAIT, "--audio", VOICE, "--out", tmp_path / "clip.mp4")
+    assert "one of the two" in sentence(run("animate", *common))
+    assert "one of the two" in sentence(run("animate", tmp_path, "--checkpoint", folders["flash"], *common))
+    assert "--steps goes with --checkpoint" in sentence(run("animate", tmp_path, "--steps", "3", *common))
+
+
+def test_a_pack_of_prompts(animate: Run, run: Run, folders: dict[Variant, Path], tmp_path: Path) -> None:
+    pack = tmp_path / "pack.safetensors"
+    ended = run("checkpoint", "prompts", folders["flash"], "a man", "a bee", "--out", pack)
+    assert ended.status == 0
+    assert re.search(r"\d+ tokens +'a bee'", ended.out)
+    assert set(load_file(pack)) == {"a man", "a bee"}
+    assert "exists" in sentence(run("checkpoint", "prompts", folders["flash"], "a", "--out", pack))
+    assert animate().status == 0
+    plain = (tmp_path / "clip.mp4").read_bytes()
+    assert animate("--force", "--prompts", pack).status == 0
+    assert (tmp_path / "clip.mp4").read_bytes() == plain
