@@ -326,6 +326,9 @@ def animate(
     solver: Annotated[
         str | None, typer.Option(help="euler, unipc or dpmpp.", show_default="the model's", rich_help_panel=PANEL)
     ] = None,
+    shift: Annotated[
+        float | None, typer.Option(help="Moves the steps towards noise.", show_default="5", rich_help_panel=PANEL)
+    ] = None,
     guidance: Annotated[
         float | None, typer.Option(help="Strength of the text (preview).", show_default="4", rich_help_panel=PANEL)
     ] = None,
@@ -356,6 +359,9 @@ def animate(
     long_video: Annotated[
         str, typer.Option(help="windows (Long Video CFG), or chunks that continue each other.", rich_help_panel=PANEL)
     ] = "windows",
+    riflex: Annotated[
+        bool, typer.Option("--riflex", help="Keep clips longer than those of training from repeating.", rich_help_panel=PANEL)
+    ] = False,
     reuse: Annotated[
         float | None, typer.Option(help="Feature reuse: skip blocks below this change, such as 0.1.", rich_help_panel=PANEL)
     ] = None,
@@ -380,11 +386,11 @@ def animate(
         assert checkpoint is not None
         if engine not in ("auto", "torch"):
             raise EngineError(f"A checkpoint is played by torch, not by {engine}. Compile it into a bundle first.")
-        negative: dict[str, Any] = {} if negative_prompt is None else {"negative_prompt": negative_prompt}
         settings = Settings(
-            steps=steps, solver=solver, guidance=guidance, audio_guidance=audio_guidance, audio_scale=audio_scale, window=window,
+            steps=steps, solver=solver, shift=shift, guidance=guidance, riflex=riflex, negative_prompt=negative_prompt,
+             audio_guidance=audio_guidance, audio_scale=audio_scale, window=window,
             overlap=overlap, anchor=anchor, long_video=long_video, reuse=reuse, seed=seed, dtype=dtype, device=device,
-            decoder=decoder, upstream_compat=upstream_compat, **negative,
+            decoder=decoder, upstream_compat=upstream_compat,
         )  # fmt: skip
         result = _animate_reference(
             checkpoint, model, settings, image, audio, output, prompt, prompts, size, frames, face, match_colours, resident, force,

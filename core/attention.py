@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
+from .errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ def rope_angles(head_dim: int, frames: int, height: int, width: int, riflex: Rif
     """Every token's angles in radians, float64 [N, d/2], tokens frame-major, then row, then column.
 
     The channel pairs are split into temporal, vertical and horizontal thirds, each with theta 10000 and positions from 0.
+
+    Raises:
+        ConfigError: RIFLEx asks for a frequency that the head does not have.
     """
     sixth = head_dim // 6
     parts = (head_dim - 4 * sixth, 2 * sixth, 2 * sixth)
@@ -37,6 +41,10 @@ def rope_angles(head_dim: int, frames: int, height: int, width: int, riflex: Rif
     for axis, (size, positions) in enumerate(zip(parts, (frames, height, width), strict=True)):
         frequencies = 10000.0 ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
         if axis == 0 and riflex is not None:
+            if not 1 <= riflex.index <= len(frequencies):
+                raise ConfigError(
+                    f"RIFLEx index is {riflex.index}; heads of {head_dim} have {len(frequencies)} temporal frequencies."
+                )
             frequencies[riflex.index - 1] = 0.9 * 2 * torch.pi / riflex.frames / riflex.scale
         table = torch.arange(positions, dtype=torch.float64)[:, None] * frequencies  # [positions, size/2]
         shape = [1, 1, 1, table.shape[1]]

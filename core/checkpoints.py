@@ -391,15 +391,15 @@ def _require_variant(candidate: _Candidate, wanted: Variant | None) -> None:
         )
 
 
-def _nearest(candidates: list[tuple[Path, ...]], near: Path, what: str, favourite: str | None = None) -> tuple[Path, ...]:
+def _nearest(candidates: list[tuple[Path, ...]], near: Path, what: str, favourite: str = BASE_FOLDER) -> tuple[Path, ...]:
     """Of files that could be `what`, those that lie nearest; among equally near ones those in the folder called `favourite`."""
 
     def steps(paths: tuple[Path, ...]) -> int:
         return len(Path(os.path.relpath(paths[0], near)).parts)
 
     best = [paths for paths in candidates if steps(paths) == min(map(steps, candidates))]
-    if len(best) > 1 and favourite is not None:
-        best = [paths for paths in best if paths[0].parent.name == favourite] or best
+    if len(best) > 1:
+        best = [paths for paths in best if favourite in paths[0].parts] or best
     if len(best) > 1:
         raise CheckpointError(
             f"{len(best)} files could be the {what}: {', '.join(str(paths[0]) for paths in best)}. Give a folder that has only one."
@@ -457,7 +457,7 @@ class Checkpoint:
         paths: dict[ComponentName, tuple[Path, ...]] = {"transformer": tuple(p for c in transformer for p in c.paths)}
         for name in NEEDED_FOR:
             if name != "transformer":
-                favourite = SPEECH_FOLDERS[variant or wanted or "flash"] if name == "wav2vec2" else None
+                favourite = SPEECH_FOLDERS[variant or wanted or "flash"] if name == "wav2vec2" else BASE_FOLDER
                 paths[name] = _nearest(inside[name] or beside[name], near, name, favourite)
         if not any(paths.values()):
             raise CheckpointError(f"{folder} holds no part of EchoMimicV3. {_GIVE_THE_FOLDER}")

@@ -111,9 +111,9 @@ class WindowRule(_Record):
     """How a long clip is cut: windows of `length` latent frames, each overlapping the one before by at least `overlap` of them.
 
     `anchor` says what a window after the first knows of the picture: with `window` it starts from the picture, as the first one
-    does and as clips did in training; with `clip` it knows what the clip knows in those frames, nothing when only the first frame is
-    given (nano then loses the identity, docs/FIGURES.md). `upstream_compat` repeats the original's latent long video to the letter,
-    see `windows`.
+    does and as clips did in training; with `clip` it knows what the clip knows in those frames, nothing when only the first frame
+    is given (nano then loses the identity, docs/RELEASED_MODEL.md). `upstream_compat` repeats the original's latent long video to
+    the letter, see `windows`.
     """
 
     length: int = Field(ge=1)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ..core import checkpoints
 from ..core.architecture import Architecture, skeleton
+from ..core.attention import Riflex
 from ..core.checkpoints import Checkpoint
 from ..core.config import TEMPORAL_STRIDE, ClipSpec, Variant
 from ..core.errors import ConfigError, EngineError, InputError
@@ -54,8 +55,8 @@ class Settings:
 
     `window` is in video frames; `overlap` in latent frames between windows, in video frames between chunks; `anchor` is that of
     `WindowRule`. `guidance` is the strength of the text, which only preview knows; `audio_guidance` that of the speech (1 switches
-    it off). `audio_scale` multiplies what the audio attention adds. `reuse` is the threshold of feature reuse. `upstream_compat`
-    repeats the original's defects.
+    it off). `audio_scale` multiplies what the audio attention adds. `riflex` slows the temporal frequency that repeats in clips
+    longer than those of training. `reuse` is the threshold of feature reuse. `upstream_compat` repeats the original's defects.
     """
 
     steps: int | None = None
@@ -64,11 +65,12 @@ class Settings:
     guidance: float | None = None
     audio_guidance: float | None = None
     audio_scale: float = 1.0
-    negative_prompt: str = NEGATIVE_PROMPT
+    negative_prompt: str | None = None
     window: int = 81
     overlap: int | None = None
     anchor: str = "window"
     long_video: str = "windows"
+    riflex: bool = False
     reuse: float | None = None
     seed: int = 0
     dtype: str = "fp32"
@@ -85,6 +87,8 @@ class Settings:
         check_seed(self.seed)
         if (self.window - 1) % TEMPORAL_STRIDE:
             raise ConfigError(f"The window is {self.window} frames; it must be 4n+1, such as {(self.window - 1) // 4 * 4 + 1}.")
+        if self.long_video == "chunks" and self.anchor == "clip":
+            raise ConfigError("anchor is 'clip', but chunks continue the frames before them. Use long_video='windows'.")
         try:
             device = torch.device(self.device)
         except RuntimeError as error:
@@ -110,8 +114,9 @@ def plan_options(variant: Variant, settings: Settings, frames: int = 1) -> PlanO
     }
     audio = settings.audio_guidance
     if variant == "flash":
-        if settings.guidance is not None:
-            raise ConfigError(f"guidance is {settings.guidance}; flash has none of the text, only audio_guidance.")
+        for name in ("guidance", "negative_prompt"):
+            if getattr(settings, name) is not None:
+                raise ConfigError(f"{name} is {getattr(settings, name)!r}; flash has no text guidance, only audio_guidance.")
         assert isinstance(options.guidance, AudioGuidance)
         changes["guidance"] = options.guidance if audio is None else replace(options.guidance, scale=audio)
     elif settings.guidance is not None and settings.guidance <= 1:
@@ -250,7 +255,8 @@ class Reference:
     def __post_init__(self) -> None:
         model = self.sizes.transformer
         self.engine = ReferenceEngine(
-            model, loaders(self.checkpoint, self.sizes, self.settings), self.clip.samples_per_frame, self.settings.device,
+            model, loaders(self.checkpoint, self.sizes, self.settings), self.clip.samples_per_frame,
+            self.settings.device, self._riflex(),
             keep_residuals=self.settings.reuse is not None, resident=self.resident,
         )  # fmt: skip
         self.options = plan_options(model.variant, self.settings, self.clip.frames)
@@ -259,6 +265,10 @@ class Reference:
             model, self.clip, self.plan, self._tables, model.text_len, None, self.prompts, tokenise=self._tokenise
         )  # fmt: skip
         self.player = Player(self.score, self.engine, self.progress)
+
+    def _riflex(self) -> Riflex | None:
+        frames = min(self.settings.window, self.clip.frames)
+        return Riflex(frames=(frames - 1) // TEMPORAL_STRIDE + 1) if self.settings.riflex else None
 
     def _modulation(self, timesteps: Any) -> NDArray[np.float64]:
         return self.engine.step_tables(timesteps)["modulation"].reshape(len(timesteps), -1).astype(np.float64)
@@ -287,7 +297,8 @@ class Reference:
         if compat and isinstance(self.options.guidance, NoGuidance):
             audio_mask = None
         speech = speech[: self.clip.frames * self.clip.samples_per_frame]
-        texts = {NEGATIVE: self.settings.negative_prompt}
+        negative = self.settings.negative_prompt
+        texts = {NEGATIVE: NEGATIVE_PROMPT if negative is None else negative}
         if self.settings.long_video == "chunks" and self.clip.frames > self.settings.window:
             pieces = self._chunks(portrait, speech, prompt, texts, audio_mask)
         else:

@@ -104,7 +104,8 @@ def test_a_checkpoint_is_played(animate: Run, tmp_path: Path, variant: Variant) 
 @pytest.mark.parametrize(
     "options",
     [
-        ("--seed", 5), ("--audio-guidance", 6), ("--solver", "euler"), ("--dtype", "bf16"), ("--decoder", "tiny"),
+        ("--seed", 5), ("--shift", 2), ("--riflex",), ("--audio-guidance", 6), ("--solver", "euler"),
+        ("--dtype", "bf16"), ("--decoder", "tiny"),
         ("--window", 5, "--overlap", 0), ("--window", 5, "--overlap", 1, "--long-video", "chunks"), ("--prompt", "a woman"),
         ("--window", 5, "--overlap", 0, "--anchor", "clip", "--seed", 0, "--resident"), ("--match-colours",),
     ],
@@ -131,7 +132,9 @@ def test_every_option_of_preview_does_something(animate: Run, tmp_path: Path, op
 
 def test_what_cannot_work_is_one_sentence(animate: Run, run: Run, folders: dict[Variant, Path], tmp_path: Path) -> None:
     for options, message in (
-        (("--guidance", 4), "guidance is 4.0; flash has none of the text"),
+        (("--guidance", 4), "guidance is 4.0; flash has no text guidance"),
+        (("--negative-prompt", "a dog"), "negative_prompt is 'a dog'; flash has no text guidance"),
+        (("--anchor", "clip", "--long-video", "chunks"), "chunks continue the frames before them"),
         (("--face", "1,2,3,4"), "flash hears it everywhere"),
         (("--engine", "executorch"), "A checkpoint is played by torch"),
         (("--model", "preview"), "flash"),

@@ -155,7 +155,10 @@ def test_a_numbered_checkpoint_is_the_transformer_when_it_is_named(folder: Path)
 
 
 def test_equally_near_files_are_not_guessed_among(folder: Path) -> None:
-    shutil.copytree(folder / BASE_FOLDER, folder / "Wan2.1-other")
+    before = Checkpoint.open(folder).paths
+    shutil.copytree(folder / BASE_FOLDER, folder / "Wan2.1-T2V-1.3B")
+    assert Checkpoint.open(folder).paths == before  # the folder of the released name
+    (folder / BASE_FOLDER).rename(folder / "Wan2.1-other")
     with pytest.raises(CheckpointError, match="2 files could be the base transformer"):
         Checkpoint.open(folder)
 

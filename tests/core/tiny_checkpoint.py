@@ -46,7 +46,9 @@ def playable_sizes(variant: Variant) -> Architecture:
         else AudioConfig(layers=1, channels=12, tokens=17)
     )
     return Architecture(
-        transformer=tiny_config(variant, audio=audio, coupled_layers=0, vae=VAEConfig(dim=4, res_blocks=1), image_tokens=17),
+        transformer=tiny_config(
+            variant, heads=1, audio=audio, coupled_layers=0, vae=VAEConfig(dim=4, res_blocks=1), image_tokens=17
+        ),
         text_encoder=PromptEncoderConfig(vocab=400, dim=20, attention_dim=16, ffn_dim=24, heads=4, layers=1),
         clip=PictureEncoderConfig(image_size=8, patch=2, dim=12, layers=2, heads=2, mlp_dim=16),
         clip_text=TextTowerConfig(vocab=40, dim=8, layers=1, mlp_dim=8, positions=9, out_dim=8),

@@ -80,14 +80,15 @@ def calls_with_reuse(case: Golden) -> Iterator[Comparison]:
 
 
 def guidance_of(call: dict[str, Any], variant: Variant) -> Guidance:
-    if call["guidance_scale"] <= 1:
+    if call.get("guidance_scale", 6.0) <= 1:  # what a call does not say is the default of the original's signature
         return NoGuidance()
     if variant == "flash":
-        return AudioGuidance(scale=call["audio_guidance_scale"], skip_ratio=call.get("cfg_skip_ratio") or 0.0)
+        return AudioGuidance(scale=call.get("audio_guidance_scale", 6.0), skip_ratio=call.get("cfg_skip_ratio") or 0.0)
     return TextAudioGuidance(
-        text=call["guidance_scale"], audio=call["audio_guidance_scale"], dynamic_text=call.get("use_dynamic_cfg", False),
+        text=call.get("guidance_scale", 6.0), audio=call.get("audio_guidance_scale", 6.0),
+        dynamic_text=call.get("use_dynamic_cfg", False),
         dynamic_audio=call.get("use_dynamic_acfg", False), negative=NEGATIVE, neg_scale=call.get("neg_scale", 1.0),
-        neg_steps=call.get("neg_steps", 0), upstream_compat=True,
+        neg_steps=call.get("neg_steps", 3), upstream_compat=True,
     )  # fmt: skip
 
 
@@ -98,12 +99,13 @@ def options_of(case: Golden, variant: Variant) -> PlanOptions:
     if cache := call.get("teacache"):
         reuse = FeatureReuse(cache["thresh"], cache["skip_start"], tuple(cache["coefficients"]), upstream_compat=True)
     if call.get("use_longvideo_cfg"):
-        length = (call["partial_video_length"] - 1) // TEMPORAL_STRIDE + 1
-        window = WindowRule(length=length, overlap=call["overlap_video_length"], anchor="window", upstream_compat=True)
+        length = (call.get("partial_video_length", 113) - 1) // TEMPORAL_STRIDE + 1
+        window = WindowRule(length=length, overlap=call.get("overlap_video_length", 5), anchor="window", upstream_compat=True)
     strength = call.get("audio_scale", 1.0) if variant == "preview" else 1.0
     return PlanOptions(
-        solver=scheduler["name"], steps=call["num_inference_steps"],
-        shift=scheduler["ctor_shift"] if euler else call["shift"], constructor_shift=1.0 if euler else scheduler["ctor_shift"],
+        solver=scheduler["name"], steps=call.get("num_inference_steps", 50),
+        shift=scheduler["ctor_shift"] if euler else call.get("shift", 5),
+        constructor_shift=1.0 if euler else scheduler["ctor_shift"],
         guidance=guidance_of(call, variant), reuse=reuse, window=window,
         modality=PhaseWeights(points=((1.0, (1.0, 1.0, strength)),)),
     )  # fmt: skip
@@ -214,7 +216,7 @@ def scales_of(plan: SamplingPlan, call: dict[str, Any], per_step: int) -> list[l
     """The scales of text and audio in each step and window, read back from the plan's weights; where text guidance is off, the
     original reports those that it was called with."""
     if all(branch.text == PROMPT for branch in plan.branches):
-        return [[call["guidance_scale"], call["audio_guidance_scale"]]] * plan.steps * per_step
+        return [[call.get("guidance_scale", 6.0), call.get("audio_guidance_scale", 6.0)]] * plan.steps * per_step
     scales = []
     for row in plan.guidance:
         text = sum(weight for branch, weight in zip(plan.branches, row, strict=True) if branch.text == PROMPT)
