@@ -67,18 +67,16 @@ def _print_accounts(checkpoint: Checkpoint, accounts: list[Account]) -> None:
         "parameters": f"{sum(account.parameters for account in present):,}",
         "size": human_bytes(sum(account.bytes for account in present)),
     }
-    for column in ("component", "file", "tensors", "parameters", "type", "size", "status"):
+    for column in ("component", "tensors", "parameters", "type", "size", "status"):
         right = column in ("tensors", "parameters", "size")
-        table.add_column(column, footer=footers.get(column, ""), justify="right" if right else "left")
+        table.add_column(column, footer=footers.get(column, ""), justify="right" if right else "left", no_wrap=column != "status")
     for account in accounts:
-        files = [_relative(path, checkpoint.folder) for path in account.files]
         tensors, parameters = "", ""
         if account.expected:
             tensors = f"{account.found:,} / {account.expected:,}"
             parameters = f"{account.parameters if account.files else account.expected_parameters:,}"
         table.add_row(
             account.name,
-            escape("\n".join(files)),
             tensors,
             parameters if account.files or not parameters else f"[dim]{parameters}[/]",
             ", ".join(account.types),
@@ -86,6 +84,9 @@ def _print_accounts(checkpoint: Checkpoint, accounts: list[Account]) -> None:
             _status(account),
         )
     out.print(table)
+    for account in present:
+        files = ", ".join(_relative(path, checkpoint.folder) for path in account.files)
+        out.print(f"{account.name:<13}{escape(files)}", soft_wrap=True, highlight=False)
     for account in accounts:
         for reason, count in account.dropped.items():
             out.print(
@@ -175,7 +176,7 @@ def make_random(
         print(json.dumps({"folder": str(output), "files": written}))
         return
     for name, size in written.items():
-        out.print(f"{human_bytes(size):>8}  {escape(name)}", highlight=False)
+        out.print(f"{human_bytes(size):>8}  {escape(name)}", highlight=False, soft_wrap=True)
     out.print(f"[bold]{escape(str(output))}[/] is ready. Next: [cyan]echoedge inspect {escape(str(output))}[/]")
 
 
