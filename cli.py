@@ -230,7 +230,7 @@ def _animate_reference(
     from .core.files import human_bytes, require_free_disk, require_free_memory
     from .runtime.colour import ColourMatcher
     from .runtime.media import ClipWriter, clip_frames, output_size, portrait_size, read_portrait, read_speech
-    from .runtime.reference import Reference, memory_needed, read_prompts
+    from .runtime.reference import Reference, memory_needed, peak_memory, read_prompts
 
     checkpoint = Checkpoint.open(checkpoint_path, model)
     sizes = Architecture(checkpoint.config())
@@ -253,7 +253,7 @@ def _animate_reference(
         needed = memory_needed(sizes, clip, reference.plan, settings)
         if settings.device == "cpu":
             stages = ", ".join(f"{name} {human_bytes(count)}" for name, count in needed.items())
-            require_free_memory(sum(needed.values()) - needed["vae"], f"playing this clip ({stages})")
+            require_free_memory(peak_memory(needed, resident), f"playing this clip ({stages})")
         require_free_disk(output, frames * height * width * 3 // CLIP_COMPRESSION)
         writer = ClipWriter(
             output, height=height, width=width, fps=clip.fps, audio=speech, sample_rate=clip.sample_rate, force=force
@@ -387,10 +387,9 @@ def animate(
         if engine not in ("auto", "torch"):
             raise EngineError(f"A checkpoint is played by torch, not by {engine}. Compile it into a bundle first.")
         settings = Settings(
-            steps=steps, solver=solver, shift=shift, guidance=guidance, riflex=riflex, negative_prompt=negative_prompt,
-             audio_guidance=audio_guidance, audio_scale=audio_scale, window=window,
-            overlap=overlap, anchor=anchor, long_video=long_video, reuse=reuse, seed=seed, dtype=dtype, device=device,
-            decoder=decoder, upstream_compat=upstream_compat,
+            steps=steps, solver=solver, shift=shift, guidance=guidance, audio_guidance=audio_guidance, audio_scale=audio_scale,
+            negative_prompt=negative_prompt, window=window, overlap=overlap, anchor=anchor, long_video=long_video, riflex=riflex,
+            reuse=reuse, seed=seed, dtype=dtype, device=device, decoder=decoder, upstream_compat=upstream_compat,
         )  # fmt: skip
         result = _animate_reference(
             checkpoint, model, settings, image, audio, output, prompt, prompts, size, frames, face, match_colours, resident, force,

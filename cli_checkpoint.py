@@ -197,10 +197,12 @@ def prompts(
     from .core.architecture import Architecture
     from .core.checkpoints import Checkpoint
     from .core.files import atomic_file
-    from .runtime.reference import encode_prompts
+    from .runtime.reference import NEGATIVE_PROMPT, encode_prompts
 
     checkpoint = Checkpoint.open(folder)
     sizes = Architecture(checkpoint.config())
+    if sizes.transformer.variant == "preview":
+        texts = [*texts, NEGATIVE_PROMPT]  # its guidance needs one
     with atomic_file(output, force) as temporary:
         encoded = encode_prompts(checkpoint, texts, sizes, device)
         save_file(encoded, temporary)

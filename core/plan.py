@@ -94,7 +94,7 @@ class Branch(_Record):
 
     name: str = Field(min_length=1)
     text: str
-    text_scale: float = Field(default=1.0, ge=0.0, le=1e6)
+    text_scale: float = Field(default=1.0, ge=0.0, le=1e12)
     image: bool = True
     audio: bool = True
 
@@ -201,7 +201,7 @@ class SamplingPlan(_Record):
         weights = np.asarray(self.modality_weights[step], dtype=np.float32)
         if weights.shape[1] not in (1, frames):
             raise ConfigError(f"The plan's modality weights are for {weights.shape[1]} latent frames; {frames} are played.")
-        return np.ascontiguousarray(np.broadcast_to(weights, (3, frames)))
+        return np.array(np.broadcast_to(weights, (3, frames)))
 
     def to_json(self) -> str:
         """The plan as JSON with sorted keys, one top-level field per line; equal plans give equal text."""
@@ -348,10 +348,10 @@ def windows(total: int, rule: WindowRule, step: int = 0) -> list[Window]:
     shifted left until it ends with the clip, and overlaps more. Where a window meets the ones before it on o frames, its share on
     the j-th of them is r = j / (o - 1), 0 to 1 with both ends, and theirs are multiplied by 1 - r: on the first shared frame the
     earlier windows win, on the last one the new window does. With o = 1 the shared frame stays with the earlier windows (r = 0);
-    with o = 0 there is no cross-fade. All steps have the same windows.
+    with o = 0 there is no cross-fade. `step` does not matter.
 
-    With `upstream_compat` the last window keeps the hop and has the frames that are left, later windows replace earlier ones
-    without a cross-fade in step 0, and a clip shorter than a window has no windows at all: its latents stay zero.
+    With `upstream_compat` it does: the last window keeps the hop and has the frames that are left, later windows replace earlier
+    ones without a cross-fade in step 0, and a clip shorter than a window has no windows at all: its latents stay zero.
 
     Raises:
         ConfigError: the clip is shorter than one window; or, with `upstream_compat`, as long as one, where the original never ends.

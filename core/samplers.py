@@ -52,21 +52,27 @@ class AudioGuidance:
     """Upstream's flash guidance: v = v_0 + scale · (v_a - v_0), where v_0 has the same text and no audio.
 
     `dynamic` lowers the scale over the steps (`dynamic_scale`); `skip_ratio` r, 0..1, switches guidance off from step n(1 - r) on.
+    Upstream takes that product as floating point gives it, so that 0.7 of 10 steps begins at step 4; `upstream_compat` does so too.
     """
 
     scale: float = 3.0
     dynamic: bool = False
     skip_ratio: float = 0.0
+    upstream_compat: bool = False
 
     def __post_init__(self) -> None:
         check_number("audio guidance scale", self.scale, 0.0, MAX_SCALE)
         check_number("skip_ratio", self.skip_ratio, 0.0, 1.0)
 
     def terms(self, step: int, steps: int) -> Terms:
-        if _skipped(step, steps, self.skip_ratio):
+        if self.skips(step, steps):
             return NoGuidance().terms(step, steps)
         scale = dynamic_scale(self.scale, step, steps) if self.dynamic else self.scale
         return [(Branch.of(PROMPT), scale), (Branch.of(PROMPT, audio=False), 1.0 - scale)]
+
+    def skips(self, step: int, steps: int) -> bool:
+        """Whether guidance is off in step `step`."""
+        return _skipped(step, steps, self.skip_ratio, slack=0.0 if self.upstream_compat else 1e-9)
 
 
 @dataclass(frozen=True)
@@ -131,8 +137,8 @@ def dynamic_scale(scale: float, step: int, steps: int) -> float:
     return scale / 2.0 + scale / 2.0 * (1.0 - math.cos(math.pi * left**5)) / 2.0
 
 
-def _skipped(step: int, steps: int, ratio: float) -> bool:
-    return step >= steps * (1.0 - ratio) - 1e-9  # the slack keeps 10 * (1 - 0.7) at step 3
+def _skipped(step: int, steps: int, ratio: float, slack: float = 1e-9) -> bool:
+    return step >= steps * (1.0 - ratio) - slack  # the slack keeps 10 * (1 - 0.7) at step 3
 
 
 def _mix(steps_terms: Sequence[Terms]) -> tuple[list[Branch], list[list[float]]]:
@@ -504,7 +510,12 @@ def _upstream_reuse(
     """As `_reuse`, with the original's one state: flash calls the model once per branch and all calls share one residual; preview
     calls it once per step with a row per branch, and a row keeps its residual whatever its text is scaled by."""
     if options.phases or options.window is not None:
-        raise ConfigError("Feature reuse with upstream_compat goes with neither phases nor windows: the original has no such mode.")
+        raise ConfigError("Feature reuse with upstream_compat goes with neither phases nor windows: the original mixes them up.")
+    if isinstance(options.guidance, AudioGuidance) and options.guidance.scale in (0.0, 1.0):
+        raise ConfigError(
+            f"The audio guidance scale is {options.guidance.scale}, which leaves one branch out of the plan; the original would "
+            "still run it and share its residual. Leave upstream_compat off."
+        )
     evaluated = [[index for index, weight in enumerate(row) if weight != 0] for row in guidance]
     rows = isinstance(options.guidance, TextAudioGuidance)
     calls = [1 if rows else len(step) for step in evaluated]

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..core.bundle import Bundle
-from ..core.conditions import collapse_padding, frame_windows
+from ..core.conditions import collapse_padding, frame_windows, pad_text
 from ..core.config import TEMPORAL_STRIDE, ClipSpec, ModelConfig
 from ..core.encoders import byte_ids
 from ..core.errors import InputError
@@ -59,6 +59,7 @@ class Score:
     audio_samples: int | None  # that the audio encoder reads at once: one clip and the context behind it
     prompts: Mapping[str, Float32] = field(default_factory=dict)
     tokenise: Tokenise = byte_ids
+    collapse: bool = True  # equal rows of padding into one; without, `text_rows` is the model's text length
 
     @property
     def any_length(self) -> bool:
@@ -281,6 +282,8 @@ class Player:
         else:
             known = ", ".join(repr(name) for name in sorted(self.score.prompts)) or "none"
             raise InputError(f"There is no text encoder here; the known prompts are {known}, not {prompt!r}.")
+        if not self.score.collapse:
+            return pad_text([embedding], config.text_len).numpy(), np.zeros((1, config.text_len), np.float32)
         text, bias = collapse_padding(embedding, config.text_len, rows)
         return text[None].numpy(), bias[None].numpy()
 
@@ -296,19 +299,28 @@ class Player:
         audio: Float32,
         audio_mask: Float32 | None = None,
     ) -> list[list[list[Array]]]:
-        """Conditions by window and branch, each in the order of the denoise program's inputs."""
+        """Conditions by window and branch, each in the order of the denoise program's inputs. What branches or windows have in
+        common is held once."""
         plan, clip = self.score.plan, self.score.clip
         mask = np.ones((1, clip.tokens_per_frame), np.float32) if audio_mask is None else audio_mask[None].astype(np.float32)
         spans = windows(latent_frames, rule)
         conditions: list[list[list[Array]]] = []
+        held: dict[tuple[Any, ...], Array] = {}
         for span in spans:
             heard = self._audio_of(audio, span, last=span.start + span.length == latent_frames)
             first = span.start if rule.anchor == "clip" else 0
             known = np.ascontiguousarray(y[:, :, first : first + span.length])
             row = []
             for branch in plan.branches:
-                patch_bias, text_k, text_v, *others = self.engine.run(
-                    "encode_conditions", "forward", self._condition_inputs(branch, known, image, text, heard)
+                encoded = self.engine.run("encode_conditions", "forward", self._condition_inputs(branch, known, image, text, heard))
+                words = (branch.text, branch.text_scale)
+                voice = (span.start if branch.audio else None, span.length, heard.shape[1])
+                keys: list[tuple[Any, ...]] = [
+                    ("y", first, span.length), ("text k", *words), ("text v", *words), ("image k", branch.image),
+                    ("image v", branch.image), ("audio k", *voice), ("audio v", *voice),
+                ]  # fmt: skip
+                patch_bias, text_k, text_v, *others = (
+                    held.setdefault(key, value) for key, value in zip(keys, encoded, strict=True)
                 )
                 row.append([patch_bias, text_k, text_v, text[branch.text][1], *others, mask])
             conditions.append(row)

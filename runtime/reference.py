@@ -32,7 +32,7 @@ from ..core.config import TEMPORAL_STRIDE, ClipSpec, Variant
 from ..core.errors import ConfigError, EngineError, InputError
 from ..core.long_video import ChunkJoiner, pixel_chunks, to_uint8
 from ..core.phases import PhaseWeights
-from ..core.plan import SamplingPlan, WindowRule, check_choice, check_count, check_seed, noise
+from ..core.plan import SamplingPlan, Window, WindowRule, check_choice, check_count, check_seed, noise, windows
 from ..core.samplers import PLAN_PRESETS, AudioGuidance, FeatureReuse, NoGuidance, PlanOptions, TextAudioGuidance, build_plan
 from ..core.transformer import DiT
 from ..core.vae import VAE
@@ -54,9 +54,10 @@ class Settings:
     """How the reference model is played. None stands for the released pipeline's own value.
 
     `window` is in video frames; `overlap` in latent frames between windows, in video frames between chunks; `anchor` is that of
-    `WindowRule`. `guidance` is the strength of the text, which only preview knows; `audio_guidance` that of the speech (1 switches
-    it off). `audio_scale` multiplies what the audio attention adds. `riflex` slows the temporal frequency that repeats in clips
-    longer than those of training. `reuse` is the threshold of feature reuse. `upstream_compat` repeats the original's defects.
+    `WindowRule`. `guidance` is the strength of the text, which only preview knows; `audio_guidance` that of the speech (in flash 1
+    switches it off). `audio_scale` multiplies what preview's audio attention adds. `riflex` slows the temporal frequency that
+    repeats in clips longer than those of training. `reuse` is the threshold of feature reuse. `upstream_compat` repeats the
+    original's defects.
     """
 
     steps: int | None = None
@@ -85,6 +86,8 @@ class Settings:
         check_choice("anchor", self.anchor, ANCHORS)
         check_count("window", self.window, 5, 10_000)
         check_seed(self.seed)
+        if self.overlap is not None:
+            check_count("overlap", self.overlap, 0, self.window - 1)
         if (self.window - 1) % TEMPORAL_STRIDE:
             raise ConfigError(f"The window is {self.window} frames; it must be 4n+1, such as {(self.window - 1) // 4 * 4 + 1}.")
         if self.long_video == "chunks" and self.anchor == "clip":
@@ -93,12 +96,16 @@ class Settings:
             device = torch.device(self.device)
         except RuntimeError as error:
             raise ConfigError(f"There is no device {self.device!r}. Choose cpu, cuda or cuda:1.") from error
-        if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
             raise EngineError(f"PyTorch cannot compute on {self.device!r} here. Choose cpu, or install a build with CUDA.")
 
 
 def _overlap(settings: Settings) -> int:
-    return OVERLAP[settings.long_video] if settings.overlap is None else settings.overlap
+    """Latent frames or, of chunks, video frames; by default as the original, or as many as the window leaves."""
+    if settings.overlap is not None:
+        return settings.overlap
+    most = settings.window - 1 if settings.long_video == "chunks" else (settings.window - 1) // TEMPORAL_STRIDE
+    return min(OVERLAP[settings.long_video], most)
 
 
 def plan_options(variant: Variant, settings: Settings, frames: int = 1) -> PlanOptions:
@@ -117,9 +124,15 @@ def plan_options(variant: Variant, settings: Settings, frames: int = 1) -> PlanO
         for name in ("guidance", "negative_prompt"):
             if getattr(settings, name) is not None:
                 raise ConfigError(f"{name} is {getattr(settings, name)!r}; flash has no text guidance, only audio_guidance.")
+        if settings.audio_scale != 1.0:
+            raise ConfigError(f"audio_scale is {settings.audio_scale}; only preview's audio attention has a scale.")
         assert isinstance(options.guidance, AudioGuidance)
-        changes["guidance"] = options.guidance if audio is None else replace(options.guidance, scale=audio)
+        scale = options.guidance.scale if audio is None else audio
+        changes["guidance"] = replace(options.guidance, scale=scale, upstream_compat=compat)
     elif settings.guidance is not None and settings.guidance <= 1:
+        for name in ("audio_guidance", "negative_prompt"):
+            if getattr(settings, name) is not None:
+                raise ConfigError(f"guidance is {settings.guidance}, which switches all guidance off; {name} would do nothing.")
         changes["guidance"] = NoGuidance()
     else:
         guidance = options.guidance
@@ -127,6 +140,8 @@ def plan_options(variant: Variant, settings: Settings, frames: int = 1) -> PlanO
         text = guidance.text if settings.guidance is None else settings.guidance
         audio = guidance.audio if audio is None else audio
         changes["guidance"] = replace(guidance, text=text, audio=audio, negative=NEGATIVE, upstream_compat=compat)
+    if variant == "preview" and settings.solver not in (None, "euler"):
+        changes["constructor_shift"] = options.shift  # of the released scheduler's configuration; Euler has this one alone
     if settings.long_video == "windows" and frames > settings.window:
         length = (settings.window - 1) // TEMPORAL_STRIDE + 1
         rule: dict[str, Any] = {"length": length, "overlap": _overlap(settings), "anchor": settings.anchor}
@@ -156,28 +171,41 @@ def loaders(checkpoint: Checkpoint, sizes: Architecture, settings: Settings) -> 
 
 
 def memory_needed(sizes: Architecture, clip: ClipSpec, plan: SamplingPlan, settings: Settings) -> dict[str, int]:
-    """Bytes that each stage of playing `clip` takes at once: weights, conditions per window and branch, activations, states.
+    """Bytes that playing `clip` takes: of the transformer's weights, the conditions of all windows and branches, one step, and, at
+    other times, the VAE with its states.
 
-    Activations are those of the widest moment of a block: the feed-forward's hidden layer, or the logits of cross-attention.
+    Activations are those of the widest moment of a block: the feed-forward's hidden layer, or the logits of cross-attention. What
+    branches or windows have in common is counted once, as the player holds it.
     """
     model, size = sizes.transformer, DTYPES[settings.dtype].itemsize
-    rule = plan.window or WindowRule(length=clip.latent_frames, overlap=0)
-    length = min(rule.length, clip.latent_frames)
-    spans = max(1, -(-(clip.latent_frames - length) // (length - rule.overlap)) + 1) if length == rule.length else 1
-    tokens = length * clip.tokens_per_frame
-    keys = model.text_len + model.image_tokens
+    most = settings.window if settings.long_video == "chunks" else clip.frames
+    total = (min(most, clip.frames) - 1) // TEMPORAL_STRIDE + 1
+    spans = windows(total, plan.window) if plan.window is not None and plan.window.length < total else [Window(0, total, ())]
+    length = max(span.length for span in spans)
+    tokens, keys = length * clip.tokens_per_frame, model.text_len + model.image_tokens
     parts = {"transformer": skeleton(DiT, model), "vae": skeleton(VAE, model.vae)}
     weights = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
-    conditions = 2 * model.layers * (keys + model.audio.tokens * length) * model.dim + tokens * model.dim
+    texts = len({(branch.text, branch.text_scale) for branch in plan.branches})
+    images = len({branch.image for branch in plan.branches})
+    voices = len(spans) * any(branch.audio for branch in plan.branches) + any(not branch.audio for branch in plan.branches)
+    rows = texts * model.text_len + images * model.image_tokens + voices * model.audio.tokens * length
+    patches = len(spans) if plan.window is not None and plan.window.anchor == "clip" else 1
     moment = max(tokens * (2 * model.ffn_dim + 4 * model.dim), 2 * model.heads * tokens * keys)
-    latents = model.latent_channels * clip.latent_frames * clip.latent_height * clip.latent_width
-    area = clip.height * clip.width
+    residuals = len(spans) * len(plan.branches) * tokens * model.dim if settings.reuse is not None else 0
+    latents = model.latent_channels * total * clip.latent_height * clip.latent_width
+    states = 2 * VAE_STATE_PER_PIXEL * clip.height * clip.width * model.vae.dim // 96
     return {
         "transformer": size * weights["transformer"],
-        "conditions": size * spans * len(plan.branches) * conditions,
-        "one step": size * (moment + 6 * tokens * model.dim) + 4 * (plan.steps + 2) * latents,
-        "vae": size * (weights["vae"] + 2 * VAE_STATE_PER_PIXEL * area * model.vae.dim // 96),
+        "conditions": size * (2 * model.layers * rows * model.dim + patches * tokens * model.dim),
+        "one step": size * (moment + 6 * tokens * model.dim + residuals) + 4 * (plan.steps + 2) * latents,
+        "vae": size * (weights["vae"] + states),
     }
+
+
+def peak_memory(needed: Mapping[str, int], resident: bool) -> int:
+    """Of what `memory_needed` gives, the most that is in memory at once."""
+    denoise = needed["transformer"] + needed["conditions"] + needed["one step"]
+    return denoise + needed["vae"] if resident else max(denoise, needed["vae"])
 
 
 # -- prompts -----------------------------------------------------------------------------------------------------------------------
@@ -262,7 +290,7 @@ class Reference:
         self.options = plan_options(model.variant, self.settings, self.clip.frames)
         self.plan = build_plan(self.options, modulation=self._modulation)
         self.score = Score(
-            model, self.clip, self.plan, self._tables, model.text_len, None, self.prompts, tokenise=self._tokenise
+            model, self.clip, self.plan, self._tables, model.text_len, None, self.prompts, tokenise=self._tokenise, collapse=False
         )  # fmt: skip
         self.player = Player(self.score, self.engine, self.progress)
 
@@ -294,6 +322,10 @@ class Reference:
             InputError: the speech is shorter than a frame, or the prompt cannot be read.
         """
         compat = self.settings.upstream_compat
+        if audio_mask is not None and self.sizes.transformer.variant == "flash":
+            raise ConfigError("flash hears the speech everywhere; a mask of tokens is preview's.")
+        if len(speech) < self.clip.samples_per_frame:
+            raise InputError(f"The speech lasts {len(speech) / self.clip.sample_rate:.3f} s, less than one frame.")
         if compat and isinstance(self.options.guidance, NoGuidance):
             audio_mask = None
         speech = speech[: self.clip.frames * self.clip.samples_per_frame]
@@ -307,7 +339,8 @@ class Reference:
             pieces = (_brightness(video) for video in self.player.video_of(take.latents, take.seconds, take.frames))
         for piece in pieces:
             yield from to_uint8(piece, compat)
-        self.engine.release()
+        if not self.resident:
+            self.engine.release()
 
     def _chunks(
         self, portrait: Float32, speech: Float32, prompt: str, texts: Mapping[str, str], audio_mask: Float32 | None

@@ -135,6 +135,8 @@ def test_what_cannot_work_is_one_sentence(animate: Run, run: Run, folders: dict[
         (("--guidance", 4), "guidance is 4.0; flash has no text guidance"),
         (("--negative-prompt", "a dog"), "negative_prompt is 'a dog'; flash has no text guidance"),
         (("--anchor", "clip", "--long-video", "chunks"), "chunks continue the frames before them"),
+        (("--audio-scale", 0.5), "only preview's audio attention"),
+        (("--device", "cuda:77"), "cannot compute on 'cuda:77'"),
         (("--face", "1,2,3,4"), "flash hears it everywhere"),
         (("--engine", "executorch"), "A checkpoint is played by torch"),
         (("--model", "preview"), "flash"),

@@ -16,14 +16,22 @@ from safetensors.torch import save_file
 from echoedge.core import checkpoints
 from echoedge.core.architecture import Architecture
 from echoedge.core.checkpoints import Checkpoint
-from echoedge.core.conditions import frame_windows, pad_text
+from echoedge.core.conditions import Conditions, frame_windows, pad_text
 from echoedge.core.config import ClipSpec, Variant
 from echoedge.core.errors import ConfigError, EngineError, InputError
 from echoedge.core.plan import noise
 from echoedge.core.random_checkpoint import write_random_checkpoint
 from echoedge.core.samplers import NoGuidance, build_plan, scheduler_for
 from echoedge.core.tasks import Task, mask_latents, task_mask
-from echoedge.runtime.reference import Reference, Settings, encode_prompts, memory_needed, plan_options, read_prompts
+from echoedge.runtime.reference import (
+    Reference,
+    Settings,
+    encode_prompts,
+    memory_needed,
+    peak_memory,
+    plan_options,
+    read_prompts,
+)
 
 from ..core.tiny_checkpoint import playable_sizes
 
@@ -274,11 +282,33 @@ def test_the_memory_forecast_counts_the_released_model() -> None:
     settings = Settings(dtype="bf16")
 
     def forecast(frames: int) -> dict[str, int]:
-        return memory_needed(sizes, ClipSpec(512, 512, frames), build_plan(plan_options("flash", settings, frames)), settings)
+        plan = build_plan(plan_options("flash", settings, frames))
+        return memory_needed(sizes, ClipSpec(512, 512, frames), plan, settings)
 
     needed = forecast(81)
     assert needed["transformer"] == 2 * 1_792_948_032
-    branch = 2 * 30 * (512 + 257 + 32 * 21) * 1536 + 21504 * 1536
-    assert needed["conditions"] == 2 * 2 * branch
-    longer = forecast(161)
-    assert longer["conditions"] == 3 * needed["conditions"]  # 41 latent frames in windows of 21 that overlap by 4
+    keys = 512 + 257 + 2 * 32 * 21  # the prompt's, the picture's, and those of the voice and of silence
+    assert needed["conditions"] == 2 * (2 * 30 * keys * 1536 + 21504 * 1536)
+    longer = forecast(161)  # 41 latent frames in three windows of 21 that overlap by 4
+    assert longer["conditions"] - needed["conditions"] == 2 * 2 * (2 * 30 * 32 * 21 * 1536)
+    assert longer["one step"] - needed["one step"] == 4 * 10 * 16 * 20 * 64 * 64  # the history of latents
+    assert peak_memory(needed, resident=False) == sum(needed.values()) - needed["vae"]
+    assert peak_memory(needed, resident=True) == sum(needed.values())
+    settings = Settings(dtype="bf16", long_video="chunks")
+    assert forecast(161)["conditions"] == needed["conditions"]
+
+
+def test_conditions_that_windows_and_branches_share_are_held_once(folders: dict[Variant, Path]) -> None:
+    model = reference(folders, "preview", replace(CLIP, frames=21), window=9, overlap=1, steps=3)
+    found: list[Any] = []
+    prepare = model.player.prepare
+    model.player.prepare = lambda *arguments: found.append(prepare(*arguments)) or found[0]  # type: ignore[method-assign, func-returns-value]
+    played(model, speech=voice(21))
+    [conditions] = found
+    names = Conditions.names()
+    branches = len(model.plan.branches)
+    assert (len(conditions), branches) == (3, 4)  # the negative prompt with and without its scale
+    kinds = {name: len({id(row[index]) for window in conditions for row in window}) for index, name in enumerate(names)}
+    assert kinds["patch_bias"] == kinds["image_k"] == 1
+    assert kinds["text_k"] == 3
+    assert kinds["audio_k"] == 3 + 2  # the last window's silence is two tokens longer

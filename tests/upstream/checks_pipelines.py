@@ -83,7 +83,8 @@ def guidance_of(call: dict[str, Any], variant: Variant) -> Guidance:
     if call.get("guidance_scale", 6.0) <= 1:  # what a call does not say is the default of the original's signature
         return NoGuidance()
     if variant == "flash":
-        return AudioGuidance(scale=call.get("audio_guidance_scale", 6.0), skip_ratio=call.get("cfg_skip_ratio") or 0.0)
+        skip_ratio = call.get("cfg_skip_ratio") or 0.0
+        return AudioGuidance(scale=call.get("audio_guidance_scale", 6.0), skip_ratio=skip_ratio, upstream_compat=True)
     return TextAudioGuidance(
         text=call.get("guidance_scale", 6.0), audio=call.get("audio_guidance_scale", 6.0),
         dynamic_text=call.get("use_dynamic_cfg", False),
@@ -173,7 +174,7 @@ def pipelines(case: Golden) -> Iterator[Comparison]:
 
     # 2. sampling
     audio = recorded["in/audio_embeds"][0]
-    mask = recorded.get("in/ip_mask")
+    mask = recorded.get("in/ip_mask") if variant == "preview" else None  # flash takes one and ignores it
     start = recorded["in/noise"][0].numpy()
     latents, _ = player.sample(
         audio.numpy(), y.numpy(), recorded["in/clip_fea"].numpy(), text, start, None if mask is None else mask[0].numpy()
@@ -196,7 +197,7 @@ def pipelines(case: Golden) -> Iterator[Comparison]:
     times, ranges = [], []
     for step, timestep in enumerate(plan.timesteps):
         for span in spans:
-            for _ in plan.evaluated(step) if variant == "flash" else [0]:
+            for _ in range(calls_of(options.guidance, step, plan.steps)):
                 times.append(timestep)
                 last = span.start + span.length == start.shape[1]
                 end = len(audio) if last else TOKENS_PER_LATENT * (span.start + span.length)
@@ -206,10 +207,15 @@ def pipelines(case: Golden) -> Iterator[Comparison]:
     recorded_ranges = [entry["audio_token_range"] for entry in results["calls"] if "audio_token_range" in entry]
     if recorded_ranges:
         yield "audio tokens of the calls", ranges, recorded_ranges
-    if results.get("blocks_computed_calls") is not None:
+    if times and results.get("blocks_computed_calls") is not None:
         rows = len(spans) * sum(len(plan.evaluated(step)) for step in range(plan.steps)) / len(times)
         yield "calls that ran the blocks", engine.computed / rows, float(results["blocks_computed_calls"])
     yield "guidance scales", np.array(scales_of(plan, call, len(spans))), np.array(results["guidance_per_step"])
+
+
+def calls_of(guidance: Guidance, step: int, steps: int) -> int:
+    """How often the original calls the model in a step and window: flash once per branch, preview once for all of them."""
+    return 2 if isinstance(guidance, AudioGuidance) and not guidance.skips(step, steps) else 1
 
 
 def scales_of(plan: SamplingPlan, call: dict[str, Any], per_step: int) -> list[list[float]]:

@@ -110,7 +110,7 @@ def cases(folder: Path = FOLDER) -> tuple[Golden, ...]:
             data = json.loads(path.read_text())
         except ValueError as error:
             raise GoldenError(f"{path} is not JSON: {error}.") from error
-        if data.get("kind") != "weights":
+        if isinstance(data, dict) and data.get("kind") != "weights":
             found.append(Golden(path.stem, folder, data))
     return tuple(found)
 

@@ -177,9 +177,26 @@ def test_preview_can_skip_guidance() -> None:
         replace(guidance, upstream_compat=True)
 
 
+def test_guidance_is_skipped_from_the_step_that_was_asked_for() -> None:
+    """0.7 of 10 steps leave 3 with guidance; the original's product is 3.0000000000000004, and its step 3 still has it."""
+    plan, compat = (
+        build_plan(PlanOptions(steps=10, guidance=AudioGuidance(skip_ratio=0.7, upstream_compat=flag))) for flag in (False, True)
+    )
+    assert [len(plan.evaluated(step)) for step in range(10)] == [2] * 3 + [1] * 7
+    assert [len(compat.evaluated(step)) for step in range(10)] == [2] * 4 + [1] * 6
+
+
+def test_previews_own_solvers_are_shifted_twice() -> None:
+    """Not a defect to mend: the released scheduler's configuration has a shift of its own (UPSTREAM, section 6)."""
+    plan = build_plan(plan_options("preview", Settings(solver="dpmpp", steps=8)))
+    assert [int(timestep) for timestep in plan.timesteps[:5]] == [1000, 994, 986, 976, 961]
+
+
 def test_an_argument_that_flash_would_ignore_is_refused() -> None:
     with pytest.raises(ConfigError, match="only audio_guidance"):
         plan_options("flash", Settings(guidance=4.0))
+    with pytest.raises(ConfigError, match="only preview's audio attention"):
+        plan_options("flash", Settings(audio_scale=0.5))
     assert isinstance(plan_options("preview", Settings(guidance=4.0)).guidance, TextAudioGuidance)
 
 
