@@ -1,6 +1,7 @@
-"""Drift: does a long clip lose the person as time goes on?
+"""Drift: does a long clip lose the person, or the place, as time goes on?
 
-Long videos are made window by window, and errors can add up: colours shift, features melt. Drift is read off the identity track.
+Long videos are made window by window, and errors can add up: colours shift, features melt. Drift is read off the identity track,
+and off the background, which ought to stay what it was in the first second.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .identity import identity_similarity
-from .mouth import Box
+from .identity import check_mask, identity_similarity
+from .mouth import Box, check_frames
+
+CEILING_DB = 60.0
+"""PSNR from which a second counts as unchanged: rounding to 8 bits alone gives 58.9 dB."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +53,35 @@ def drift(frames: NDArray[np.uint8], portrait: NDArray[np.uint8], mouth_box: Box
         InputError: as `identity_similarity`, or the clip is shorter than 8 frames.
     """
     return drift_of(identity_similarity(frames, portrait, mouth_box))
+
+
+@dataclass(frozen=True)
+class BackgroundDrift:
+    """PSNR in dB of each full second's background to the mean picture of the first second, at most `CEILING_DB`.
+
+    `slope_db_per_s` is its least-squares change (negative = getting worse); `change_db` is the last second minus the first.
+    """
+
+    psnr_db: tuple[float, ...]
+    slope_db_per_s: float
+    change_db: float
+
+
+def background_drift(frames: NDArray[np.uint8], background: NDArray[np.bool_], fps: int = 25) -> BackgroundDrift:
+    """Drift of uint8 frames [T, H, W, 3] within the mask `background` [H, W]. Frames after the last full second do not count.
+
+    The first second is compared with its own mean, so flicker lowers every second alike and does not count as drift.
+
+    Raises:
+        InputError: the clip is shorter than two seconds, or the mask does not fit or is empty.
+    """
+    check_frames(frames)
+    check_mask(frames, background)
+    seconds = len(frames) // fps if fps > 0 else 0
+    if seconds < 2:
+        raise InputError(f"The clip has {len(frames)} frames at {fps} fps; drift per second needs at least two seconds.")
+    pixels = frames[: seconds * fps, background].astype(np.float64)
+    error = ((pixels - pixels[:fps].mean(axis=0)) ** 2).reshape(seconds, -1).mean(axis=1)
+    track = np.minimum(CEILING_DB, 10.0 * np.log10(255.0**2 / np.maximum(error, 1e-9)))
+    time = np.arange(seconds) - (seconds - 1) / 2
+    return BackgroundDrift(tuple(float(v) for v in track), float(time @ track / (time @ time)), float(track[-1] - track[0]))

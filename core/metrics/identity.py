@@ -2,15 +2,20 @@
 
 The measure is the structural similarity (SSIM, Wang et al. 2004, with a uniform 7×7 window) of each frame to the portrait, averaged
 over the pixels outside the mouth box, times exp(-d / 64), where d is the RGB distance of the mean colours there (levels of 0..255).
+
+Where masks are at hand, `region_score` judges the background and the face apart, by PSNR and SSIM.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
 from .mouth import Box, check_box, check_frames
+from .psnr import psnr
 
 _WINDOW = 7  # pixels, as in the reference implementation with a uniform window
 _C1, _C2 = (0.01 * 255.0) ** 2, (0.03 * 255.0) ** 2
@@ -20,9 +25,13 @@ def _window_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over the window around each pixel of [..., H, W, C]; the picture is mirrored at its edges."""
     for axis in (values.ndim - 3, values.ndim - 2):
         pad = [(0, 0)] * values.ndim
-        pad[axis] = (_WINDOW // 2 + 1, _WINDOW // 2)
-        sums = np.moveaxis(np.cumsum(np.pad(values, pad, mode="symmetric"), axis=axis), axis, 0)
-        values = np.moveaxis((sums[_WINDOW:] - sums[:-_WINDOW]) / _WINDOW, 0, axis)
+        pad[axis] = (_WINDOW // 2, _WINDOW // 2)
+        size = values.shape[axis]
+        wide = np.moveaxis(np.pad(values, pad, mode="symmetric"), axis, 0)
+        total = wide[:size].copy()
+        for start in range(1, _WINDOW):
+            total += wide[start : start + size]
+        values = np.moveaxis(total / _WINDOW, 0, axis)
     return values
 
 
@@ -61,3 +70,40 @@ def identity_similarity(frames: NDArray[np.uint8], portrait: NDArray[np.uint8], 
     colours = frames[:, outside].astype(np.float64).mean(axis=1)
     shift = np.sqrt(((colours - portrait[outside].astype(np.float64).mean(axis=0)) ** 2).sum(axis=1))
     return np.asarray(structure * np.exp(-shift / 64.0), np.float64)
+
+
+@dataclass(frozen=True)
+class RegionScore:
+    """Likeness within a mask over a clip: PSNR in dB from the mean square error of all frames, and the mean SSIM."""
+
+    psnr_db: float
+    ssim: float
+
+
+def check_mask(frames: NDArray[np.uint8], mask: NDArray[np.bool_]) -> None:
+    """Raises `InputError` unless `mask` is bool [H, W] with at least one pixel set."""
+    if mask.dtype != np.bool_ or mask.shape != frames.shape[1:3] or not mask.any():
+        raise InputError(
+            f"The mask has shape {mask.shape}, type {mask.dtype} and {int(np.count_nonzero(mask))} pixels set; it must be bool "
+            f"{frames.shape[1:3]} with at least one pixel."
+        )
+
+
+def region_score(frames: NDArray[np.uint8], reference: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RegionScore:
+    """How well the masked pixels of uint8 frames [T, H, W, 3] equal the reference's: a picture [H, W, 3] or a clip of that shape.
+
+    SSIM windows at the rim of the mask see the reference outside it, so what happens there does not count.
+
+    Raises:
+        InputError: frames, reference or mask do not fit each other, or the mask is empty.
+    """
+    check_frames(frames)
+    check_mask(frames, mask)
+    if reference.dtype != np.uint8 or reference.shape not in (frames.shape, frames.shape[1:]):
+        raise InputError(
+            f"The reference has shape {reference.shape} and type {reference.dtype}; it must be uint8, {frames.shape[1:]} or "
+            f"{frames.shape}."
+        )
+    wanted = np.broadcast_to(reference, frames.shape)
+    masked = np.where(mask[..., None], frames, wanted)
+    return RegionScore(psnr(wanted[:, mask], frames[:, mask], 255.0), float(ssim_map(masked, wanted)[:, mask].mean()))

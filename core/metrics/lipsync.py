@@ -1,13 +1,16 @@
-"""Lip-sync: does the mouth open when the audio is loud?
+"""Lip-sync: does the mouth open when the audio is loud, and does it open on time?
 
 Per clip it is Pearson's correlation, without a lag, between the mouth opening measured from the pixels (`mouth.mouth_opening`)
 and the audio's loudness per frame (`speech.envelope`). Correlation is taken per clip: pooled over clips it would compare
 faces. As a control, `shuffled_lipsync` scores every clip against other clips' audio; it must be near 0.
+
+`lag` repeats it with the audio moved by up to `LAGS` frames and says where it is highest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +21,18 @@ from .mouth import Box, mouth_opening
 
 STILL = 1e-6
 """Standard deviation below which a track is constant; the correlation is then 0 by definition."""
+
+LAGS = 8
+"""Frames by which `lag` moves the audio to either side: a third of a second at 25 fps, about a syllable."""
+
+
+@dataclass(frozen=True)
+class Lag:
+    """`frames` by which the audio comes after the mouth (negative: before it), the correlation there, and without a lag."""
+
+    frames: int
+    correlation: float
+    at_zero: float
 
 
 def correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
@@ -44,6 +59,57 @@ def lipsync(
         InputError: the frames, the box or the waveform cannot be used.
     """
     return correlation(mouth_opening(frames, mouth_box), envelope(waveform, len(frames), fps, sample_rate))
+
+
+def lag_curve(opening: NDArray[np.floating], loudness: NDArray[np.floating], most: int = LAGS) -> NDArray[np.float64]:
+    """Correlation of opening[t] with loudness[t + k] for k in -most..most, each over the frames that overlap: [2 * most + 1].
+
+    A lag that leaves fewer than half of the frames, and at least 3, is not judged: its place holds -inf, except k = 0.
+
+    Raises:
+        InputError: the tracks differ in shape or are not one-dimensional, or `most` is negative.
+    """
+    if most < 0:
+        raise InputError(f"The largest lag is {most}; it must be at least 0.")
+    frames = len(opening)
+    curve = np.full(2 * most + 1, -np.inf)
+    curve[most] = correlation(opening, loudness)
+    for k in range(1, most + 1):
+        if frames - k >= max(3, frames / 2):
+            curve[most + k] = correlation(opening[:-k], loudness[k:])
+            curve[most - k] = correlation(opening[k:], loudness[:-k])
+    return curve
+
+
+def lag_of(opening: NDArray[np.floating], loudness: NDArray[np.floating], most: int = LAGS) -> Lag:
+    """The lag at which two tracks [T] agree best; of equals the one nearest to 0, so a constant track gives 0.
+
+    Raises:
+        InputError: as `lag_curve`.
+    """
+    curve = lag_curve(opening, loudness, most)
+    ks = sorted(range(-most, most + 1), key=abs)
+    best = max(ks, key=lambda k: curve[most + k])  # max keeps the first of equals
+    return Lag(best, float(curve[most + best]), float(curve[most]))
+
+
+def lag(
+    frames: NDArray[np.uint8],
+    waveform: NDArray[np.floating],
+    mouth_box: Box,
+    fps: int = FPS,
+    sample_rate: int = SAMPLE_RATE,
+    most: int = LAGS,
+) -> Lag:
+    """`lag_of` for a clip: uint8 frames [T, H, W, 3] against mono samples.
+
+    Speech repeats itself every 6 to 12 frames, so a single second can agree with a neighbouring syllable; judge several clips
+    by their median, or clips of two seconds and more.
+
+    Raises:
+        InputError: as `lipsync`, or `most` is negative.
+    """
+    return lag_of(mouth_opening(frames, mouth_box), envelope(waveform, len(frames), fps, sample_rate), most)
 
 
 def shuffled_lipsync(

@@ -690,6 +690,55 @@ def mouth_box(who: Identity, motion: Motion, size: int) -> tuple[int, int, int, 
     return low[0], high[0], low[1], high[1]
 
 
+@dataclass(frozen=True)
+class Regions:
+    """Where things are in a person's pictures, for metrics.
+
+    `background` is bool [H, W]: background and shoulders that the head never reaches, whatever the prompt, with a margin. `head` is
+    bool [H, W]: what head and hair cover at rest. The points are (y, x) in pixels at rest, as in a clip's first frame.
+    """
+
+    background: NDArray[np.bool_]
+    head: NDArray[np.bool_]
+    left_eye: tuple[float, float]
+    right_eye: tuple[float, float]
+    mouth: tuple[float, float]
+
+
+def regions(who: Identity, size: int = 64) -> Regions:
+    """The regions of a person's pictures, by drawing every pose of the grammar: full turns, nods and tilts, mouth shut and open.
+
+    Raises:
+        InputError: `size` is below 16.
+    """
+    sweep, half = np.linspace(-1.0, 1.0, 9), np.linspace(0.0, 1.0, 5)
+    poses = np.zeros((2 * (9 + 9 + 5), 4), np.float32)  # yaw, pitch, roll, opening
+    poses[:9, 0], poses[9:18, 2], poses[18:23, 1] = sweep, sweep, half
+    poses[23:, :3], poses[23:, 3] = poses[:23, :3], 1.0
+    yaw, pitch, roll, opening = np.ascontiguousarray(poses.T)
+    none = np.zeros(len(poses), np.float32)
+    motion = Motion(yaw, pitch, roll, none, none, none + 1.0, none, opening, none)
+    drawn = render(who, motion, size)
+    still = _Canvas(1, size)
+    still.planes[:] = _static(who, size)
+    covered = (drawn != still.frames()).any(axis=-1)
+    reached = covered.any(axis=0)
+    for _ in range(max(1, size // 32)):  # the margin: one pixel a round, to all sides
+        wide = np.pad(reached, 1)
+        reached = wide[1:-1, 1:-1] | wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
+
+    def pixel(y: float, x: float) -> tuple[float, float]:
+        return (y + 1.0) * size / 2 - 0.5, (x + 1.0) * size / 2 - 0.5
+
+    return Regions(
+        background=~reached,
+        head=covered[4],
+        left_eye=pixel(_EYE_Y, -who.eye_gap),
+        right_eye=pixel(_EYE_Y, who.eye_gap),
+        mouth=pixel(_MOUTH_Y, 0.0),
+    )
+
+
 def draw_clip(
     seed: int,
     frames: int = 25,

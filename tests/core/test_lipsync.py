@@ -9,7 +9,8 @@ from scipy.ndimage import shift, uniform_filter
 from echoedge.core.errors import InputError
 from echoedge.core.metrics.drift import drift, drift_of
 from echoedge.core.metrics.identity import identity_similarity, ssim_map
-from echoedge.core.metrics.lipsync import correlation, lipsync, shuffled_lipsync
+from echoedge.core.metrics.lipsync import correlation, lag, lag_curve, lag_of, lipsync, shuffled_lipsync
+from echoedge.core.train.evaluate import delay_voice
 from echoedge.core.train.puppets import HELD_OUT_SEED, PuppetClip, draw_clip
 
 
@@ -73,6 +74,48 @@ def test_correlation_agrees_with_numpy() -> None:
 def test_what_cannot_work_says_so(call) -> None:
     with pytest.raises(InputError):
         call()
+
+
+# --- lag --------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [-8, -3, 0, 1, 5, 8])
+def test_a_shifted_track_has_that_lag(k: int) -> None:
+    track = np.random.default_rng(4).normal(size=80)
+    found = lag_of(track[20:60], track[20 - k : 60 - k])
+    assert found.frames == k and found.correlation == pytest.approx(1.0)
+    assert found.at_zero == pytest.approx(np.corrcoef(track[20:60], track[20 - k : 60 - k])[0, 1])
+
+
+@pytest.mark.parametrize("late", [-6, -2, 0, 3, 7])
+def test_delayed_audio_lags_by_that_many_frames(late: int) -> None:
+    """Two seconds each: speech repeats itself within one. Twin: without the delay the lag is 0."""
+    for seed in range(6):
+        clip = draw_clip(HELD_OUT_SEED + seed, 50)
+        found = lag(clip.frames, delay_voice(clip, late).waveform, clip.mouth_box)
+        assert abs(found.frames - late) <= 1 and found.correlation > 0.9
+        assert abs(lag(clip.frames, clip.waveform, clip.mouth_box).frames) <= 1
+
+
+def test_single_seconds_agree_in_their_median(clips: list[PuppetClip]) -> None:
+    found = [lag(c.frames, delay_voice(c, 4).waveform, c.mouth_box).frames for c in clips]
+    assert np.median(found) == 4
+
+
+def test_what_cannot_lag_has_none(clips: list[PuppetClip]) -> None:
+    clip = clips[0]
+    frozen = np.repeat(clip.frames[:1], 25, axis=0)
+    for frames, audio in ((clip.frames, np.zeros(16000)), (frozen, clip.waveform), (clip.frames[:1], clip.waveform)):
+        found = lag(frames, audio, clip.mouth_box)
+        assert (found.frames, found.correlation, found.at_zero) == (0, 0.0, 0.0)
+
+
+def test_short_overlaps_are_not_judged() -> None:
+    """Six frames: only lags that leave three are. A longer lag would find two equal points and claim a perfect match."""
+    curve = lag_curve(np.arange(6.0), np.arange(6.0)[::-1], 8)
+    assert np.isfinite(curve[5:12]).all() and np.isinf(curve[:5]).all() and np.isinf(curve[12:]).all()
+    with pytest.raises(InputError, match="-1"):
+        lag_curve(np.zeros(5), np.zeros(5), -1)
 
 
 # --- identity and drift -----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from scipy.ndimage import center_of_mass
 
 from echoedge.core.errors import InputError
 from echoedge.core.train import puppets, speech
-from echoedge.core.train.puppets import HELD_OUT_SEED, PROMPTS, draw_clip, prompt_text
+from echoedge.core.train.puppets import HEAD_ACTIONS, HELD_OUT_SEED, PROMPTS, draw_clip, prompt_text, regions
 
 SILENCE = np.zeros(1, np.float32)
 
@@ -169,9 +169,41 @@ def test_skin_hair_and_backgrounds_vary() -> None:
     assert np.ptp(cheeks.mean(axis=1)) > 100 and np.ptp(corners.mean(axis=1)) > 100
 
 
+def test_the_background_never_moves_whatever_the_prompt() -> None:
+    """Twin: right beside it, at the rim of the margin, something does."""
+    for seed in range(4):
+        where = regions(draw_clip(seed, 1).identity)
+        moved_at = np.zeros((64, 64), bool)
+        for head in HEAD_ACTIONS:
+            frames = draw_clip(seed, 33, head_action=head, face_action="smiles").frames
+            moved_at |= (frames != frames[:1]).any(axis=(0, 3))
+        assert where.background.mean() > 0.2 and not (moved_at & where.background).any()
+        rim = np.zeros_like(moved_at)
+        for axis in (0, 1):
+            for step in (-3, -2, -1, 1, 2, 3):
+                rim |= np.roll(where.background, step, axis)
+        assert (moved_at & rim & ~where.background).sum() > 50
+        assert not (where.head & where.background).any() and 0.2 < where.head.mean() < 0.7
+
+
+def test_the_points_are_where_the_face_is_drawn() -> None:
+    """At the eyes' points blinking changes the picture, at the mouth's point speech does; both scale with the size."""
+    for size in (64, 128):
+        clip = draw_clip(2, 101, size, head_action="stays still", face_action="", waveform=SILENCE)
+        where = regions(clip.identity, size)
+        spoken = draw_clip(2, 25, size, head_action="stays still", face_action="").frames.astype(float)
+        frames = clip.frames.astype(float)
+        for y, x in (where.left_eye, where.right_eye):
+            assert np.ptp(frames[:, round(y), round(x)], axis=0).max() > 50
+        y, x = where.mouth
+        assert np.ptp(spoken[:, round(y), round(x)], axis=0).max() > 50
+        assert np.ptp(frames[:, round(y), round(x)], axis=0).max() == 0
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
+        (lambda: regions(draw_clip(0, 1).identity, 8), "size is 8"),
         (lambda: draw_clip(0, 0), "frames is 0"),
         (lambda: draw_clip(0, 5, 8), "size is 8"),
         (lambda: draw_clip(0, 5, head_action="flies"), "flies"),
