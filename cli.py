@@ -659,20 +659,31 @@ def train_nano_command(
     clip_steps: Annotated[int | None, typer.Option(min=1, help="VAE steps on clips.", show_default="the shipped run's")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Transformer steps.", show_default="the shipped run's")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    method: Annotated[str, typer.Option(help="plain, as shipped; full: all tasks and modalities, preference steps.")] = "plain",
+    device: Annotated[str, typer.Option(help="Where the transformer trains: cpu or cuda.")] = "cpu",
 ) -> None:
-    """Train the built-in model from nothing. Interrupt it at will: the same command goes on where it stopped."""
+    """Train the built-in model from nothing. Interrupt it at will: the same command goes on where it stopped.
+
+    Under torchrun the transformer trains in all processes: torchrun --nproc-per-node 2 -m echoedge.cli train nano
+    """
     from .core.files import require_free_disk
+    from .core.plan import check_choice
+    from .core.train.distributed import join_world, leave_world
     from .core.train.nano import train_nano
-    from .core.train.train_dit import DiTTraining
+    from .core.train.train_dit import METHODS
     from .core.train.train_vae import VAETraining
 
     require_free_disk(workdir, 500_000 * clips)
-    vae, dit = VAETraining(), DiTTraining()
+    check_choice("method", method, tuple(METHODS))
+    vae, dit = VAETraining(), METHODS[method]
     vae = replace(vae, image_steps=image_steps or vae.image_steps, clip_steps=clip_steps or vae.clip_steps)
     dit = replace(dit, steps=steps or dit.steps)
-    metrics = train_nano(workdir, output, vae, dit, clips, threads, report=lambda line: out.print(escape(line)))
-    out.print_json(json.dumps(metrics["held_out"]))
-    out.print(f"[bold]{escape(str(output))}[/] is ready.")
+    world = join_world(device)
+    metrics = train_nano(workdir, output, vae, dit, clips, threads, report=lambda line: out.print(escape(line)), world=world)
+    leave_world(world)
+    if world.first:
+        out.print_json(json.dumps(metrics["held_out"]))
+        out.print(f"[bold]{escape(str(output))}[/] is ready.")
 
 
 # -- demo ------------------------------------------------------------------------------------------------------------------------

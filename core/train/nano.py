@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from ..config import NANO
 from ..errors import ConfigError
 from ..nano import load_nano, save_nano
 from ..samplers import PLAN_PRESETS, build_plan
+from ..vae import VAE
+from .distributed import World
 from .evaluate import as_metrics, generate, held_out, score_clips, score_vae
-from .pool import open_pool
-from .train_dit import DiTTraining, cache_latents, train_dit
+from .pool import Pool, open_pool
+from .train_dit import DiTTraining, LatentCache, cache_extras, cache_latents, train_dit
 from .train_vae import VAETraining, refine_decoder, train_vae
 
 POOL_CLIPS = 2400
@@ -34,34 +37,27 @@ def train_nano(
     pool_clips: int = POOL_CLIPS,
     threads: int = 2,
     report: Report = print,
+    world: World | None = None,
 ) -> dict[str, Any]:
     """Trains nano in `workdir` and writes its weights to `out` with `metrics.json` beside. Returns the metrics.
+
+    The first process of `world` does the stages before the transformer and judges the result; the others return no metrics.
 
     Raises:
         ConfigError: the VAE's reconstructions lose the mouth (lip-sync below LIPSYNC_GATE).
     """
-    vae, dit = vae or VAETraining(), dit or DiTTraining()
+    vae, dit, world = vae or VAETraining(), dit or DiTTraining(), world or World()
     torch.set_num_threads(threads)
     workdir.mkdir(parents=True, exist_ok=True)
-    report(f"1. pool: {pool_clips} clips in {workdir / 'pool'}")
-    pool = open_pool(workdir / "pool", pool_clips)
-    report(f"2. VAE: {vae.image_steps} steps on frames, {vae.clip_steps} on clips; progress in {workdir / 'vae.log'}")
-    trained_vae = train_vae(NANO, pool, workdir, vae)
-    clips = held_out(EVALUATED_CLIPS)
-    cache = cache_latents(trained_vae, pool, workdir / "latents.pt", dit.clips, dit.lipsync_clips)
-    report(f"   refining the decoder: {vae.decoder_steps} steps; progress in {workdir / 'decoder.log'}")
-    trained_vae = refine_decoder(trained_vae, cache.latents, pool, workdir, vae)
-    vae_score, _ = score_vae(trained_vae, clips)
-    report(f"   held-out reconstruction: {vae_score.psnr_db:.1f} dB, lip-sync {vae_score.lipsync:.2f}")
-    if vae_score.lipsync < LIPSYNC_GATE:
-        raise ConfigError(
-            f"The VAE's reconstructions have lip-sync {vae_score.lipsync:.2f}; {LIPSYNC_GATE} is needed before the transformer is "
-            "worth training. Train the VAE for longer, or weigh motion in the mouth more (motion_weight)."
-        )
-    report(f"3. transformer: {dit.steps} steps of {dit.batch} clips; progress in {workdir / 'dit.log'}")
-    model = train_dit(NANO, cache, pool, workdir, dit)
+    say = report if world.first else _silent
+    pool, cache, trained_vae = world.first_then_others(partial(_prepare, workdir, vae, dit, pool_clips, say, world.first))
+    say(f"3. transformer: {dit.steps} steps of {dit.batch} clips; progress in {workdir / 'dit.log'}")
+    model = train_dit(NANO, cache, pool, workdir, dit, world=world)
+    if not world.first:
+        return {}
     save_nano(out, model.dit, trained_vae, model.encoders)
     loaded = load_nano(path=out)
+    clips = held_out(EVALUATED_CLIPS)
     videos = generate(loaded, clips, build_plan(PLAN_PRESETS["nano"]))
     score = score_clips(videos, clips)
     report(f"4. held-out clips: lip-sync {score.lipsync:.2f}, shuffled {score.lipsync_shuffled:.2f}")
@@ -71,3 +67,30 @@ def train_nano(
     }
     (out.parent / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return metrics
+
+
+def _prepare(
+    workdir: Path, vae: VAETraining, dit: DiTTraining, pool_clips: int, report: Report, judge: bool
+) -> tuple[Pool, LatentCache, VAE]:
+    """Clips, cached latents and the autoencoder: made where `workdir` lacks them, and judged by the process that makes them."""
+    report(f"1. pool: {pool_clips} clips in {workdir / 'pool'}")
+    pool = open_pool(workdir / "pool", pool_clips)
+    report(f"2. VAE: {vae.image_steps} steps on frames, {vae.clip_steps} on clips; progress in {workdir / 'vae.log'}")
+    trained = train_vae(NANO, pool, workdir, vae)
+    cache = cache_latents(trained, pool, workdir / "latents.pt", dit.clips, dit.lipsync_clips)
+    cache = cache_extras(trained, pool, cache, workdir, dit)
+    report(f"   refining the decoder: {vae.decoder_steps} steps; progress in {workdir / 'decoder.log'}")
+    trained = refine_decoder(trained, cache.latents, pool, workdir, vae)
+    if judge:
+        score, _ = score_vae(trained, held_out(EVALUATED_CLIPS))
+        report(f"   held-out reconstruction: {score.psnr_db:.1f} dB, lip-sync {score.lipsync:.2f}")
+        if score.lipsync < LIPSYNC_GATE:
+            raise ConfigError(
+                f"The VAE's reconstructions have lip-sync {score.lipsync:.2f}; {LIPSYNC_GATE} is needed before the transformer is "
+                "worth training. Train the VAE for longer, or weigh motion in the mouth more (motion_weight)."
+            )
+    return pool, cache, trained
+
+
+def _silent(line: str) -> None:
+    """Only the first process reports."""

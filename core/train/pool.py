@@ -6,11 +6,40 @@ import json
 import multiprocessing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..config import NANO_CLIP, ClipSpec
+from ..encoders import byte_ids
+from ..errors import ConfigError
 from .puppets import PuppetClip, draw_clip
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which inputs B samples ask for: the clip, whose audio, late by `shift` video frames (what leaves at the end comes back at the
+    start), at which gain, which frame is the portrait (0 or -1), and a text other than the clip's own."""
+
+    clip: np.ndarray
+    audio: np.ndarray
+    shift: np.ndarray
+    gain: np.ndarray
+    picture: np.ndarray
+    text: list[str | None]
+
+
+class Source(Protocol):
+    """Where training samples come from, besides their cached latents."""
+
+    @property
+    def boxes(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def inputs(self, asked: Asked, text_len: int) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -26,6 +55,48 @@ class Pool:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def inputs(self, asked: Asked, text_len: int) -> dict[str, Tensor]:
+        """What nano's encoders read: waveform [B, samples], ids [B, text_len], portrait [B, 3, H, W]."""
+        samples = self.waveforms.shape[1] // self.frames.shape[1]
+        sound = [np.roll(self.waveforms[i], shift * samples) for i, shift in zip(asked.audio, asked.shift, strict=True)]
+        texts = [self.prompts[i] if text is None else text for i, text in zip(asked.clip, asked.text, strict=True)]
+        pixels = torch.from_numpy(self.frames[asked.clip, asked.picture])
+        return {
+            "waveform": torch.from_numpy((np.stack(sound) * asked.gain[:, None]).astype(np.float32)),
+            "ids": torch.cat([byte_ids(text, text_len)[0] for text in texts]),
+            "portrait": pixels.movedim(-1, -3).float() / 127.5 - 1,
+        }
+
+
+@dataclass(frozen=True)
+class FeaturePool:
+    """N clips as a released model reads them, encoded before by its frozen encoders; arrays may be memory-mapped.
+
+    audio: features [N, T, layers, channels] (flash, one row per video frame) or [N, L, channels] (preview); text [N, text_len,
+    text_dim] with its padding; image [N, image_tokens, image_dim]; boxes [N, 4], the mouths in pixels; texts: embeddings
+    [text_len, text_dim] of the empty text "" and of negatives' names; frames_per_clip: video frames, T.
+    """
+
+    audio: np.ndarray
+    text: np.ndarray
+    image: np.ndarray
+    boxes: np.ndarray
+    texts: dict[str, np.ndarray]
+    frames_per_clip: int
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def inputs(self, asked: Asked, text_len: int) -> dict[str, Tensor]:
+        """What the transformer reads: audio, text, image. There is no gain, and the picture is the clip's own."""
+        for name in {text for text in asked.text if text is not None} - set(self.texts):
+            raise ConfigError(f"The text {name!r} has no embedding here; there are {', '.join(map(repr, self.texts))}. Encode it too.")
+        rows = self.audio.shape[1] / self.frames_per_clip
+        sound = [np.roll(self.audio[i], round(shift * rows), 0) for i, shift in zip(asked.audio, asked.shift, strict=True)]
+        texts = [self.text[i] if text is None else self.texts[text] for i, text in zip(asked.clip, asked.text, strict=True)]
+        arrays = {"audio": np.stack(sound), "text": np.stack(texts), "image": self.image[asked.clip]}
+        return {name: torch.from_numpy(np.array(array, np.float32)) for name, array in arrays.items()}
 
 
 def _draw(task: tuple[int, int, int]) -> PuppetClip:

@@ -1,16 +1,25 @@
-"""Training of nano's transformer and encoders by flow matching on cached latents, tasks mixed by their masks.
+"""Training of the transformer by flow matching on cached latents: tasks mixed by their masks, conditions dropped, undesired samples.
 
 x_σ = (1-σ) x₀ + σ ε, velocity ε - x₀, timestep 1000 σ; σ is logit-normal, shifted towards noise as the sampler's schedule is.
 Audio, text and portrait are dropped now and then, so that guidance has an unconditional branch. Exponential averages of the
 weights are what ships.
+
+The same code trains nano with its encoders and fine-tunes a released model on encoded features, in one process or in many. A batch
+is drawn in two stages: `draw` decides on all samples from the seed and the step, in every process alike; `assemble` makes the
+tensors of one process's rows. A step therefore depends on nothing but its number and the state before it, and a run that is killed
+repeats itself from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +27,29 @@ from torch import Tensor, nn
 
 from ..conditions import frame_windows
 from ..config import NANO_CLIP, ClipSpec, ModelConfig
-from ..encoders import NanoEncoders, byte_ids
-from ..tasks import Box, Task, condition_latents, mask_latents, task_mask
+from ..encoders import NanoEncoders
+from ..errors import ConfigError
+from ..tasks import Box, Task, condition_latents, mask_latents, parse_tasks, task_mask
 from ..transformer import DiT
 from ..vae import VAE
 from .checkpoint import load_checkpoint, save_checkpoint
-from .pool import Pool
+from .distributed import World, copy_parameters, load_optimiser, load_whole, spread, whole
+from .pool import Asked, Pool, Source
+from .preference import NDPO, Captions, Negative, fade_identity, freeze_latent, freeze_mouth, ndpo_loss
+from .soup import ModalSoup, TaskSoup, has_audio, picture_of
 from .train_vae import cosine_rate, video_tensor
+
+LIPSYNC = "i2v+lipsync"
 
 
 @dataclass(frozen=True)
 class DiTTraining:
-    """Steps, batch, rates, and how often each task and each dropped condition is drawn (shares of the batch)."""
+    """Steps, batch, rates, and how often each task and each dropped condition is drawn (shares of the batch).
+
+    `tasks` replaces `share_t2v` and `share_lipsync`, `modals` replaces `drop_audio` and `drop_text`; `ndpo` and `captions` add
+    undesired samples. `bf16` computes in bfloat16 under autocast, with float32 parameters; `recompute` runs each block again in the
+    backward pass instead of keeping its activations.
+    """
 
     steps: int = 1300
     batch: int = 16
@@ -45,23 +65,103 @@ class DiTTraining:
     gain_db: float = 5.0
     ema: float = 0.998
     seed: int = 1
+    tasks: TaskSoup | None = None
+    modals: ModalSoup | None = None
+    ndpo: NDPO | None = None
+    captions: Captions | None = None
+    bf16: bool = False
+    recompute: bool = False
+
+    @property
+    def soup(self) -> TaskSoup:
+        """The mixture of tasks. The plain recipe gives every sample its audio, so its t2v is a2v."""
+        if self.tasks is not None:
+            return self.tasks
+        shares = {"i2v+a2v": 1 - self.share_t2v - self.share_lipsync, "a2v": self.share_t2v, LIPSYNC: self.share_lipsync}
+        return TaskSoup(tuple((name, share) for name, share in shares.items() if share), hard=None, mislabelled=0.0)
+
+    def needs(self, kind: Negative) -> bool:
+        return any(kind in part.kinds for part in (self.ndpo, self.captions) if part is not None)
+
+
+METHODS = {
+    "plain": DiTTraining(),
+    "full": DiTTraining(tasks=TaskSoup(), modals=ModalSoup(), ndpo=NDPO(start=400), captions=Captions()),
+}
+"""Training recipes of nano: the one that ships, and EchoMimicV3's soups with NDPO-SFT cycles."""
 
 
 class NanoModel(nn.Module):
-    """What is trained together: the transformer and the encoders that feed it."""
+    """What is trained together: the transformer and, for nano, the encoders that feed it.
 
-    def __init__(self, config: ModelConfig) -> None:
+    With `encoders` False the batch brings features (`FeaturePool`), as for the released models, whose encoders are frozen.
+    """
+
+    def __init__(self, config: ModelConfig, clip: ClipSpec = NANO_CLIP, encoders: bool = True) -> None:
         super().__init__()
         self.dit = DiT(config)
-        self.encoders = NanoEncoders(config)
+        self.encoders = NanoEncoders(config, clip) if encoders else None
+
+    def forward(self, noisy: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """noisy [B, 16, F, h, w] at the levels batch["sigma"], with the batch's conditions -> velocity [B, 16, F, h, w]."""
+        audio, image, text = self.features(batch)
+        audio = audio * batch["has_audio"].view(-1, *[1] * (audio.dim() - 1))
+        image = image * batch["has_portrait"].view(-1, 1, 1)
+        if self.dit.config.variant == "flash":
+            audio = frame_windows(audio)
+        return self.dit(noisy, 1000 * batch["sigma"], batch["y"], text, image, audio)
+
+    def features(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Audio, image and text features of a batch."""
+        if self.encoders is None:
+            return batch["audio"], batch["image"], batch["text"]
+        encoders = self.encoders
+        waveform = torch.nn.functional.pad(batch["waveform"], (0, encoders.audio.context_samples))
+        return encoders.audio(waveform), encoders.image(batch["portrait"]), encoders.text(batch["ids"])
+
+
+# ---- what is encoded once --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class LatentCache:
-    """Latents of the pool's clips [N, 16, F, h, w], and for the first clips the `y` of lip-sync [M, 20, F, h, w]."""
+    """Latents of the pool's clips [N, 16, F, h, w], and for its first clips what else needs the autoencoder: the `y` of lip-sync
+    [M, 20, F, h, w], of other tasks by `picture_of` their name, and latents with a frozen mouth [M, 16, F, h, w]."""
 
     latents: Tensor
     lipsync: Tensor
+    pictures: dict[str, Tensor] = field(default_factory=dict)
+    frozen: Tensor | None = None
+    encode_unknown: bool = False
+
+    def limit(self, name: str) -> int:
+        """How many of the first clips the task called `name` can be drawn from.
+
+        Raises:
+            ConfigError: its conditions were not cached.
+        """
+        picture = picture_of(name)
+        if picture == LIPSYNC and len(self.lipsync):
+            return len(self.lipsync)
+        if picture in self.pictures:
+            return len(self.pictures[picture])
+        if picture == "" or (picture == "i2v" and not self.encode_unknown):
+            return len(self.latents)
+        raise ConfigError(f"The conditions of the task {name!r} are not cached. Cache them for the tasks of the soup.")
+
+    def y(self, name: str, clip: int, spec: ClipSpec) -> Tensor:
+        """Mask and masked latents [20, F, h, w] of the task called `name` on the clip of index `clip`."""
+        picture = picture_of(name)
+        if picture == LIPSYNC and len(self.lipsync):
+            return self.lipsync[clip]
+        if picture in self.pictures:
+            return self.pictures[picture][clip]
+        latents = self.latents[clip]
+        y = torch.zeros(4 + latents.shape[0], *latents.shape[1:])
+        if picture:
+            y[:4] = mask_latents(task_mask(frozenset({Task.I2V}), spec), spec.latent_height, spec.latent_width)
+            y[4:, 0] = latents[:, 0]
+        return y
 
 
 def cache_latents(vae: VAE, pool: Pool, path: Path, clips: int, lipsync_clips: int, clip: ClipSpec = NANO_CLIP) -> LatentCache:
@@ -70,14 +170,46 @@ def cache_latents(vae: VAE, pool: Pool, path: Path, clips: int, lipsync_clips: i
     if saved is None:
         with torch.no_grad():
             latents = torch.cat([vae.encode(video_tensor(pool.frames[i : i + 8])) for i in range(0, min(clips, len(pool)), 8)])
-            rows = []
-            for i in range(lipsync_clips):
-                y0, y1, x0, x1 = pool.boxes[i].tolist()
-                mask = task_mask(frozenset({Task.LIPSYNC, Task.I2V}), clip, Box(y0, y1, x0, x1))
-                rows.append(condition_latents(video_tensor(pool.frames[i]), mask, clip, vae.encode, encode_unknown=False))
-        saved = {"latents": latents.half(), "lipsync": torch.cat(rows).half()}
+            lipsync = encode_task(vae, pool, LIPSYNC, lipsync_clips, clip)
+        saved = {"latents": latents.half(), "lipsync": lipsync.half()}
         save_checkpoint(path, saved)
     return LatentCache(saved["latents"].float(), saved["lipsync"].float())
+
+
+@torch.no_grad()
+def encode_task(vae: VAE, pool: Pool, name: str, clips: int, clip: ClipSpec, encode_unknown: bool = False) -> Tensor:
+    """`y` [clips, 20, F, h, w] of a task on the pool's first clips."""
+    rows = []
+    for i in range(clips):
+        y0, y1, x0, x1 = pool.boxes[i].tolist()
+        mask = task_mask(parse_tasks(name), clip, Box(y0, y1, x0, x1))
+        rows.append(condition_latents(video_tensor(pool.frames[i]), mask, clip, vae.encode, encode_unknown))
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def cache_extras(
+    vae: VAE, pool: Pool, cache: LatentCache, folder: Path, training: DiTTraining, clip: ClipSpec = NANO_CLIP
+) -> LatentCache:
+    """The cache with what the tasks and negatives of `training` need besides; each part is encoded once, into `folder`."""
+
+    def once(name: str, encode: partial[Tensor]) -> Tensor:
+        saved = load_checkpoint(folder / f"{name}.pt")
+        if saved is None:
+            saved = {"y": encode().half()}
+            save_checkpoint(folder / f"{name}.pt", saved)
+        return saved["y"].float()
+
+    pictures = {picture_of(name) for name in training.soup.names} - {"", "i2v", LIPSYNC}
+    count = training.lipsync_clips
+    extra = {name: once(f"task-{name}", partial(encode_task, vae, pool, name, count, clip)) for name in sorted(pictures)}
+    frozen = once("frozen", partial(_encode_frozen, vae, pool, count)) if training.needs(Negative.FROZEN_MOUTH) else None
+    return LatentCache(cache.latents, cache.lipsync, extra, frozen)
+
+
+def _encode_frozen(vae: VAE, pool: Pool, clips: int) -> Tensor:
+    boxes = torch.from_numpy(np.array(pool.boxes[:clips]))
+    return torch.cat([vae.encode(freeze_mouth(video_tensor(pool.frames[i : i + 1]), boxes[i : i + 1])) for i in range(clips)])
 
 
 def mouth_latent_mask(boxes: np.ndarray, clip: ClipSpec) -> Tensor:
@@ -89,114 +221,267 @@ def mouth_latent_mask(boxes: np.ndarray, clip: ClipSpec) -> Tensor:
     return mask
 
 
-def draw_batch(
-    cache: LatentCache, pool: Pool, rng: np.random.Generator, training: DiTTraining, clip: ClipSpec
+# ---- one batch -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What was decided for each of B samples: its task and the task whose mask it shows (indices of the soup's names), its clip,
+    gain, noise level, which of text, image and audio it has [B, 3]; how it is undesired, if it is, and whether its text says so;
+    the clip that lends the voice or the face, and by how many video frames its audio is late."""
+
+    task: np.ndarray
+    shown: np.ndarray
+    clip: np.ndarray
+    gain: np.ndarray
+    kept: np.ndarray
+    sigma: np.ndarray
+    negative: list[Negative | None]
+    captioned: bool
+    other: np.ndarray
+    shift: np.ndarray
+
+
+def draw(cache: LatentCache, rng: np.random.Generator, training: DiTTraining, step: int, frames: int) -> Draw:
+    """Decides on the whole batch of `step`; `frames` is the clips' number of video frames.
+
+    Raises:
+        ConfigError: a task is not cached, or a clip is too short to shift its audio.
+    """
+    soup, size, ndpo = training.soup, training.batch, training.ndpo
+    task = rng.choice(len(soup.names), size, p=soup.at(step))
+    clip = rng.integers(0, len(cache.latents), size)
+    for k, name in enumerate(soup.names):
+        if cache.limit(name) < len(cache.latents):
+            clip[task == k] = rng.integers(0, cache.limit(name), int((task == k).sum()))
+    gain = 10 ** (rng.uniform(-training.gain_db, training.gain_db, size) / 20)
+    kept = np.ones((size, 3), bool)
+    if training.modals is None:
+        kept[:, 0] = rng.random(size) >= training.drop_text
+        kept[:, 2] = rng.random(size) >= training.drop_audio
+    sigma = _sigmas(rng, size, training.shift)
+    if training.modals is not None:
+        kept = training.modals.kept(rng, size)
+    shown = soup.wrong_labels(rng, task)
+    negative: list[Negative | None] = [None] * size
+    other, shift = clip, np.zeros(size, np.int64)
+    undesired, part = np.zeros(size, bool), None
+    if ndpo is not None and ndpo.prefers(step):
+        undesired[:], part, shown = True, ndpo, task
+    elif training.captions is not None:
+        undesired, part = rng.random(size) < training.captions.share, training.captions
+    if part is not None:
+        kinds = rng.integers(0, len(part.kinds), size)
+        negative = [part.kinds[k] if bad else None for k, bad in zip(kinds, undesired, strict=True)]
+        kept[undesired] = True
+        clip, other, shift = _misfits(cache, rng, clip, negative, part.least_shift, frames)
+    return Draw(task, shown, clip, gain, kept, sigma, negative, part is training.captions, other, shift)
+
+
+def _misfits(
+    cache: LatentCache, rng: np.random.Generator, clip: np.ndarray, negative: list[Negative | None], least: int, frames: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The clips, another clip for each, and how many frames late each one's audio is (0 unless shifted)."""
+    count = len(cache.latents)
+    if frames < 2 * least or count < 2:
+        raise ConfigError(f"Misaligned samples need 2 clips of {2 * least} frames; there are {count} of {frames}. Lower least_shift.")
+    is_kind = {kind: np.array([n is kind for n in negative]) for kind in Negative}
+    other = (clip + rng.integers(1, count, len(clip))) % count
+    shift = rng.integers(least, frames - least + 1, len(clip)) * is_kind[Negative.SHIFTED_AUDIO]
+    if is_kind[Negative.FROZEN_MOUTH].any():
+        if cache.frozen is None:
+            raise ConfigError("Clips with a frozen mouth are not cached. Encode them (cache_extras), or leave that kind out.")
+        clip = np.where(is_kind[Negative.FROZEN_MOUTH], clip % len(cache.frozen), clip)
+    return clip, other, shift
+
+
+def assemble(
+    cache: LatentCache, source: Source, drawn: Draw, rows: slice, training: DiTTraining, config: ModelConfig, clip: ClipSpec
 ) -> dict[str, Tensor]:
-    """One batch: clean latents, `y` of the drawn tasks, waveforms at random gain, prompts' bytes, portraits, and what is
-    dropped."""
-    size = training.batch
-    task = rng.choice(3, size, p=[1 - training.share_t2v - training.share_lipsync, training.share_t2v, training.share_lipsync])
-    index = rng.integers(0, len(cache.latents), size)
-    index[task == 2] = rng.integers(0, len(cache.lipsync), int((task == 2).sum()))
+    """The tensors of the samples in `rows`: clean latents, `y`, what encoders or transformer read, what is dropped, the mouth, σ."""
+    names = training.soup.names
+    index, task, negative = drawn.clip[rows], drawn.task[rows], drawn.negative[rows]
+    y = torch.stack([cache.y(names[t], int(i), clip) for t, i in zip(task, index, strict=True)])
+    for row, (true, shown) in enumerate(zip(task, drawn.shown[rows], strict=True)):
+        if true != shown:
+            y0, y1, x0, x1 = source.boxes[index[row]].tolist()
+            mask = task_mask(parse_tasks(names[shown]), clip, Box(y0, y1, x0, x1))
+            y[row, :4] = mask_latents(mask, clip.latent_height, clip.latent_width)
+    mouth = mouth_latent_mask(source.boxes[index], clip)
     latents = cache.latents[index]
-    y = torch.zeros(size, 20, *latents.shape[2:])
-    first = mask_latents(task_mask(frozenset({Task.I2V}), clip), clip.latent_height, clip.latent_width)
-    for i in range(size):
-        if task[i] == 0:
-            y[i, :4] = first
-            y[i, 4:, 0] = latents[i, :, 0]
-        elif task[i] == 2:
-            y[i] = cache.lipsync[index[i]]
-    gain = 10 ** (rng.uniform(-training.gain_db, training.gain_db, (size, 1)) / 20)
-    waveform = torch.from_numpy((pool.waveforms[index] * gain).astype(np.float32))
-    keep_text = rng.random(size) >= training.drop_text
+    voice = index.copy()
+    text: list[str | None] = [None if kept else "" for kept in drawn.kept[rows, 0]]
+    for row, kind in enumerate(negative):
+        if kind is None:
+            continue
+        one, other = slice(row, row + 1), drawn.other[rows][row]
+        if kind is Negative.OTHER_AUDIO:
+            voice[row] = other
+        elif kind is Negative.FROZEN_MOUTH and cache.frozen is not None:
+            latents[row] = cache.frozen[index[row]]
+        elif kind is Negative.FROZEN_LATENT:
+            latents[one] = freeze_latent(latents[one], mouth[one])
+        elif kind is Negative.IDENTITY:
+            latents[one] = fade_identity(latents[one], cache.latents[other : other + 1])
+        if drawn.captioned:
+            text[row] = kind.value
+    # The plain recipe gives the audio to every task; a portrait there is wherever anything of the picture is known.
+    spoken = np.array([training.tasks is None or has_audio(names[t]) for t in task])
+    spoken |= np.array([kind is not None and kind.needs_audio for kind in negative])
+    seen = np.array([picture_of(names[t]) != "" for t in task])
+    picture = np.array([-1 if picture_of(names[t]) == "last" else 0 for t in task])
+    asked = Asked(index, voice, drawn.shift[rows], drawn.gain[rows], picture, text)
     return {
         "latents": latents,
         "y": y,
-        "waveform": waveform,
-        "ids": torch.cat([byte_ids(pool.prompts[i] if keep else "", 64)[0] for i, keep in zip(index, keep_text, strict=True)]),
-        "portrait": video_tensor(pool.frames[index, :1])[:, 0],
-        "has_portrait": torch.from_numpy(task != 1).float(),
-        "has_audio": torch.from_numpy(rng.random(size) >= training.drop_audio).float(),
-        "mouth": mouth_latent_mask(pool.boxes[index], clip),
-        "sigma": _sigmas(rng, size, training.shift),
+        **source.inputs(asked, config.text_len),
+        "has_portrait": torch.from_numpy(seen & drawn.kept[rows, 1]).float(),
+        "has_audio": torch.from_numpy(spoken & drawn.kept[rows, 2]).float(),
+        "mouth": mouth,
+        "sigma": torch.from_numpy(drawn.sigma[rows]).float(),
     }
 
 
-def _sigmas(rng: np.random.Generator, size: int, shift: float) -> Tensor:
+def _sigmas(rng: np.random.Generator, size: int, shift: float) -> np.ndarray:
     sigma = 1 / (1 + np.exp(-rng.normal(0.0, 1.0, size)))
-    return torch.from_numpy(shift * sigma / (1 + (shift - 1) * sigma)).float()
+    return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def flow_loss(model: NanoModel, batch: dict[str, Tensor], training: DiTTraining) -> Tensor:
-    encoders = model.encoders
-    waveform = torch.nn.functional.pad(batch["waveform"], (0, encoders.audio.context_samples))
-    features = encoders.audio(waveform) * batch["has_audio"].view(-1, 1, 1, 1)
-    image = encoders.image(batch["portrait"]) * batch["has_portrait"].view(-1, 1, 1)
-    text = encoders.text(batch["ids"])
+# ---- losses ----------------------------------------------------------------------------------------------------------------------
+
+
+def weighted_error(model: nn.Module, batch: dict[str, Tensor], noise: Tensor, training: DiTTraining) -> Tensor:
+    """Squared error of the velocity, weighted at the mouth, [B, 16, F, h, w]; `noise` is ε."""
     clean = batch["latents"]
-    noise = torch.randn_like(clean)
     sigma = batch["sigma"].view(-1, 1, 1, 1, 1)
     noisy = (1 - sigma) * clean + sigma * noise
-    velocity = model.dit(noisy, 1000 * batch["sigma"], batch["y"], text, image, frame_windows(features))
+    with torch.autocast(clean.device.type, torch.bfloat16) if training.bf16 else nullcontext():
+        velocity = model(noisy, batch)
     weight = 1 + (training.mouth_weight - 1) * batch["mouth"]
-    return (weight * (velocity - (noise - clean)).square()).mean()
+    return weight * (velocity.to(clean.dtype) - (noise - clean)).square()
+
+
+def sft_loss(model: nn.Module, batch: dict[str, Tensor], noise: Tensor, training: DiTTraining) -> Tensor:
+    """Supervised flow matching."""
+    return weighted_error(model, batch, noise, training).mean()
+
+
+def preference_loss(
+    model: nn.Module, reference: nn.Module, batch: dict[str, Tensor], noise: Tensor, training: DiTTraining
+) -> Tensor:
+    """NDPO on a batch of negatives, scaled by weight / β."""
+    ndpo = training.ndpo
+    if ndpo is None:
+        raise ConfigError("A preference step needs DiTTraining(ndpo=NDPO(...)).")
+    with torch.no_grad():
+        fixed = weighted_error(reference, batch, noise, training).flatten(1).mean(1)
+    errors = weighted_error(model, batch, noise, training).flatten(1).mean(1)
+    return ndpo.weight / ndpo.beta * ndpo_loss(errors, fixed, ndpo.beta).mean()
+
+
+# ---- the loop --------------------------------------------------------------------------------------------------------------------
 
 
 def train_dit(
     config: ModelConfig,
     cache: LatentCache,
-    pool: Pool,
+    source: Source,
     workdir: Path,
     training: DiTTraining,
     clip: ClipSpec = NANO_CLIP,
     report_every: int = 50,
+    *,
+    save_every: int = 200,
+    world: World | None = None,
+    encoders: bool = True,
+    start: Mapping[str, Tensor] | None = None,
 ) -> NanoModel:
-    """Trains (or resumes, or loads a finished run of) the transformer and encoders; writes `dit.pt` and `dit.log`."""
-    torch.manual_seed(training.seed)
-    model, average = NanoModel(config), NanoModel(config)
-    average.load_state_dict(model.state_dict())
-    average.eval().requires_grad_(False)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=training.rate, betas=(0.9, 0.98), weight_decay=0.01)
-    step = 0
-    saved = load_checkpoint(workdir / "dit.pt")
-    if saved is not None:
-        average.load_state_dict(saved["average"])
-        step = saved["step"]
-        if step >= training.steps:
-            return average
-        model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
-    started = time.monotonic()
-    losses: list[float] = []
-    with open(workdir / "dit.log", "a") as log:
+    """Trains (or resumes, or loads a finished run of) the transformer and encoders; writes `dit.pt` and `dit.log`.
+
+    `start` gives the weights to begin with, by the names of `NanoModel`'s parameters; without it training starts from nothing. The
+    result is the averaged model, whole and on the CPU, in every process.
+    """
+    world = world or World()
+    rows = world.rows(training.batch)
+
+    def build() -> NanoModel:
+        torch.manual_seed(training.seed)
+        model = NanoModel(config, clip, encoders)
+        if start is not None:
+            model.load_state_dict(start)
+        return model
+
+    def frozen() -> NanoModel:
+        return spread(build().eval().requires_grad_(False), world)
+
+    path = workdir / "dit.pt"
+    saved = load_checkpoint(path)
+    step = saved["step"] if saved is not None else 0
+    if saved is None or step < training.steps:
+        model = build()
+        if training.recompute:
+            _recompute_blocks(model.dit)
+        model, average = spread(model, world), frozen()
+        reference = frozen() if training.ndpo is not None else None
+        optimiser = torch.optim.AdamW(model.parameters(), lr=training.rate, betas=(0.9, 0.98), weight_decay=0.01)
+        if saved is not None:
+            load_whole(model, saved["model"])
+            load_whole(average, saved["average"])
+            load_optimiser(optimiser, saved["optimiser"])
+            if reference is not None and saved.get("reference") is not None:
+                load_whole(reference, saved["reference"])
+        started = time.monotonic()
+        losses: dict[str, list[float]] = {"loss": [], "preference": []}
         while step < training.steps:
             rng = np.random.default_rng((training.seed, step))
             torch.manual_seed(training.seed * 1_000_003 + step)
-            batch = draw_batch(cache, pool, rng, training, clip)
+            drawn = draw(cache, rng, training, step, clip.frames)
+            noise = torch.randn(training.batch, *cache.latents.shape[1:])[rows].to(world.device)
+            batch = assemble(cache, source, drawn, rows, training, config, clip)
+            batch = {name: value.to(world.device) for name, value in batch.items()}
             for group in optimiser.param_groups:
                 group["lr"] = cosine_rate(step, training.steps, training.rate, warmup=100)
-            loss = flow_loss(model, batch, training)
+            if reference is not None and training.ndpo is not None and training.ndpo.prefers(step):
+                if training.ndpo.renews(step):
+                    copy_parameters(model, reference)
+                kind, loss = "preference", preference_loss(model, reference, batch, noise, training)
+            else:
+                kind, loss = "loss", sft_loss(model, batch, noise, training)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             step += 1
-            decay = min(training.ema, (step + 1) / (step + 10))
-            with torch.no_grad():
-                for kept, new in zip(average.parameters(), model.parameters(), strict=True):
-                    kept.lerp_(new, 1 - decay)
-            losses.append(loss.item())
+            copy_parameters(model, average, 1 - min(training.ema, (step + 1) / (step + 10)))
+            losses[kind].append(world.mean(loss))
             if step % report_every == 0 or step == training.steps:
-                line = {"step": step, "loss": round(float(np.mean(losses)), 4), "seconds": round(time.monotonic() - started)}
-                print(json.dumps(line), file=log, flush=True)
-                losses.clear()
-            if step % 200 == 0 or step == training.steps:
-                state = {
-                    "model": model.state_dict(),
-                    "average": average.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "step": step,
-                }
-                save_checkpoint(workdir / "dit.pt", state)
-    return average
+                means = {name: round(float(np.mean(values)), 4) for name, values in losses.items() if values}
+                if world.first:
+                    _log(workdir / "dit.log", {"step": step, **means, "seconds": round(time.monotonic() - started)})
+                losses = {"loss": [], "preference": []}
+            if step % save_every == 0 or step == training.steps:
+                state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
+                if reference is not None:
+                    state["reference"] = reference.state_dict()
+                state = whole(state, world)
+                if world.first:
+                    save_checkpoint(path, state | {"step": step})
+                world.wait()
+        saved = load_checkpoint(path)
+    if saved is None:
+        raise ConfigError(f"Training ran for {training.steps} steps and left nothing in {path}. Give steps of at least 1.")
+    result = NanoModel(config, clip, encoders)
+    result.load_state_dict(saved["average"])
+    return result.eval().requires_grad_(False)
+
+
+def _recompute_blocks(dit: DiT) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    for block in dit.blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+
+def _log(path: Path, line: dict[str, Any]) -> None:
+    with open(path, "a") as log:
+        print(json.dumps(line), file=log, flush=True)

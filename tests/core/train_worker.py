@@ -1,0 +1,18 @@
+"""Started by torchrun: trains the tiny model as one of several processes, once per folder and number of steps given."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from tiny_training import CLIP, CONFIG, WHOLE_METHOD, tiny_cache, tiny_pool
+
+from echoedge.core.train.distributed import join_world, leave_world
+from echoedge.core.train.train_dit import train_dit
+
+world = join_world("cpu")
+for folder, steps in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+    training = replace(WHOLE_METHOD, steps=int(steps))
+    train_dit(CONFIG, tiny_cache(), tiny_pool(), Path(folder), training, CLIP, report_every=1, save_every=1, world=world)
+leave_world(world)
