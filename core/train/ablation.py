@@ -18,6 +18,7 @@ from .evaluate import ClipScore, generate, score_clips
 from .puppets import PuppetClip
 
 UNIFORM = "uniform"
+BASELINE = {UNIFORM: PhaseWeights()}
 
 
 def compare_modality_weights(
@@ -41,20 +42,21 @@ def compare_modality_weights(
         raise ConfigError(f"A candidate is called {UNIFORM!r}, which is the baseline's name. Call it something else.")
     if options.modality != PhaseWeights():
         raise ConfigError("The options have modality weights of their own; give them as a candidate, so that uniform is uniform.")
-    scores: dict[str, ClipScore] = {}
-    runs: dict[str, Any] = {}
-    for name, weights in {UNIFORM: PhaseWeights(), **candidates}.items():
-        plan = build_plan(replace(options, modality=weights))
-        scores[name] = score_clips(generate(model, clips, plan, clip, seed), clips)
-        runs[name] = {"schedule": asdict(weights), "modality_weights": plan.modality_weights, "score": asdict(scores[name])}
+    schedules = BASELINE | dict(candidates)
+    plans = {name: build_plan(replace(options, modality=weights)) for name, weights in schedules.items()}
     common = json.loads(build_plan(options).to_json())
-    record = {
+    record: dict[str, Any] = {
         "model": {"name": model.config.name, "config_sha256": model.config.digest},
         "plan": {key: value for key, value in common.items() if key != "modality_weights"},
         "clip_seeds": [one.seed for one in clips],
         "noise_seed": seed,
-        "runs": runs,
+        "runs": {},
     }
-    with atomic_file(out) as partial:
+    scores: dict[str, ClipScore] = {}
+    with atomic_file(out) as partial:  # opened first: nothing is computed for a file that cannot be written
+        for name, plan in plans.items():
+            scores[name] = score_clips(generate(model, clips, plan, clip, seed), clips)
+            weights, score = asdict(schedules[name]), asdict(scores[name])
+            record["runs"][name] = {"schedule": weights, "modality_weights": plan.modality_weights, "score": score}
         partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return scores

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """This process's place among `size` processes, and the device that it computes on. The default is a single process on the CPU."""
+    """This process's place among `size` processes, and the device that it computes on; by default the only one, on the CPU."""
 
     rank: int = 0
     size: int = 1

@@ -55,6 +55,7 @@ def train_nano(
     model = train_dit(NANO, cache, pool, workdir, dit, world=world)
     if not world.first:
         return {}
+    assert model.encoders is not None
     save_nano(out, model.dit, trained_vae, model.encoders)
     loaded = load_nano(path=out)
     clips = held_out(EVALUATED_CLIPS)

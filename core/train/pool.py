@@ -91,7 +91,9 @@ class FeaturePool:
     def inputs(self, asked: Asked, text_len: int) -> dict[str, Tensor]:
         """What the transformer reads: audio, text, image. There is no gain, and the picture is the clip's own."""
         for name in {text for text in asked.text if text is not None} - set(self.texts):
-            raise ConfigError(f"The text {name!r} has no embedding here; there are {', '.join(map(repr, self.texts))}. Encode it too.")
+            raise ConfigError(
+                f"The text {name!r} has no embedding here; there are {', '.join(map(repr, self.texts))}. Encode it too."
+            )
         rows = self.audio.shape[1] / self.frames_per_clip
         sound = [np.roll(self.audio[i], round(shift * rows), 0) for i, shift in zip(asked.audio, asked.shift, strict=True)]
         texts = [self.text[i] if text is None else self.texts[text] for i, text in zip(asked.clip, asked.text, strict=True)]

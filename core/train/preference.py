@@ -1,8 +1,9 @@
 """NDPO-SFT: supervised flow matching alternated with negative-only preference steps on undesired samples (EchoMimicV3).
 
 Direct preference optimisation gives a sample x under conditions c the reward r = β log(p(x|c) / p_ref(x|c)), p_ref a frozen copy,
-and maximises log σ(r_desired - r_undesired). For a flow model -log p is, up to a constant, the flow-matching error e (Diffusion-DPO,
-Wallace et al., arXiv 2311.12908), so r = β (e_ref - e). Without a desired partner its reward is taken as that of the reference, 0:
+and maximises log σ(r_desired - r_undesired). For a flow model -log p is, up to a constant, the flow-matching error e
+(Diffusion-DPO, Wallace et al., arXiv 2311.12908), so r = β (e_ref - e). Without a desired partner its reward is taken as that of
+the reference, 0:
 
     L = -log σ(-r) = -log σ(-β (e_ref - e)) = softplus(β (e_ref - e))
 
@@ -78,7 +79,9 @@ class NDPO:
             if getattr(self, name) == 0:
                 raise ConfigError(f"{name} is 0; the preference steps would do nothing. Leave NDPO out instead.")
         if self.preference_steps == 0:
-            raise ConfigError(f"A share of {self.share} is no step in a cycle of {self.cycle}. Use a longer cycle or a larger share.")
+            raise ConfigError(
+                f"A share of {self.share} is no step in a cycle of {self.cycle}. Use a longer cycle or a larger share."
+            )
         _check_kinds(self.kinds)
 
     @property

@@ -27,7 +27,7 @@ _WITHOUT_PICTURE = frozenset({Task.T2V, Task.A2V})
 
 
 def picture_of(name: str) -> str:
-    """What of the picture the tasks joined in `name` give, the same text for the same mask: "" for nothing, "i2v", "i2v+lipsync"."""
+    """What of the picture the tasks joined in `name` give, one text per mask: "" for nothing, "i2v", "i2v+lipsync"."""
     return "+".join(sorted(parse_tasks(name) - _WITHOUT_PICTURE))
 
 
@@ -71,7 +71,9 @@ class TaskSoup:
             if getattr(self, what) == 1.0:
                 raise ConfigError(f"{what} is 1; it must be below 1, or the mixture is never reached.")
         if self.mislabelled and len({picture_of(name) for name in self.names}) < 2:
-            raise ConfigError(f"mislabelled is {self.mislabelled}, but all of {', '.join(self.names)} have the same mask. Set it to 0.")
+            raise ConfigError(
+                f"mislabelled is {self.mislabelled}, but all of {', '.join(self.names)} have the same mask. Set it to 0."
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,7 +132,7 @@ class ModalSoup:
 
     def unseen(self, branches: Iterable[Branch]) -> list[str]:
         """Names of the branches of a plan whose combination of conditions training would never show."""
-        shown = {_parse_modalities(name) for name, share in self.drops if share > 0} | {frozenset()}
+        shown: set[frozenset[str]] = {_parse_modalities(name) for name, share in self.drops if share > 0} | {frozenset()}
         return [branch.name for branch in branches if _dropped(branch) not in shown]
 
 

@@ -1,4 +1,4 @@
-"""Training of the transformer by flow matching on cached latents: tasks mixed by their masks, conditions dropped, undesired samples.
+"""Training of the transformer by flow matching on cached latents: tasks mixed, conditions dropped, undesired samples.
 
 x_σ = (1-σ) x₀ + σ ε, velocity ε - x₀, timestep 1000 σ; σ is logit-normal, shifted towards noise as the sampler's schedule is.
 Audio, text and portrait are dropped now and then, so that guidance has an unconditional branch. Exponential averages of the
@@ -265,7 +265,8 @@ def draw(cache: LatentCache, rng: np.random.Generator, training: DiTTraining, st
     shown = soup.wrong_labels(rng, task)
     negative: list[Negative | None] = [None] * size
     other, shift = clip, np.zeros(size, np.int64)
-    undesired, part = np.zeros(size, bool), None
+    undesired = np.zeros(size, bool)
+    part: NDPO | Captions | None = None
     if ndpo is not None and ndpo.prefers(step):
         undesired[:], part, shown = True, ndpo, task
     elif training.captions is not None:
@@ -284,7 +285,9 @@ def _misfits(
     """The clips, another clip for each, and how many frames late each one's audio is (0 unless shifted)."""
     count = len(cache.latents)
     if frames < 2 * least or count < 2:
-        raise ConfigError(f"Misaligned samples need 2 clips of {2 * least} frames; there are {count} of {frames}. Lower least_shift.")
+        raise ConfigError(
+            f"Misaligned samples need 2 clips of {2 * least} frames; there are {count} of {frames}. Lower least_shift."
+        )
     is_kind = {kind: np.array([n is kind for n in negative]) for kind in Negative}
     other = (clip + rng.integers(1, count, len(clip))) % count
     shift = rng.integers(least, frames - least + 1, len(clip)) * is_kind[Negative.SHIFTED_AUDIO]
@@ -298,7 +301,7 @@ def _misfits(
 def assemble(
     cache: LatentCache, source: Source, drawn: Draw, rows: slice, training: DiTTraining, config: ModelConfig, clip: ClipSpec
 ) -> dict[str, Tensor]:
-    """The tensors of the samples in `rows`: clean latents, `y`, what encoders or transformer read, what is dropped, the mouth, σ."""
+    """The tensors of the samples in `rows`: clean latents, `y`, inputs of encoders or transformer, what is kept, the mouth, σ."""
     names = training.soup.names
     index, task, negative = drawn.clip[rows], drawn.task[rows], drawn.negative[rows]
     y = torch.stack([cache.y(names[t], int(i), clip) for t, i in zip(task, index, strict=True)])

@@ -45,7 +45,7 @@ def largest_difference(a: Any, b: Any) -> float:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """alone: 2 steps in one process. pair: 2 steps in two. handed: 1 step in one process, then to step 2 in two. begun: 1 in two."""
+    """alone: 2 steps in one process. pair: 2 in two. handed: 1 in one process, then 1 in two. begun: 1 in two."""
     folder = tmp_path_factory.mktemp("runs")
     train(folder / "alone", STEPS)
     train(folder / "handed", 1)

@@ -15,7 +15,8 @@ from echoedge.core.config import ModelConfig
 from echoedge.core.encoders import byte_ids
 from echoedge.core.errors import ConfigError
 from echoedge.core.tasks import Box, Task, condition_latents, mask_latents, parse_tasks, task_mask
-from echoedge.core.train import checkpoint, train_dit as module
+from echoedge.core.train import checkpoint
+from echoedge.core.train import train_dit as module
 from echoedge.core.train.checkpoint import load_checkpoint, save_checkpoint
 from echoedge.core.train.pool import FeaturePool
 from echoedge.core.train.preference import NDPO, Negative, freeze_mouth
@@ -222,7 +223,10 @@ def test_the_plain_recipe_encodes_nothing_more(tmp_path: Path) -> None:
 # ---- killed runs -----------------------------------------------------------------------------------------------------------------
 
 
-def run(folder: Path, training: DiTTraining = replace(WHOLE_METHOD, steps=6), save_every: int = 2) -> NanoModel:
+SIX_STEPS = replace(WHOLE_METHOD, steps=6)
+
+
+def run(folder: Path, training: DiTTraining = SIX_STEPS, save_every: int = 2) -> NanoModel:
     folder.mkdir(exist_ok=True)
     return train_dit(CONFIG, tiny_cache(), tiny_pool(), folder, training, CLIP, report_every=2, save_every=save_every)
 
@@ -294,8 +298,8 @@ def test_a_run_killed_in_a_checkpoint_repeats_itself(
 
 
 @pytest.mark.parametrize("lost", ["optimiser", "reference", "average"])
-def test_every_part_of_a_checkpoint_counts(whole_run: Path, lost: str, tmp_path: Path) -> None:
-    """The run is cut after step 5, amid the third cycle's preference steps; without one part of the state it ends elsewhere."""
+def test_every_part_of_a_checkpoint_counts(lost: str, tmp_path: Path) -> None:
+    """The run is cut after step 5, amid preference steps; without one part of the state it ends elsewhere."""
     training = replace(WHOLE_METHOD, steps=6, ndpo=NDPO(share=1.0, cycle=6, least_shift=2))
     run(tmp_path, replace(training, steps=5), save_every=5)
     state = load_checkpoint(tmp_path / "dit.pt")
@@ -313,7 +317,7 @@ def test_every_part_of_a_checkpoint_counts(whole_run: Path, lost: str, tmp_path:
 
 
 def test_another_seed_trains_another_model(whole_run: Path, tmp_path: Path) -> None:
-    run(tmp_path, replace(WHOLE_METHOD, steps=6, seed=2))
+    run(tmp_path, replace(SIX_STEPS, seed=2))
     assert not same(load_checkpoint(tmp_path / "dit.pt"), load_checkpoint(whole_run / "dit.pt"))
 
 
