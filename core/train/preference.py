@@ -44,8 +44,10 @@ ALL_BUT_LATENT = (Negative.OTHER_AUDIO, Negative.SHIFTED_AUDIO, Negative.FROZEN_
 
 
 def _check_kinds(kinds: tuple[Negative, ...]) -> None:
-    if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(Negative):
-        raise ConfigError(f"The kinds of negatives are {kinds!r}; give one or more of {', '.join(Negative)}, each once.")
+    if not kinds or len(set(kinds)) < len(kinds) or not all(isinstance(kind, Negative) for kind in kinds):
+        raise ConfigError(
+            f"The kinds of negatives are {kinds!r}; give one or more of {', '.join(map(str, Negative))} (Negative), each once."
+        )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from echoedge.core.errors import ConfigError
+from echoedge.core.phases import Phase
+from echoedge.core.samplers import NoGuidance, PlanOptions, build_plan
 from echoedge.core.train.preference import NDPO, Captions, Negative, fade_identity, freeze_latent, freeze_mouth, ndpo_loss
+from echoedge.core.train.soup import ModalSoup
 from echoedge.core.train.train_dit import NanoModel, assemble, draw, preference_loss, sft_loss, weighted_error
 
 from .tiny import randomised
@@ -119,6 +122,7 @@ def test_cycles_alternate_and_renew_the_reference_once() -> None:
         ({"share": 0.001, "cycle": 50}, "no step in a cycle of 50"),
         ({"kinds": ()}, "one or more of another voice"),
         ({"kinds": (Negative.IDENTITY, Negative.IDENTITY)}, "each once"),
+        ({"kinds": ("out of step",)}, "kinds of negatives are .'out of step'"),
         ({"cycle": 0}, "cycle is 0"),
     ],
 )
@@ -225,3 +229,14 @@ def test_frozen_mouths_have_to_be_encoded_first() -> None:
     with pytest.raises(ConfigError, match="cache_extras"):
         draw(bare, np.random.default_rng(0), training, 0, CLIP.frames)
     assert len(bare.latents) == CLIPS
+
+
+def test_a_plan_can_push_away_from_what_captions_taught() -> None:
+    early, late = Negative.SHIFTED_AUDIO, Negative.FROZEN_MOUTH
+    phases = (Phase(1.0, 0.5, negatives=((early.value, 0.5),)), Phase(0.5, 0.0, negatives=((late.value, 1.0),)))
+    plan = build_plan(PlanOptions(solver="euler", steps=4, shift=1.0, guidance=NoGuidance(), phases=phases))
+    texts = [branch.text for branch in plan.branches]
+    assert texts == ["prompt", "out of step", "still mouth"] and set(texts[1:]) <= {kind.value for kind in Captions().kinds}
+    weights = dict(zip(texts, zip(*plan.guidance, strict=True), strict=True))
+    assert weights["out of step"] == (-0.5, -0.5, 0.0, 0.0) and weights["still mouth"] == (0.0, 0.0, -1.0, -1.0)
+    assert ModalSoup().unseen(plan.branches) == []

@@ -1,4 +1,4 @@
-"""Started by torchrun: trains the tiny model as one of several processes, once per folder and number of steps given."""
+"""Started by torchrun: trains the tiny model as one of several processes, once per folder, steps and "keep" or "recompute"."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from echoedge.core.train.distributed import join_world, leave_world
 from echoedge.core.train.train_dit import train_dit
 
 world = join_world("cpu")
-for folder, steps in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
-    training = replace(WHOLE_METHOD, steps=int(steps))
+for folder, steps, activations in zip(sys.argv[1::3], sys.argv[2::3], sys.argv[3::3], strict=True):
+    training = replace(WHOLE_METHOD, steps=int(steps), recompute=activations == "recompute")
     train_dit(CONFIG, tiny_cache(), tiny_pool(), Path(folder), training, CLIP, report_every=1, save_every=1, world=world)
 leave_world(world)
