@@ -100,6 +100,10 @@ def test_both_processes_report_the_loss_of_the_whole_batch(runs: Path) -> None:
     assert alone == pair and '"loss"' in alone
 
 
+def test_the_first_process_prepares_before_the_others(runs: Path) -> None:
+    assert (runs / "order").read_text() == "0 1 "
+
+
 # ---- in one process --------------------------------------------------------------------------------------------------------------
 
 
