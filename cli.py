@@ -654,15 +654,16 @@ def train_nano_command(
         "nano-training"
     ),
     output: Annotated[Path, typer.Option("--out", help="Weights file to write.")] = Path("nano-training/nano.safetensors"),
-    clips: Annotated[int, typer.Option(min=64, help="Clips drawn into the pool.")] = 2400,
+    clips: Annotated[int, typer.Option(min=64, help="Clips drawn into the pool.")] = 3000,
     image_steps: Annotated[int | None, typer.Option(min=1, help="VAE steps on frames.", show_default="the shipped run's")] = None,
     clip_steps: Annotated[int | None, typer.Option(min=1, help="VAE steps on clips.", show_default="the shipped run's")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Transformer steps.", show_default="the shipped run's")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    start: Annotated[Path | None, typer.Option(help="Weights file whose VAE to train further, instead of from nothing.")] = None,
     method: Annotated[str, typer.Option(help="plain, as shipped; full: all tasks and modalities, preference steps.")] = "plain",
     device: Annotated[str, typer.Option(help="Where the transformer trains: cpu or cuda.")] = "cpu",
 ) -> None:
-    """Train the built-in model from nothing. Interrupt it at will: the same command goes on where it stopped.
+    """Train the built-in model. Interrupt it at will: the same command goes on where it stopped.
 
     Under torchrun the transformer trains in all processes: torchrun --nproc-per-node 2 -m echoedge.cli train nano
     """
@@ -679,7 +680,7 @@ def train_nano_command(
     vae = replace(vae, image_steps=image_steps or vae.image_steps, clip_steps=clip_steps or vae.clip_steps)
     dit = replace(dit, steps=steps or dit.steps)
     world = join_world(device)
-    metrics = train_nano(workdir, output, vae, dit, clips, threads, report=lambda line: out.print(escape(line)), world=world)
+    metrics = train_nano(workdir, output, vae, dit, clips, threads, lambda line: out.print(escape(line)), world, start)
     leave_world(world)
     if world.first:
         out.print_json(json.dumps(metrics["held_out"]))

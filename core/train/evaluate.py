@@ -26,9 +26,9 @@ from ..metrics.following import Landmarks, SmileReader, fit_smile, head_action, 
 from ..metrics.frechet import frechet_video_distance
 from ..metrics.identity import identity_similarity, region_score
 from ..metrics.latent import latent_error
-from ..metrics.lipsync import lag, lipsync, shuffled_lipsync
+from ..metrics.lipsync import correlation, lag, lipsync, shuffled_lipsync
 from ..metrics.motion import mouth_motion
-from ..metrics.mouth import mouth_amplitude
+from ..metrics.mouth import mouth_amplitude, mouth_opening
 from ..metrics.psnr import psnr
 from ..plan import SamplingPlan, advance, guide, noise
 from ..programs import Model
@@ -43,13 +43,14 @@ Video = NDArray[np.uint8]
 @dataclass(frozen=True)
 class VAEScore:
     """Reconstruction of held-out clips: PSNR in dB over the clip and in the mouth box, and what is left of lip-sync and mouth
-    motion."""
+    motion. `mouth_correlation` is that of the mouth's opening with the truth's, both measured from pixels."""
 
     clips: int
     psnr_db: float
     mouth_psnr_db: float
     lipsync: float
     mouth_amplitude_share: float
+    mouth_correlation: float
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def score_vae(vae: VAE, clips: list[PuppetClip]) -> tuple[VAEScore, list[Video]]
         mouth_psnr_db=_mean(psnr(c.frames[:, a:b, x:y], r[:, a:b, x:y], 255.0) for c, r, (a, b, x, y) in pairs),
         lipsync=_mean(lipsync(r, c.waveform, box) for c, r, box in pairs),
         mouth_amplitude_share=_mean(mouth_amplitude(r, box) / mouth_amplitude(c.frames, box) for c, r, box in pairs),
+        mouth_correlation=_mean(correlation(mouth_opening(r, box), mouth_opening(c.frames, box)) for c, r, box in pairs),
     )
     return score, rebuilt
 

@@ -21,9 +21,9 @@ from .distributed import World
 from .evaluate import as_metrics, generate, held_out, score_clips, score_vae
 from .pool import Pool, open_pool
 from .train_dit import DiTTraining, LatentCache, cache_extras, cache_latents, train_dit
-from .train_vae import VAETraining, refine_decoder, train_vae
+from .train_vae import VAETraining, train_vae
 
-POOL_CLIPS = 2400
+POOL_CLIPS = 3000
 LIPSYNC_GATE = 0.9  # of the VAE's own reconstructions; below it a transformer cannot learn what the latents do not hold
 EVALUATED_CLIPS = 32
 Report = Callable[[str], None]
@@ -38,10 +38,12 @@ def train_nano(
     threads: int = 2,
     report: Report = print,
     world: World | None = None,
+    start: Path | None = None,
 ) -> dict[str, Any]:
     """Trains nano in `workdir` and writes its weights to `out` with `metrics.json` beside. Returns the metrics.
 
     The first process of `world` does the stages before the transformer and judges the result; the others return no metrics.
+    `start`: a weights file of nano whose VAE is trained further, instead of one from nothing.
 
     Raises:
         ConfigError: the VAE's reconstructions lose the mouth (lip-sync below LIPSYNC_GATE).
@@ -50,7 +52,7 @@ def train_nano(
     torch.set_num_threads(threads)
     workdir.mkdir(parents=True, exist_ok=True)
     say = report if world.first else _silent
-    pool, cache, trained_vae = world.first_then_others(partial(_prepare, workdir, vae, dit, pool_clips, say, world.first))
+    pool, cache, trained_vae = world.first_then_others(partial(_prepare, workdir, vae, dit, pool_clips, say, world.first, start))
     say(f"3. transformer: {dit.steps} steps of {dit.batch} clips; progress in {workdir / 'dit.log'}")
     model = train_dit(NANO, cache, pool, workdir, dit, world=world)
     if not world.first:
@@ -71,17 +73,13 @@ def train_nano(
 
 
 def _prepare(
-    workdir: Path, vae: VAETraining, dit: DiTTraining, pool_clips: int, report: Report, judge: bool
+    workdir: Path, vae: VAETraining, dit: DiTTraining, pool_clips: int, report: Report, judge: bool, start: Path | None
 ) -> tuple[Pool, LatentCache, VAE]:
     """Clips, cached latents and the autoencoder: made where `workdir` lacks them, and judged by the process that makes them."""
     report(f"1. pool: {pool_clips} clips in {workdir / 'pool'}")
     pool = open_pool(workdir / "pool", pool_clips)
     report(f"2. VAE: {vae.image_steps} steps on frames, {vae.clip_steps} on clips; progress in {workdir / 'vae.log'}")
-    trained = train_vae(NANO, pool, workdir, vae)
-    cache = cache_latents(trained, pool, workdir / "latents.pt", dit.clips, dit.lipsync_clips)
-    cache = cache_extras(trained, pool, cache, workdir, dit)
-    report(f"   refining the decoder: {vae.decoder_steps} steps; progress in {workdir / 'decoder.log'}")
-    trained = refine_decoder(trained, cache.latents, pool, workdir, vae)
+    trained = train_vae(NANO, pool, workdir, vae, load_nano(path=start).vae if start else None)
     if judge:
         score, _ = score_vae(trained, held_out(EVALUATED_CLIPS))
         report(f"   held-out reconstruction: {score.psnr_db:.1f} dB, lip-sync {score.lipsync:.2f}")
@@ -90,7 +88,8 @@ def _prepare(
                 f"The VAE's reconstructions have lip-sync {score.lipsync:.2f}; {LIPSYNC_GATE} is needed before the transformer is "
                 "worth training. Train the VAE for longer, or weigh motion in the mouth more (motion_weight)."
             )
-    return pool, cache, trained
+    cache = cache_latents(trained, pool, workdir / "latents.pt", dit.clips, dit.lipsync_clips)
+    return pool, cache_extras(trained, pool, cache, workdir, dit), trained
 
 
 def _silent(line: str) -> None:

@@ -25,7 +25,7 @@ from echoedge.core.train.puppets import PuppetClip
 
 @pytest.fixture(scope="module")
 def clips() -> list[PuppetClip]:
-    return held_out(12, first=7000, frames=50)
+    return held_out(8, first=7000, frames=50)
 
 
 def blended(clip: PuppetClip, share: float) -> np.ndarray:
