@@ -8,6 +8,7 @@ tensors into a module without copying them, so that a memory-mapped file of 11 G
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -20,14 +21,18 @@ Shapes = dict[str, tuple[int, ...]]
 M = TypeVar("M", bound=nn.Module)
 
 
-class EncoderConfig:
-    """What a loader needs to know of an encoder's released file. Names are the file's, in their canonical form."""
+class EncoderConfig(ABC):
+    """What a loader needs to know of a part's released file. Names are the file's, in their canonical form.
+
+    Those of encoders also have `build(tensors)`: the module in inference mode with exactly these tensors, in their types, uncopied;
+    a CheckpointError where one is missing, unexpected or of another shape.
+    """
 
     title = "encoder"
 
+    @abstractmethod
     def tensors(self) -> Shapes:
         """The tensors that the file must hold: those that are executed."""
-        raise NotImplementedError
 
     def canonical(self, name: str) -> str:
         """One spelling for the names that different writers give to the same tensor."""
@@ -36,14 +41,6 @@ class EncoderConfig:
     def ignored(self, name: str) -> str | None:
         """Why the tensor of this canonical name is left aside; None if it may not be."""
         return None
-
-    def build(self, tensors: Mapping[str, Tensor]) -> nn.Module:
-        """The module in inference mode with exactly these tensors, in their types, uncopied.
-
-        Raises:
-            CheckpointError: a tensor is missing, unexpected or of another shape.
-        """
-        raise NotImplementedError
 
     def select(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
         """A file's tensors under their canonical names, for `build`, and why each of the others is left aside.

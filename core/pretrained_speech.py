@@ -126,7 +126,7 @@ class SpeechEncoderConfig(EncoderConfig):
         return None
 
     def build(self, tensors: Mapping[str, Tensor]) -> SpeechEncoder:
-        """As `EncoderConfig.build`; the weight norm is folded into one new tensor."""
+        """See `EncoderConfig`; the weight norm is folded into one new tensor."""
         self.require_exactly(tensors)
         state = dict(tensors)
         length, direction = (state.pop(f"{_POSITION_CONV}.{name}") for name in ("weight_g", "weight_v"))

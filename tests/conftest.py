@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from echoedge import cli
 from echoedge.core.bundle import Bundle
 
 from .bundles import export_small
+from .commands import Ended, Run
 
 # Whoever starts the tests in the background may have switched Ctrl-C off; programs under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,6 +30,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def _the_same_random_numbers() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process, for its speed. Whatever it lets escape fails the test."""
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def command(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["echoedge", *map(str, arguments)])
+        capfd.readouterr()
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return Ended(status, *capfd.readouterr())
+
+    return command
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from echoedge import cli
 from echoedge.core import checkpoints, random_checkpoint
 from echoedge.core.checkpoints import BASE_FOLDER, OVERLAY_FILE
 from echoedge.core.random_checkpoint import RECORD
 
+from .commands import Ended, Run
 from .core.tiny_checkpoint import tiny_sizes
 
 VAE_FILE = f"{BASE_FOLDER}/Wan2.1_VAE.pth"
-
-
-@dataclass(frozen=True)
-class Ended:
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
 
 
 @pytest.fixture(autouse=True)
@@ -40,23 +28,6 @@ def _tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """flash and preview at toy width."""
     for module in (checkpoints, random_checkpoint):
         monkeypatch.setattr(module, "Architecture", lambda transformer: tiny_sizes(transformer.variant))
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.setenv("COLUMNS", "250")
-
-    def command(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["echoedge", *map(str, arguments)])
-        capfd.readouterr()
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return Ended(status, *capfd.readouterr())
-
-    return command
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import sys
 import time
 import wave
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from echoedge import __version__, cli
+from echoedge import __version__
 from echoedge.core.bundle import MANIFEST, Bundle
 from echoedge.core.nano import assets
 from echoedge.runtime.media import read_clip, read_speech
@@ -30,6 +29,7 @@ from echoedge.targets import bundle_builder
 from echoedge.targets.bundle_builder import GOLDEN, GOLDEN_INDEX
 
 from .bundles import CLIP, demanding_bundle
+from .commands import Ended, Run
 from .targets import stand_ins
 
 DEMO = assets() / "demo"
@@ -37,36 +37,6 @@ COMMANDS = ["export", "animate", "verify", "bench", "inspect", "doctor", "demo",
 
 
 # ---- running a command -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended: its exit status and what it printed."""
-
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """The command line in this process, for its speed. Whatever it lets escape fails the test."""
-    monkeypatch.setenv("COLUMNS", "300")
-
-    def command(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["echoedge", *map(str, arguments)])
-        capfd.readouterr()
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return Ended(status, *capfd.readouterr())
-
-    return command
 
 
 def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

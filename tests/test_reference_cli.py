@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,28 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from echoedge import cli
 from echoedge.core import architecture, checkpoints
 from echoedge.core.config import Variant
 from echoedge.core.nano import assets
 from echoedge.core.random_checkpoint import write_random_checkpoint
 from echoedge.runtime.media import read_clip
 
+from .commands import Ended, Run
 from .core.tiny_checkpoint import playable_sizes
 
 DEMO = assets() / "demo"
 PORTRAIT, VOICE = DEMO / "ada.png", DEMO / "hello.wav"
 COMPONENTS = ("transformer", "vae", "clip", "wav2vec2", "text_encoder", "tokenizer", "tiny_vae")
-
-
-@dataclass(frozen=True)
-class Ended:
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
 
 
 @pytest.fixture(scope="module")
@@ -47,24 +34,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Variant, Path]:
     return found
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """The command line in this process; flash and preview are of toy width."""
-    monkeypatch.setenv("COLUMNS", "250")
+@pytest.fixture(autouse=True)
+def _tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """flash and preview at toy width."""
     for module in (architecture, checkpoints):
         monkeypatch.setattr(module, "Architecture", lambda transformer: playable_sizes(transformer.variant))
-
-    def command(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["echoedge", *map(str, arguments)])
-        capfd.readouterr()
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return Ended(status, *capfd.readouterr())
-
-    return command
 
 
 @pytest.fixture
