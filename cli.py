@@ -655,12 +655,14 @@ def train_nano_command(
     ),
     output: Annotated[Path, typer.Option("--out", help="Weights file to write.")] = Path("nano-training/nano.safetensors"),
     clips: Annotated[int, typer.Option(min=64, help="Clips drawn into the pool.")] = 3000,
-    image_steps: Annotated[int | None, typer.Option(min=1, help="VAE steps on frames.", show_default="the shipped run's")] = None,
-    clip_steps: Annotated[int | None, typer.Option(min=1, help="VAE steps on clips.", show_default="the shipped run's")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Transformer steps.", show_default="the shipped run's")] = None,
+    image_steps: Annotated[int | None, typer.Option(min=1, help="VAE steps on frames.", show_default="the recipe's")] = None,
+    clip_steps: Annotated[int | None, typer.Option(min=1, help="VAE steps on clips.", show_default="the recipe's")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Transformer steps.", show_default="the recipe's")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
     start: Annotated[Path | None, typer.Option(help="Weights file whose VAE to train further, instead of from nothing.")] = None,
-    method: Annotated[str, typer.Option(help="plain, as shipped; full: all tasks and modalities, preference steps.")] = "plain",
+    method: Annotated[
+        str, typer.Option(help="plain: the shipped transformer's; full: all tasks and modalities, preference steps.")
+    ] = "plain",
     device: Annotated[str, typer.Option(help="Where the transformer trains: cpu or cuda.")] = "cpu",
 ) -> None:
     """Train the built-in model. Interrupt it at will: the same command goes on where it stopped.

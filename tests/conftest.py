@@ -11,9 +11,13 @@ import torch
 
 from echoedge import cli
 from echoedge.core.bundle import Bundle
+from echoedge.core.checkpoints import NEEDED_FOR
+from echoedge.core.config import Variant
+from echoedge.core.random_checkpoint import write_random_checkpoint
 
 from .bundles import export_small
 from .commands import Ended, Run
+from .core.tiny_checkpoint import playable_sizes
 
 # Whoever starts the tests in the background may have switched Ctrl-C off; programs under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -48,6 +52,16 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
         return Ended(status, *capfd.readouterr())
 
     return command
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Variant, Path]:
+    """Checkpoints of flash and preview with every component at toy width, to be played and not to be changed."""
+    found: dict[Variant, Path] = {}
+    for name in ("flash", "preview"):
+        found[name] = tmp_path_factory.mktemp("released") / name
+        write_random_checkpoint(found[name], name, [*NEEDED_FOR], dtype=torch.float32, architecture=playable_sizes(name))
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from echoedge.core import architecture, checkpoints
 from echoedge.core.config import Variant
 from echoedge.core.nano import assets
-from echoedge.core.random_checkpoint import write_random_checkpoint
 from echoedge.runtime.media import read_clip
 
 from .commands import Ended, Run
@@ -22,16 +20,6 @@ from .core.tiny_checkpoint import playable_sizes
 
 DEMO = assets() / "demo"
 PORTRAIT, VOICE = DEMO / "ada.png", DEMO / "hello.wav"
-COMPONENTS = ("transformer", "vae", "clip", "wav2vec2", "text_encoder", "tokenizer", "tiny_vae")
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Variant, Path]:
-    found: dict[Variant, Path] = {}
-    for name in ("flash", "preview"):
-        found[name] = tmp_path_factory.mktemp("released") / name
-        write_random_checkpoint(found[name], name, COMPONENTS, dtype=torch.float32, architecture=playable_sizes(name))
-    return found
 
 
 @pytest.fixture(autouse=True)

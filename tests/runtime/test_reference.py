@@ -20,7 +20,6 @@ from echoedge.core.conditions import Conditions, frame_windows, pad_text
 from echoedge.core.config import ClipSpec, Variant
 from echoedge.core.errors import ConfigError, EngineError, InputError
 from echoedge.core.plan import noise
-from echoedge.core.random_checkpoint import write_random_checkpoint
 from echoedge.core.samplers import NoGuidance, build_plan, scheduler_for
 from echoedge.core.tasks import Task, mask_latents, task_mask
 from echoedge.runtime.reference import (
@@ -36,21 +35,11 @@ from echoedge.runtime.reference import (
 from ..core.tiny_checkpoint import playable_sizes
 
 CLIP = ClipSpec(32, 48, 9)
-COMPONENTS = ("transformer", "vae", "clip", "wav2vec2", "text_encoder", "tokenizer", "tiny_vae")
 
 
 @pytest.fixture(scope="module", params=["flash", "preview"])
 def variant(request: pytest.FixtureRequest) -> Variant:
     return request.param
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Variant, Path]:
-    found: dict[Variant, Path] = {}
-    for name in ("flash", "preview"):
-        found[name] = tmp_path_factory.mktemp("checkpoints") / name
-        write_random_checkpoint(found[name], name, COMPONENTS, dtype=torch.float32, architecture=playable_sizes(name))
-    return found
 
 
 def reference(folders: dict[Variant, Path], variant: Variant = "flash", clip: ClipSpec = CLIP, **options: Any) -> Reference:
