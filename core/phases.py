@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from .errors import ConfigError
-from .plan import MAX_MODALITY_WEIGHT, Branch, Float64, check_choice, check_number
+from .plan import MAX_AUDIO_SHIFT, MAX_MODALITY_WEIGHT, Branch, Float64, check_choice, check_count, check_number
 
 PROMPT = "prompt"  # the text condition of the clip itself
 MAX_NEGATIVE_WEIGHT = 20.0
@@ -33,13 +33,16 @@ class Phase:
     """Negative conditions that act while start >= τ > end (τ = 0 too when `end` is 0).
 
     `negatives` are (name of a text condition, weight 0..20): each pushes the velocity away from what the model predicts for that
-    text, with image and audio unchanged. `audio_negative` (0..20) pushes away from the prediction without audio.
+    text, with image and audio unchanged. `audio_negative` (0..20) pushes away from the prediction without audio, `misaligned`
+    (0..20) from the prediction for the clip's own audio, `misaligned_by` video frames late.
     """
 
     start: float
     end: float
     negatives: tuple[tuple[str, float], ...] = ()
     audio_negative: float = 0.0
+    misaligned: float = 0.0
+    misaligned_by: int = 8
 
     def __post_init__(self) -> None:
         for name in ("start", "end"):
@@ -54,8 +57,9 @@ class Phase:
                 raise ConfigError(f"{PROMPT!r} is the clip's own text; a phase cannot push away from it. Name a negative text.")
             if names.count(name) > 1:
                 raise ConfigError(f"The negative {name!r} appears twice in one phase; add up its weights.")
-        for name, weight in (*self.negatives, ("audio_negative", self.audio_negative)):
+        for name, weight in (*self.negatives, ("audio_negative", self.audio_negative), ("misaligned", self.misaligned)):
             check_number(f"weight of {name!r}", weight, 0.0, MAX_NEGATIVE_WEIGHT)
+        check_count("misaligned_by", self.misaligned_by, 1, MAX_AUDIO_SHIFT)
 
     def holds(self, timestep: float) -> bool:
         """Whether the phase is on at `timestep` (0..1000)."""
@@ -67,6 +71,7 @@ class Phase:
         conditioned = Branch.of(PROMPT)
         pushes = [(Branch.of(name), weight) for name, weight in self.negatives]
         pushes.append((Branch.of(PROMPT, audio=False), self.audio_negative))
+        pushes.append((Branch.of(PROMPT, audio_shift=self.misaligned_by), self.misaligned))
         return [(conditioned, math.fsum(weight for _, weight in pushes)), *((branch, -weight) for branch, weight in pushes)]
 
 

@@ -37,6 +37,7 @@ FORMAT: Final = "echoedge.plan/1"
 NOISE_GENERATOR: Final = "philox4x32-10/box-muller/1"
 MAX_SEED = 2**64 - 1
 MAX_STEPS = 1000  # the model was trained on 1,000 timesteps
+MAX_AUDIO_SHIFT = 10_000  # video frames
 MAX_MODALITY_WEIGHT = 10.0  # 1 is the released strength
 CONSISTENCY_TOLERANCE = 1e-3  # of a solver row; the tables read off diffusers are within 1e-9
 
@@ -90,6 +91,8 @@ class Branch(_Record):
 
     `text` names a text condition: `prompt`, a negative such as `negative`, or "" for the empty text. `text_scale` multiplies the
     text encoder's output before padding and the text MLP. Without `image` or `audio` the branch sees zero features of that kind.
+    With `audio_shift` it hears each window's speech that many video frames late, what falls off the end coming first; a whole
+    number of windows late is on time again.
     """
 
     name: str = Field(min_length=1)
@@ -97,14 +100,28 @@ class Branch(_Record):
     text_scale: float = Field(default=1.0, ge=0.0, le=1e12)
     image: bool = True
     audio: bool = True
+    audio_shift: int = Field(default=0, ge=0, le=MAX_AUDIO_SHIFT)
+
+    @model_validator(mode="after")
+    def _hears_what_is_shifted(self) -> Branch:
+        if self.audio_shift and not self.audio:
+            raise ConfigError(f"audio_shift is {self.audio_shift} in a branch without audio; leave one of them out.")
+        return self
 
     @classmethod
-    def of(cls, text: str, *, text_scale: float = 1.0, image: bool = True, audio: bool = True) -> Branch:
-        """The branch with the name that follows from its conditions, such as `negative*1.5/no-audio`."""
+    def of(cls, text: str, *, text_scale: float = 1.0, image: bool = True, audio: bool = True, audio_shift: int = 0) -> Branch:
+        """The branch with the name that follows from its conditions, such as `negative*1.5/no-audio` or `prompt/audio+8`."""
         name = text or "empty"
         name += "" if text_scale == 1.0 else f"*{text_scale:.6g}"
-        name += ("" if image else "/no-image") + ("" if audio else "/no-audio")
-        return cls(name=name, text=text, text_scale=text_scale, image=image, audio=audio)
+        name += ("" if image else "/no-image") + ("" if audio else "/no-audio") + (f"/audio+{audio_shift}" if audio_shift else "")
+        return cls(name=name, text=text, text_scale=text_scale, image=image, audio=audio, audio_shift=audio_shift)
+
+    def hear(self, audio: Float32, rows_per_frame: int = 1) -> Float32:
+        """What this branch hears of a window's speech, [1, rows, …] with `rows_per_frame` rows per video frame: as it is, late, or
+        zeros."""
+        if not self.audio:
+            return np.zeros_like(audio)
+        return np.roll(audio, self.audio_shift * rows_per_frame, axis=1) if self.audio_shift else audio
 
 
 class WindowRule(_Record):
@@ -334,11 +351,15 @@ def _check_reuse(plan: SamplingPlan) -> None:
 
 @dataclass(frozen=True)
 class Window:
-    """Latent frames `start` to `start + length - 1` of a clip, and the share of this window in each of them (0..1)."""
+    """Latent frames `start` to `end - 1` of a clip, and the share of this window in each of them (0..1)."""
 
     start: int
     length: int
     weights: tuple[float, ...]
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
 
 
 def windows(total: int, rule: WindowRule, step: int = 0) -> list[Window]:
@@ -466,24 +487,27 @@ def guide(plan: SamplingPlan, step: int, velocities: Mapping[str, Float32] | Seq
 
 
 def blend(parts: Sequence[tuple[Window, Float32]]) -> Float32:
-    """The velocity of a whole clip [C, total, h, w] from its windows' velocities [C, length, h, w]: Σ_w share_w[f] · v_w[f].
+    """The velocity of a whole clip [C, total, h, w] from its windows' velocities [C, length, h, w]: `blend_frame` of each frame.
 
     Raises:
         ConfigError: there are no windows, a velocity does not fit its window, or some latent frame has no window.
     """
     if not parts:
         raise ConfigError("There are no windows to blend.")
+    return np.stack([blend_frame(parts, frame) for frame in range(max(window.end for window, _ in parts))], axis=1)
+
+
+def blend_frame(parts: Sequence[tuple[Window, Float32]], frame: int) -> Float32:
+    """One latent frame of that velocity, [C, h, w], from the windows that cover it and maybe others: Σ_w share_w[f] · v_w[f].
+
+    Raises:
+        ConfigError: a velocity does not fit its window or the others, or no window covers the frame.
+    """
     for window, velocity in parts:
         if velocity.ndim != 4 or velocity.shape[1] != window.length:
             raise ConfigError(f"A velocity of shape {velocity.shape} does not fit a window of {window.length} latent frames.")
     _require_alike([velocity[:, 0] for _, velocity in parts], "The windows' velocities")
-    frames = []
-    for frame in range(max(window.start + window.length for window, _ in parts)):
-        inside = [
-            (window, velocity, frame - window.start) for window, velocity in parts if 0 <= frame - window.start < window.length
-        ]
-        frames.append(_combine((window.weights[at], velocity[:, at]) for window, velocity, at in inside))
-    return np.stack(frames, axis=1)
+    return _combine((w.weights[frame - w.start], velocity[:, frame - w.start]) for w, velocity in parts if w.start <= frame < w.end)
 
 
 # ---- 4. Noise -------------------------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 1. listen   speech -> features per video frame
 2. look     portrait -> image tokens and masked latents; prompts -> embeddings
-3. prepare  conditions per window and guidance branch
-4. denoise  for each step, window and branch: velocity; guide, blend, advance
+3. prepare  conditions of a window, per guidance branch
+4. denoise  for each window, step and branch: velocity; guide, blend, advance. The windows of a long clip pass as a front
 5. decode   one latent frame at a time: frames leave as they are finished
 """
 
@@ -25,7 +25,7 @@ from ..core.config import TEMPORAL_STRIDE, ClipSpec, ModelConfig
 from ..core.encoders import byte_ids
 from ..core.errors import InputError
 from ..core.phases import PROMPT
-from ..core.plan import Branch, SamplingPlan, Window, WindowRule, advance, blend, guide, noise, windows
+from ..core.plan import Branch, SamplingPlan, Window, WindowRule, advance, blend_frame, guide, noise, windows
 from ..core.tasks import Task, condition_latents, task_mask
 from .engines.base import Array, Engine
 
@@ -83,9 +83,15 @@ class Score:
         )  # fmt: skip
 
 
+def windows_under_way(steps: int, rule: WindowRule) -> int:
+    """The most windows that have taken their first step and not their last, whatever the clip's length: a step waits for the
+    windows that reach into it, and those for theirs."""
+    return (steps - 1) * math.ceil(rule.length / (rule.length - rule.overlap)) + 1
+
+
 def memory_needed(bundle: Bundle, seconds: float) -> int:
     """Bytes that playing `seconds` of speech takes, from the manifest: programs thrice (file, loaded, packed), conditions per
-    window and branch, the VAE's states twice, and the history of latents."""
+    branch and window under way, the VAE's states twice, and the history of latents."""
     manifest, plan, clip = bundle.manifest, bundle.plan(), bundle.clip
 
     def size(name: str) -> int:
@@ -94,7 +100,7 @@ def memory_needed(bundle: Bundle, seconds: float) -> int:
 
     latent_frames = max(clip.latent_frames, math.ceil(seconds * clip.fps / TEMPORAL_STRIDE))
     rule = plan.window or WindowRule(length=clip.latent_frames, overlap=0)
-    spans = math.ceil(latent_frames / (rule.length - rule.overlap))
+    spans = min(math.ceil(latent_frames / (rule.length - rule.overlap)), windows_under_way(plan.steps, rule))
     programs = 3 * sum(program.bytes for program in manifest.programs.values())
     conditions = spans * len(plan.branches) * size("conditions_bytes_per_branch")
     states = 2 * (size("vae_encode_state_bytes") + size("vae_decode_state_bytes"))
@@ -183,13 +189,9 @@ class Player:
         text: rows and bias by the name of the condition. `seconds` is added to by stage.
         """
         seconds = dict.fromkeys(STAGES, 0.0) if seconds is None else seconds
-        rule = self.score.rule(start.shape[1])
-        with _timed(seconds, "prepare"):
-            conditions = self.prepare(start.shape[1], rule, y, image, text, audio, audio_mask)
-        if not conditions:  # the original's way with a clip shorter than a window
-            return np.zeros_like(start), 0
-        with _timed(seconds, "denoise"):
-            return self.denoise(rule, conditions, start)
+        mask = np.ones((1, self.score.clip.tokens_per_frame), np.float32) if audio_mask is None else audio_mask[None]
+        given = _Given(y, image, text, audio, mask.astype(np.float32), start.shape[1], self.score.rule(start.shape[1]))
+        return self.denoise(given, start, seconds)
 
     def frames_of(self, take: Take) -> Iterator[NDArray[np.uint8]]:
         """Decodes a take: uint8 [H, W, 3], one frame after the other; memory does not grow with the clip's length."""
@@ -289,53 +291,37 @@ class Player:
 
     # -- 3. prepare ----------------------------------------------------------------------------------------------------------------
 
-    def prepare(
-        self,
-        latent_frames: int,
-        rule: WindowRule,
-        y: Float32,
-        image: Float32,
-        text: Mapping[str, tuple[Float32, Float32]],
-        audio: Float32,
-        audio_mask: Float32 | None = None,
-    ) -> list[list[list[Array]]]:
-        """Conditions by window and branch, each in the order of the denoise program's inputs. What branches or windows have in
-        common is held once."""
-        plan, clip = self.score.plan, self.score.clip
-        mask = np.ones((1, clip.tokens_per_frame), np.float32) if audio_mask is None else audio_mask[None].astype(np.float32)
-        spans = windows(latent_frames, rule)
-        conditions: list[list[list[Array]]] = []
-        held: dict[tuple[Any, ...], Array] = {}
-        for span in spans:
-            heard = self._audio_of(audio, span, last=span.start + span.length == latent_frames)
-            first = span.start if rule.anchor == "clip" else 0
-            known = np.ascontiguousarray(y[:, :, first : first + span.length])
-            row = []
-            for branch in plan.branches:
-                encoded = self.engine.run("encode_conditions", "forward", self._condition_inputs(branch, known, image, text, heard))
-                words = (branch.text, branch.text_scale)
-                voice = (span.start if branch.audio else None, span.length, heard.shape[1])
-                keys: list[tuple[Any, ...]] = [
-                    ("y", first, span.length), ("text k", *words), ("text v", *words), ("image k", branch.image),
-                    ("image v", branch.image), ("audio k", *voice), ("audio v", *voice),
-                ]  # fmt: skip
-                patch_bias, text_k, text_v, *others = (
-                    held.setdefault(key, value) for key, value in zip(keys, encoded, strict=True)
-                )
-                row.append([patch_bias, text_k, text_v, text[branch.text][1], *others, mask])
-            conditions.append(row)
-            self.progress("prepare", len(conditions), len(spans))
-        return conditions
+    def prepare(self, given: _Given, span: Window) -> list[list[Array]]:
+        """The conditions of one window by branch, each in the order of the denoise program's inputs. What branches or windows have
+        in common is held once."""
+        rule = given.rule
+        heard = self._audio_of(given.audio, span, last=span.end == given.latent_frames)
+        first = span.start if rule.anchor == "clip" else 0
+        known = np.ascontiguousarray(given.y[:, :, first : first + span.length])
+        own: dict[tuple[Any, ...], Array] = {}
+        row = []
+        for branch in self.score.plan.branches:
+            encoded = self.engine.run("encode_conditions", "forward", self._condition_inputs(branch, known, given, heard))
+            words, picture = (branch.text, branch.text_scale), (branch.image,)
+            voice = (branch.audio, branch.audio_shift, heard.shape[1])
+            patches, voices = (own if rule.anchor == "clip" else given.common), (own if branch.audio else given.common)
+            places: list[tuple[dict[tuple[Any, ...], Array], tuple[Any, ...]]] = [
+                (patches, ("y", span.length)), (given.common, ("text k", *words)), (given.common, ("text v", *words)),
+                (given.common, ("image k", *picture)), (given.common, ("image v", *picture)), (voices, ("audio k", *voice)),
+                (voices, ("audio v", *voice)),
+            ]  # fmt: skip
+            patch_bias, text_k, text_v, *others = (
+                store.setdefault(key, value) for (store, key), value in zip(places, encoded, strict=True)
+            )
+            row.append([patch_bias, text_k, text_v, given.text[branch.text][1], *others, given.mask])
+        return row
 
-    @staticmethod
-    def _condition_inputs(
-        branch: Branch, y: Float32, image: Float32, text: Mapping[str, tuple[Float32, Float32]], audio: Float32
-    ) -> list[Array]:
+    def _condition_inputs(self, branch: Branch, y: Float32, given: _Given, audio: Float32) -> list[Array]:
         return [
             y,
-            text[branch.text][0] * np.float32(branch.text_scale),
-            image if branch.image else np.zeros_like(image),
-            audio if branch.audio else np.zeros_like(audio),
+            given.text[branch.text][0] * np.float32(branch.text_scale),
+            given.image if branch.image else np.zeros_like(given.image),
+            branch.hear(audio, rows_per_frame=2 if self.score.config.variant == "preview" else 1),
         ]
 
     def neighbourhoods(self, features: Float32) -> Float32:
@@ -347,27 +333,34 @@ class Player:
 
     def _audio_of(self, audio: Float32, span: Window, last: bool) -> Float32:
         """The window's speech with a batch axis; of preview's tokens, two per video frame, the last window has all to the end."""
-        start, end = TEMPORAL_STRIDE * span.start, TEMPORAL_STRIDE * (span.start + span.length)
+        start, end = TEMPORAL_STRIDE * span.start, TEMPORAL_STRIDE * span.end
         if self.score.config.variant == "preview":
             return np.ascontiguousarray(audio[None, 2 * start : None if last else 2 * end])
         return np.ascontiguousarray(audio[None, start : end - TEMPORAL_STRIDE + 1])
 
     # -- 4. denoise ----------------------------------------------------------------------------------------------------------------
 
-    def denoise(self, rule: WindowRule, conditions: list[list[list[Array]]], start: Float32) -> tuple[Float32, int]:
-        """Noise [16, F, h, w] -> latents of the whole clip, and how many times the model ran."""
-        plan, tables = self.score.plan, self.score.step_tables
+    def denoise(self, given: _Given, start: Float32, seconds: dict[str, float]) -> tuple[Float32, int]:
+        """Noise [16, F, h, w] -> latents of the whole clip, and how many times the model ran.
+
+        A window takes its next step as soon as the latents under it have taken theirs, so a long clip's windows pass as a front:
+        conditions, residuals and velocities are held only for those between their first step and their last (`_Front`).
+        """
+        plan, front = self.score.plan, _Front(self.score.plan, given.rule, start)
+        tables = self.score.step_tables
         tables = tables() if callable(tables) else tables
-        history, x, evaluations = [start], start, 0
+        conditions: dict[int, list[list[Array]]] = {}
         residuals: dict[tuple[int, int], Array] = {}
-        total = len(conditions) * sum(len(plan.evaluated(step)) for step in range(plan.steps))
-        done = 0
-        for step in range(plan.steps):
-            time_row, modulation = tables["time"][step : step + 1], tables["modulation"][step : step + 1]
-            parts = []
-            for position, span in enumerate(windows(start.shape[1], rule, step)):
-                latents = np.ascontiguousarray(x[None, :, span.start : span.start + span.length])
-                modality = plan.modality(step, span.length)[None]
+        total, done, evaluations = front.windows * sum(len(plan.evaluated(step)) for step in range(plan.steps)), 0, 0
+        while (turn := front.next()) is not None:
+            step, position, span = turn
+            if step == 0:
+                with _timed(seconds, "prepare"):
+                    conditions[position] = self.prepare(given, span)
+                self.progress("prepare", position + 1, front.windows)
+            with _timed(seconds, "denoise"):
+                time_row, modulation = tables["time"][step : step + 1], tables["modulation"][step : step + 1]
+                latents, modality = front.latents(step, span), plan.modality(step, span.length)[None]
                 velocities: list[Any] = [None] * len(plan.branches)
                 for branch in plan.evaluated(step):
                     condition, slot = conditions[position][branch], (position, plan.residual_slot(branch))
@@ -383,10 +376,81 @@ class Player:
                             residuals[slot] = residual[0]
                     done += 1
                     self.progress("denoise", done, total)
-                parts.append((span, guide(plan, step, velocities)))
-            history.append(blend(parts))
-            x = advance(plan, step, history)
-        return x, evaluations
+                front.take(step, span, guide(plan, step, velocities))
+            if step == plan.steps - 1:
+                del conditions[position]
+                residuals = {key: value for key, value in residuals.items() if key[0] != position}
+        return front.result, evaluations
+
+
+@dataclass
+class _Given:
+    """What a clip is made from, encoded; `common` collects the conditions that its windows share."""
+
+    y: Float32
+    image: Float32
+    text: Mapping[str, tuple[Float32, Float32]]
+    audio: Float32
+    mask: Float32
+    latent_frames: int
+    rule: WindowRule
+    common: dict[tuple[Any, ...], Array] = field(default_factory=dict)
+
+
+class _Front:
+    """Which window takes which step next, and the latent frames that are under way.
+
+    The furthest step that can be taken comes first. Of each latent frame the history is kept from its first step to its last; of
+    frames that are finished only the result is. The numbers are those of taking all windows through one step after the other.
+    """
+
+    def __init__(self, plan: SamplingPlan, rule: WindowRule, start: Float32) -> None:
+        frames = start.shape[1]
+        self.plan = plan
+        every = windows(frames, rule)
+        self.spans = [windows(frames, rule, step) if rule.upstream_compat else every for step in range(plan.steps)]
+        self.windows = len(self.spans[0])
+        self.taken = [0] * plan.steps  # windows that have taken each step
+        self.settled = [frames] + [0] * plan.steps  # leading latent frames that have taken so many steps
+        self.parts: list[list[tuple[Window, Float32]]] = [[] for _ in range(plan.steps)]
+        self.history = {frame: [start[:, frame]] for frame in range(frames)}
+        self.states = [{frame: start[:, frame] for frame in range(frames)}, *({} for _ in range(plan.steps))]
+        self.result = np.zeros_like(start)
+
+    def next(self) -> tuple[int, int, Window] | None:
+        """(step, index of the window, window), or None when all is done."""
+        for step in reversed(range(self.plan.steps)):
+            position = self.taken[step]
+            if position < self.windows:
+                span = self.spans[step][position]
+                if span.end <= self.settled[step]:
+                    return step, position, span
+        return None
+
+    def latents(self, step: int, span: Window) -> Float32:
+        """[1, 16, length, h, w]: the window's latents before `step`."""
+        frames = range(span.start, span.end)
+        return np.ascontiguousarray(np.stack([self.states[step][frame] for frame in frames], axis=1)[None])
+
+    def take(self, step: int, span: Window, velocity: Float32) -> None:
+        """The guided velocity [16, length, h, w] of the window that `next` gave: frames that no later window reaches advance."""
+        parts, states = self.parts[step], self.states[step]
+        parts.append((span, velocity))
+        self.taken[step] += 1
+        more = self.taken[step] < self.windows
+        until = self.spans[step][self.taken[step]].start if more else self.settled[0]
+        for frame in range(self.settled[step + 1], until):
+            history = self.history[frame]
+            history.append(blend_frame(parts, frame))
+            state = advance(self.plan, step, history)
+            del states[frame]
+            if step == self.plan.steps - 1:
+                self.result[:, frame] = state
+                del self.history[frame]
+            else:
+                self.states[step + 1][frame] = state
+        self.settled[step + 1] = until
+        parts[:] = [part for part in parts if part[0].end > until]
 
 
 def _lengthened(speech: Float32, samples: int) -> Float32:

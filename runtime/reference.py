@@ -37,7 +37,7 @@ from ..core.samplers import PLAN_PRESETS, AudioGuidance, FeatureReuse, NoGuidanc
 from ..core.transformer import DiT
 from ..core.vae import VAE
 from .engines.reference import Loader, ReferenceEngine
-from .player import STAGES, Float32, Player, Progress, Score, StepTables, _silent, _timed
+from .player import STAGES, Float32, Player, Progress, Score, StepTables, _silent, _timed, windows_under_way
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DECODERS = ("full", "tiny")
@@ -187,11 +187,13 @@ def memory_needed(sizes: Architecture, clip: ClipSpec, plan: SamplingPlan, setti
     weights = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
     texts = len({(branch.text, branch.text_scale) for branch in plan.branches})
     images = len({branch.image for branch in plan.branches})
-    voices = len(spans) * any(branch.audio for branch in plan.branches) + any(not branch.audio for branch in plan.branches)
+    heard = len({branch.audio_shift for branch in plan.branches if branch.audio})
+    under_way = min(len(spans), windows_under_way(plan.steps, plan.window) if plan.window is not None else 1)
+    voices = under_way * heard + any(not branch.audio for branch in plan.branches)
     rows = texts * model.text_len + images * model.image_tokens + voices * model.audio.tokens * length
-    patches = len(spans) if plan.window is not None and plan.window.anchor == "clip" else 1
+    patches = under_way if plan.window is not None and plan.window.anchor == "clip" else 1
     moment = max(tokens * (2 * model.ffn_dim + 4 * model.dim), 2 * model.heads * tokens * keys)
-    residuals = len(spans) * len(plan.branches) * tokens * model.dim if settings.reuse is not None else 0
+    residuals = under_way * len(plan.branches) * tokens * model.dim if settings.reuse is not None else 0
     latents = model.latent_channels * total * clip.latent_height * clip.latent_width
     states = 2 * VAE_STATE_PER_PIXEL * clip.height * clip.width * model.vae.dim // 96
     return {

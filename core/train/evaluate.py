@@ -108,6 +108,7 @@ def sample(
     size = len(clips)
     waveform = torch.stack([torch.from_numpy(c.waveform[: clip.frames * clip.samples_per_frame]) for c in clips]).float()
     features = encoders.audio(torch.nn.functional.pad(waveform, (0, encoders.audio.context_samples)))
+    heard = frame_windows(features).numpy()
     portrait = torch.cat([video_tensor(c.frames[:1]) for c in clips])
     image = encoders.image(portrait)
     ids = {name: torch.cat([byte_ids(c.prompt if name == "prompt" else name, model.config.text_len)[0] for c in clips])
@@ -120,7 +121,7 @@ def sample(
             y,
             encoders.text(ids[branch.text]) * branch.text_scale,
             image * float(branch.image),
-            frame_windows(features * float(branch.audio)),
+            torch.from_numpy(branch.hear(heard)),
         )
         for branch in plan.branches
     ]

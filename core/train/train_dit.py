@@ -86,9 +86,12 @@ class DiTTraining:
 
 METHODS = {
     "plain": DiTTraining(),
-    "full": DiTTraining(tasks=TaskSoup(), modals=ModalSoup(), ndpo=NDPO(start=400), captions=Captions()),
+    "full": DiTTraining(
+        steps=3000, clips=2400, lipsync_clips=400, tasks=TaskSoup(), modals=ModalSoup(), ndpo=NDPO(start=2000), captions=Captions()
+    ),
 }
-"""Training recipes of nano: the one that ships, and EchoMimicV3's soups with NDPO-SFT cycles."""
+"""Training recipes of nano: portrait and speech only, and EchoMimicV3's soups with NDPO-SFT cycles, which ships. The preference
+steps begin when the model has learnt what a good clip is: an undesired one is only worth avoiding beside it."""
 
 
 class NanoModel(nn.Module):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from echoedge.core.errors import ConfigError
 from echoedge.core.phases import Phase, PhaseWeights, check_phases, phase_terms
+from echoedge.core.plan import Branch
 
 TIMESTEPS = [999.0, 937.0, 833.0, 624.0]  # flash, UniPC, 4 steps, shift 5
 ONES = (1.0, 1.0, 1.0)
@@ -33,11 +34,15 @@ def test_adjoining_phases_share_the_range_without_a_gap(timestep: float, border:
 
 def test_the_terms_push_away_from_each_negative() -> None:
     phase = Phase(1.0, 0.5, negatives=(("bad hands", 0.5), ("blurry", 0.25)), audio_negative=1.0)
-    terms = {branch.name: weight for branch, weight in phase.terms()}
+    terms = {branch.name: weight for branch, weight in phase.terms() if weight}
     assert terms == {"prompt": 1.75, "bad hands": -0.5, "blurry": -0.25, "prompt/no-audio": -1.0}
     conditions = {branch.name: (branch.text, branch.image, branch.audio) for branch, _ in phase.terms()}
     assert conditions["bad hands"] == ("bad hands", True, True)
     assert conditions["prompt/no-audio"] == ("prompt", True, False)
+    late = Phase(1.0, 0.5, misaligned=0.5, misaligned_by=6)
+    assert {branch: weight for branch, weight in late.terms() if weight} == {
+        Branch.of("prompt"): 0.5, Branch(name="prompt/audio+6", text="prompt", audio_shift=6): -0.5,
+    }  # fmt: skip
     assert phase_terms([phase], 500.0) == []  # 0.5 belongs to whatever follows
     assert phase_terms([phase], 501.0) == phase.terms()
 
@@ -54,6 +59,8 @@ def test_the_terms_push_away_from_each_negative() -> None:
         (lambda: Phase(1.0, 0.5, negatives=(("bad", 1.0), ("bad", 2.0))), "'bad' appears twice"),
         (lambda: Phase(1.0, 0.5, negatives=(("bad", -1.0),)), "weight of 'bad' is -1.0"),
         (lambda: Phase(1.0, 0.5, audio_negative=21.0), "weight of 'audio_negative' is 21.0"),
+        (lambda: Phase(1.0, 0.5, misaligned=-1.0), "weight of 'misaligned' is -1.0"),
+        (lambda: Phase(1.0, 0.5, misaligned=1.0, misaligned_by=0), "misaligned_by is 0"),
     ],
 )
 def test_a_bad_phase_is_refused(make: Any, message: str) -> None:

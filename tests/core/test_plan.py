@@ -76,6 +76,28 @@ def test_a_plan_tells_what_a_player_asks() -> None:
     assert plan(guidance=[[1.0, 0.0], [3.0, -2.0]], reuse=[[False, False]] * 2).evaluated(0) == (0,)
 
 
+def test_a_branch_hears_the_speech_as_it_is_late_or_not_at_all() -> None:
+    speech = np.arange(10, dtype=np.float32).reshape(1, 5, 2)
+    np.testing.assert_array_equal(Branch.of("prompt").hear(speech), speech)
+    np.testing.assert_array_equal(Branch.of("prompt", audio_shift=2).hear(speech)[0, :, 0], [6, 8, 0, 2, 4])
+    np.testing.assert_array_equal(
+        Branch.of("prompt", audio_shift=2).hear(speech, 2), Branch.of("prompt", audio_shift=4).hear(speech)
+    )
+    np.testing.assert_array_equal(Branch.of("prompt", audio=False).hear(speech), np.zeros_like(speech))
+    assert Branch.of("bad", audio_shift=8).name == "bad/audio+8"
+
+
+def test_what_is_not_heard_cannot_be_late() -> None:
+    with pytest.raises(ConfigError, match="audio_shift is 3 in a branch without audio"):
+        Branch.of("prompt", audio=False, audio_shift=3)
+
+
+def test_plans_from_before_audio_could_be_late_are_read() -> None:
+    text = plan().to_json().replace('"audio_shift": 0, ', "")
+    assert "audio_shift" not in text
+    assert SamplingPlan.from_json(text) == plan()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

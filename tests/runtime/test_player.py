@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -14,10 +15,11 @@ import torch
 from echoedge.core.conditions import frame_windows, pad_text
 from echoedge.core.encoders import byte_ids
 from echoedge.core.errors import InputError
-from echoedge.core.plan import WindowRule, noise, windows
-from echoedge.core.samplers import FeatureReuse, PlanOptions, TextAudioGuidance, scheduler_for
+from echoedge.core.phases import Phase
+from echoedge.core.plan import SamplingPlan, Window, WindowRule, advance, blend, noise, windows
+from echoedge.core.samplers import FeatureReuse, NoGuidance, PlanOptions, TextAudioGuidance, build_plan, scheduler_for
 from echoedge.core.tasks import Task, mask_latents, task_mask
-from echoedge.runtime.player import STAGES, Player, Take
+from echoedge.runtime.player import STAGES, Player, Take, _Front, windows_under_way
 
 from ..bundles import CLIP, OPTIONS, small_engine, small_model, small_plan, small_score
 from .engines_for_tests import Recording
@@ -159,7 +161,9 @@ def test_a_long_clip_is_played_in_windows(player: Player, engine: Recording, por
     assert take.latents.shape[1] == 7
     assert take.evaluations == len(engine.of("denoise")) == 3 * 2 * 2
     start = noise(3, (16, 7, *LATENT[2:]))
-    first_step = engine.of("denoise")[:6]
+    calls = engine.of("denoise")
+    first_step = [call for call in calls if np.array_equal(call.inputs[1], calls[0].inputs[1])]
+    assert len(first_step) == 3 * 2
     for span, calls in zip(spans, [first_step[i : i + 2] for i in (0, 2, 4)], strict=True):
         for call in calls:
             np.testing.assert_array_equal(call.inputs[0][0], start[:, span.start : span.start + 3])
@@ -179,6 +183,66 @@ def test_windows_are_blended_at_every_step(engine: Recording, portrait: np.ndarr
     second = engine.of("denoise")[4].inputs[0][0]
     np.testing.assert_allclose(second, expected[:, :3], rtol=0, atol=1e-5 * np.abs(expected).max())
     assert take.latents.shape[1] == 5
+
+
+def front_of(plan: SamplingPlan, rule: WindowRule, start: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """What the front makes of a made-up model, and how many windows were under way at each turn."""
+    front, under_way = _Front(plan, rule, start), []
+    while (turn := front.next()) is not None:
+        step, position, span = turn
+        front.take(step, span, made_up(front.latents(step, span)[0], step, position))
+        under_way.append(front.taken[0] - front.taken[-1])
+    return front.result, under_way
+
+
+def made_up(latents: np.ndarray, step: int, position: int) -> np.ndarray:
+    """A velocity that depends on all frames of the window, on the step and on the window."""
+    return np.tanh(latents + latents.mean(axis=1, keepdims=True) + 0.1 * step - 0.03 * position).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("rule", "frames"),
+    [
+        (WindowRule(length=7, overlap=3), 7), (WindowRule(length=7, overlap=3), 40), (WindowRule(length=7, overlap=0), 40),
+        (WindowRule(length=3, overlap=2), 11), (WindowRule(length=5, overlap=1), 23),
+        (WindowRule(length=5, overlap=2, upstream_compat=True), 19),
+    ],
+)  # fmt: skip
+def test_windows_as_a_front_are_windows_step_by_step(rule: WindowRule, frames: int) -> None:
+    plan = build_plan(PlanOptions(solver="euler", steps=4, guidance=NoGuidance()))
+    start = noise(5, (2, frames, 2, 2))
+    history, x = [start], start
+    for step in range(plan.steps):
+        spans = windows(frames, rule, step)
+        history.append(blend([(s, made_up(x[:, s.start : s.end], step, i)) for i, s in enumerate(spans)]))
+        x = advance(plan, step, history)
+    result, under_way = front_of(plan, rule, start)
+    np.testing.assert_array_equal(result, x)
+    assert len(under_way) == len(spans) * plan.steps
+
+
+def test_windows_under_way_do_not_grow_with_the_clip() -> None:
+    plan, rule = build_plan(PlanOptions(steps=4, guidance=NoGuidance())), WindowRule(length=7, overlap=3)
+    most = [max(front_of(plan, rule, noise(5, (1, frames, 1, 1)))[1]) for frames in (31, 63, 255)]
+    assert most == [plan.steps, plan.steps, plan.steps]
+    assert most[0] <= windows_under_way(plan.steps, rule) < 2 * most[0]
+    assert max(front_of(plan, WindowRule(length=7, overlap=0), noise(5, (1, 63, 1, 1)))[1]) == 1  # nothing to wait for
+
+
+def test_finished_windows_leave_their_conditions(portrait: np.ndarray) -> None:
+    held: list[int] = []
+
+    class Counting(Player):
+        def prepare(self, given: Any, span: Window) -> list[list[np.ndarray]]:
+            made = super().prepare(given, span)
+            alive.append(weakref.ref(made[0][6]))  # the audio's keys
+            held.append(sum(one() is not None for one in alive))
+            return made
+
+    alive: list[weakref.ref[np.ndarray]] = []
+    Counting(small_score(), small_engine()).perform(portrait, voice(100))
+    assert len(held) > 10
+    assert max(held) <= small_plan(OPTIONS).steps + 1
 
 
 def test_every_window_hears_its_own_speech(player: Player, engine: Recording, portrait: np.ndarray) -> None:
@@ -235,6 +299,18 @@ def test_branches_get_the_conditions_of_the_plan(engine: Recording, portrait: np
         np.testing.assert_allclose(call.inputs[1], branch.text_scale * rows, rtol=1e-6)
         assert call.inputs[3].any() == branch.audio
     assert len(engine.of("denoise")) == 3 * 2
+
+
+def test_a_misaligned_branch_hears_the_windows_speech_late(engine: Recording, portrait: np.ndarray) -> None:
+    options = replace(OPTIONS, guidance=NoGuidance(), phases=(Phase(1.0, 0.0, misaligned=0.5, misaligned_by=3),))
+    Player(small_score(options), engine).perform(portrait, voice(9), PROMPT)
+    own, late = (call.inputs[3] for call in engine.of("encode_conditions"))
+    np.testing.assert_array_equal(late[:, 3:], own[:, :-3])
+    np.testing.assert_array_equal(late[:, :3], own[:, -3:])
+    assert np.abs(late - own).max() > 1e-3
+    denoise = engine.of("denoise")
+    assert len(denoise) == 2 * 2  # the window's held conditions of one branch are not taken for the other's
+    assert any(np.abs(np.subtract(a, b)).max() > 1e-6 for a, b in zip(denoise[0].inputs[4:], denoise[1].inputs[4:], strict=True))
 
 
 # ---- 1. listen -------------------------------------------------------------------------------------------------------------------

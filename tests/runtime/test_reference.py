@@ -291,13 +291,12 @@ def test_conditions_that_windows_and_branches_share_are_held_once(folders: dict[
     model = reference(folders, "preview", replace(CLIP, frames=21), window=9, overlap=1, steps=3)
     found: list[Any] = []
     prepare = model.player.prepare
-    model.player.prepare = lambda *arguments: found.append(prepare(*arguments)) or found[0]  # type: ignore[method-assign, func-returns-value]
+    model.player.prepare = lambda *arguments: found.append(prepare(*arguments)) or found[-1]  # type: ignore[method-assign, func-returns-value]
     played(model, speech=voice(21))
-    [conditions] = found
     names = Conditions.names()
     branches = len(model.plan.branches)
-    assert (len(conditions), branches) == (3, 4)  # the negative prompt with and without its scale
-    kinds = {name: len({id(row[index]) for window in conditions for row in window}) for index, name in enumerate(names)}
+    assert (len(found), branches) == (3, 4)  # the negative prompt with and without its scale
+    kinds = {name: len({id(row[index]) for window in found for row in window}) for index, name in enumerate(names)}
     assert kinds["patch_bias"] == kinds["image_k"] == 1
     assert kinds["text_k"] == 3
     assert kinds["audio_k"] == 3 + 2  # the last window's silence is two tokens longer
