@@ -661,8 +661,11 @@ def train_nano_command(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
     start: Annotated[Path | None, typer.Option(help="Weights file whose VAE to train further, instead of from nothing.")] = None,
     method: Annotated[
-        str, typer.Option(help="plain: the shipped transformer's; full: all tasks and modalities, preference steps.")
-    ] = "plain",
+        str, typer.Option(help="full: all tasks and modalities, preference steps, as shipped; plain: portrait and speech only.")
+    ] = "full",
+    without: Annotated[
+        list[str] | None, typer.Option(help="Part of the method to leave out: ndpo, labels or captions. Shares the folder's VAE.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where the transformer trains: cpu or cuda.")] = "cpu",
 ) -> None:
     """Train the built-in model. Interrupt it at will: the same command goes on where it stopped.
@@ -682,11 +685,43 @@ def train_nano_command(
     vae = replace(vae, image_steps=image_steps or vae.image_steps, clip_steps=clip_steps or vae.clip_steps)
     dit = replace(dit, steps=steps or dit.steps)
     world = join_world(device)
-    metrics = train_nano(workdir, output, vae, dit, clips, threads, lambda line: out.print(escape(line)), world, start)
+    report = lambda line: out.print(escape(line))  # noqa: E731
+    metrics = train_nano(workdir, output, vae, dit, clips, threads, report, world, start, without or ())
     leave_world(world)
     if world.first:
         out.print_json(json.dumps(metrics["held_out"]))
         out.print(f"[bold]{escape(str(output))}[/] is ready.")
+
+
+@train_app.command("study")
+def study_command(
+    weights: Annotated[Path | None, typer.Option(help="Weights file of nano.", show_default="the shipped weights")] = None,
+    output: Annotated[Path, typer.Option("--out", help="Folder for figures and contact sheets.")] = Path("nano-study"),
+    only: Annotated[
+        list[str] | None, typer.Option(help="Section to do, such as tasks; may be repeated.", show_default="all")
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="PART=FILE: weights trained without ndpo, labels or captions, to compare with; may be repeated."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+) -> None:
+    """Measure trained weights on people and voices that training never saw: every task, every part turned off, long clips."""
+    import torch
+
+    from .core.nano import weights_path
+    from .runtime.study import Study, run_study
+
+    runs: dict[str, Path] = {}
+    studied = weights or weights_path()
+    for text in without or ():
+        part, separator, path = text.partition("=")
+        if not separator or not path:
+            raise ConfigError(f"--without is {text!r}; write PART=FILE, such as ndpo=nano-without-ndpo.safetensors.")
+        runs[part] = Path(path)
+    torch.set_num_threads(threads)
+    run_study(Study(studied, output, runs, lambda line: out.print(escape(line))), tuple(only or ()))
+    out.print(f"Figures and contact sheets are in [bold]{escape(str(output))}[/].")
 
 
 # -- demo ------------------------------------------------------------------------------------------------------------------------

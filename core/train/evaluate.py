@@ -32,9 +32,10 @@ from ..metrics.mouth import mouth_amplitude, mouth_opening
 from ..metrics.psnr import psnr
 from ..plan import SamplingPlan, advance, guide, noise
 from ..programs import Model
-from ..tasks import Task, mask_latents, task_mask
+from ..tasks import Box, condition_latents, mask_latents, parse_tasks, task_mask
 from ..vae import VAE
 from .puppets import FACE_ACTIONS, HELD_OUT_SEED, Identity, PuppetClip, Regions, draw_clip, regions
+from .soup import has_audio, picture_of
 from .train_vae import video_tensor
 
 Video = NDArray[np.uint8]
@@ -96,11 +97,20 @@ def score_vae(vae: VAE, clips: list[PuppetClip]) -> tuple[VAEScore, list[Video]]
 
 @torch.no_grad()
 def sample(
-    model: Model, clips: Sequence[PuppetClip], plan: SamplingPlan, clip: ClipSpec = NANO_CLIP, seed: int = 0
+    model: Model,
+    clips: Sequence[PuppetClip],
+    plan: SamplingPlan,
+    clip: ClipSpec = NANO_CLIP,
+    seed: int = 0,
+    task: str = "i2v+a2v",
+    shown: str | None = None,
 ) -> NDArray[np.float32]:
-    """Latents [N, C, f, h, w] of image-to-video with speech, from each clip's first frame, voice and prompt.
+    """Latents [N, C, f, h, w] of `task`, from what it gives of each clip's picture and voice, and from the clip's prompt.
 
-    Clip i uses noise seed + i.
+    Clip i uses noise seed + i. `shown` names another task whose mask is shown over the task's own content: a wrong label.
+
+    Raises:
+        ConfigError: a task is unknown.
     """
     encoders = model.encoders
     if encoders is None:
@@ -108,14 +118,13 @@ def sample(
     size = len(clips)
     waveform = torch.stack([torch.from_numpy(c.waveform[: clip.frames * clip.samples_per_frame]) for c in clips]).float()
     features = encoders.audio(torch.nn.functional.pad(waveform, (0, encoders.audio.context_samples)))
-    heard = frame_windows(features).numpy()
-    portrait = torch.cat([video_tensor(c.frames[:1]) for c in clips])
-    image = encoders.image(portrait)
+    heard = frame_windows(features * float(has_audio(task))).numpy()
+    picture = picture_of(task)
+    image = encoders.image(torch.cat([video_tensor(c.frames[-1:] if picture == "last" else c.frames[:1]) for c in clips]))
+    image = image * float(picture != "")
     ids = {name: torch.cat([byte_ids(c.prompt if name == "prompt" else name, model.config.text_len)[0] for c in clips])
            for name in {branch.text for branch in plan.branches}}  # fmt: skip
-    y = torch.zeros(size, 20, clip.latent_frames, clip.latent_height, clip.latent_width)
-    y[:, :4] = mask_latents(task_mask(frozenset({Task.I2V}), clip), clip.latent_height, clip.latent_width)
-    y[:, 4:, :1] = model.vae.encode(portrait[:, None])
+    y = torch.cat([_known(model, one, clip, task, shown) for one in clips])
     conditions = [
         model.dit.encode_conditions(
             y,
@@ -141,6 +150,16 @@ def sample(
     return np.asarray(x, np.float32)
 
 
+def _known(model: Model, one: PuppetClip, clip: ClipSpec, task: str, shown: str | None) -> torch.Tensor:
+    """`y` [1, 20, f, h, w] of a task on a clip, under another task's mask where `shown` names one."""
+    box = Box(*one.mouth_box)
+    mask = task_mask(parse_tasks(task), clip, box)
+    y = condition_latents(video_tensor(one.frames), mask, clip, model.vae.encode, model.config.encode_unknown)
+    if shown is not None:
+        y[:, :4] = mask_latents(task_mask(parse_tasks(shown), clip, box), clip.latent_height, clip.latent_width)
+    return y
+
+
 @torch.no_grad()
 def decode(model: Model, latents: NDArray[np.float32]) -> list[Video]:
     """Latents [N, C, f, h, w] to clips, uint8 [T, H, W, 3] each."""
@@ -149,10 +168,16 @@ def decode(model: Model, latents: NDArray[np.float32]) -> list[Video]:
 
 
 def generate(
-    model: Model, clips: Sequence[PuppetClip], plan: SamplingPlan, clip: ClipSpec = NANO_CLIP, seed: int = 0
+    model: Model,
+    clips: Sequence[PuppetClip],
+    plan: SamplingPlan,
+    clip: ClipSpec = NANO_CLIP,
+    seed: int = 0,
+    task: str = "i2v+a2v",
+    shown: str | None = None,
 ) -> list[Video]:
     """`sample`, then `decode`."""
-    return decode(model, sample(model, clips, plan, clip, seed))
+    return decode(model, sample(model, clips, plan, clip, seed, task, shown))
 
 
 def score_clips(videos: list[Video], clips: list[PuppetClip]) -> ClipScore:
@@ -195,9 +220,17 @@ class Take:
     latents: NDArray[np.float32] | None = None
 
 
-def take(model: Model, clips: Sequence[PuppetClip], plan: SamplingPlan, clip: ClipSpec = NANO_CLIP, seed: int = 0) -> Take:
+def take(
+    model: Model,
+    clips: Sequence[PuppetClip],
+    plan: SamplingPlan,
+    clip: ClipSpec = NANO_CLIP,
+    seed: int = 0,
+    task: str = "i2v+a2v",
+    shown: str | None = None,
+) -> Take:
     """`sample` and `decode`, both kept. Give seeds at least as far apart as there are clips, so that no noise is shared."""
-    latents = sample(model, clips, plan, clip, seed)
+    latents = sample(model, clips, plan, clip, seed, task, shown)
     return Take(decode(model, latents), latents)
 
 

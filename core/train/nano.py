@@ -4,7 +4,7 @@ folder."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,11 @@ from ..errors import ConfigError
 from ..nano import load_nano, save_nano
 from ..samplers import PLAN_PRESETS, build_plan
 from ..vae import VAE
+from .curves import training_curves
 from .distributed import World
 from .evaluate import as_metrics, generate, held_out, score_clips, score_vae
 from .pool import Pool, open_pool
-from .train_dit import DiTTraining, LatentCache, cache_extras, cache_latents, train_dit
+from .train_dit import DiTTraining, LatentCache, cache_extras, cache_latents, leave_out, train_dit
 from .train_vae import VAETraining, train_vae
 
 POOL_CLIPS = 3000
@@ -39,11 +40,13 @@ def train_nano(
     report: Report = print,
     world: World | None = None,
     start: Path | None = None,
+    without: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Trains nano in `workdir` and writes its weights to `out` with `metrics.json` beside. Returns the metrics.
+    """Trains nano in `workdir` and writes its weights to `out` with `metrics.json` and `training.png` beside. Returns the metrics.
 
     The first process of `world` does the stages before the transformer and judges the result; the others return no metrics.
-    `start`: a weights file of nano whose VAE is trained further, instead of one from nothing.
+    `start`: a weights file of nano whose VAE is trained further, instead of one from nothing. `without`: parts of the recipe to
+    leave out (`PARTS`); such a run has pool, VAE and latents in common with the others, and a folder for its transformer.
 
     Raises:
         ConfigError: the VAE's reconstructions lose the mouth (lip-sync below LIPSYNC_GATE).
@@ -53,8 +56,10 @@ def train_nano(
     workdir.mkdir(parents=True, exist_ok=True)
     say = report if world.first else _silent
     pool, cache, trained_vae = world.first_then_others(partial(_prepare, workdir, vae, dit, pool_clips, say, world.first, start))
-    say(f"3. transformer: {dit.steps} steps of {dit.batch} clips; progress in {workdir / 'dit.log'}")
-    model = train_dit(NANO, cache, pool, workdir, dit, world=world)
+    dit, folder = leave_out(dit, without), workdir / "-".join(["without", *sorted(without)]) if without else workdir
+    folder.mkdir(exist_ok=True)
+    say(f"3. transformer: {dit.steps} steps of {dit.batch} clips; progress in {folder / 'dit.log'}")
+    model = train_dit(NANO, cache, pool, folder, dit, world=world)
     if not world.first:
         return {}
     assert model.encoders is not None
@@ -68,6 +73,7 @@ def train_nano(
         "training": {"vae": asdict(vae), "dit": asdict(dit), "pool_clips": pool_clips},
         "held_out": as_metrics(score_vae(loaded.vae, clips)[0], score),
     }
+    training_curves(folder, workdir).save(out.parent / "training.png")
     (out.parent / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return metrics
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from ..conditions import frame_windows
 from ..config import NANO_CLIP, ClipSpec, ModelConfig
 from ..encoders import NanoEncoders
 from ..errors import ConfigError
+from ..plan import check_choice
 from ..tasks import Box, Task, condition_latents, mask_latents, parse_tasks, task_mask
 from ..transformer import DiT
 from ..vae import VAE
@@ -92,6 +93,30 @@ METHODS = {
 }
 """Training recipes of nano: portrait and speech only, and EchoMimicV3's soups with NDPO-SFT cycles, which ships. The preference
 steps begin when the model has learnt what a good clip is: an undesired one is only worth avoiding beside it."""
+
+
+PARTS = {"ndpo": "preference steps (NDPO)", "labels": "wrong-label mixing", "captions": "captioned negatives"}
+"""Parts of the method that a run can leave out, to see what they are worth."""
+
+
+def leave_out(training: DiTTraining, parts: Collection[str]) -> DiTTraining:
+    """The recipe without some of `PARTS`, everything else as it is.
+
+    Raises:
+        ConfigError: a part is unknown, or the recipe does not have it.
+    """
+    for part in parts:
+        check_choice("part", part, tuple(PARTS))
+        kept = {"ndpo": training.ndpo, "labels": training.tasks and training.tasks.mislabelled, "captions": training.captions}
+        if not kept[part]:
+            raise ConfigError(f"The recipe has no {PARTS[part]} to leave out. Use the method 'full'.")
+        if part == "labels" and training.tasks is not None:
+            training = replace(training, tasks=replace(training.tasks, mislabelled=0.0))
+        elif part == "ndpo":
+            training = replace(training, ndpo=None)
+        else:
+            training = replace(training, captions=None)
+    return training
 
 
 class NanoModel(nn.Module):
@@ -206,11 +231,11 @@ def cache_extras(
     pictures = {picture_of(name) for name in training.soup.names} - {"", "i2v", LIPSYNC}
     count = training.lipsync_clips
     extra = {name: once(f"task-{name}", partial(encode_task, vae, pool, name, count, clip)) for name in sorted(pictures)}
-    frozen = once("frozen", partial(_encode_frozen, vae, pool, count)) if training.needs(Negative.FROZEN_MOUTH) else None
+    frozen = once("frozen", partial(encode_frozen, vae, pool, count)) if training.needs(Negative.FROZEN_MOUTH) else None
     return LatentCache(cache.latents, cache.lipsync, extra, frozen)
 
 
-def _encode_frozen(vae: VAE, pool: Pool, clips: int) -> Tensor:
+def encode_frozen(vae: VAE, pool: Pool, clips: int) -> Tensor:
     boxes = torch.from_numpy(np.array(pool.boxes[:clips]))
     return torch.cat([vae.encode(freeze_mouth(video_tensor(pool.frames[i : i + 1]), boxes[i : i + 1])) for i in range(clips)])
 
