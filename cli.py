@@ -663,6 +663,7 @@ def train_nano_command(
     method: Annotated[
         str, typer.Option(help="full: all tasks and modalities, preference steps, as shipped; plain: portrait and speech only.")
     ] = "full",
+    keep_vae: Annotated[bool, typer.Option("--keep-vae", help="Take the VAE of --start as it is.")] = False,
     without: Annotated[
         list[str] | None, typer.Option(help="Part of the method to leave out: ndpo, labels or captions. Shares the folder's VAE.")
     ] = None,
@@ -679,6 +680,8 @@ def train_nano_command(
     from .core.train.train_dit import METHODS
     from .core.train.train_vae import VAETraining
 
+    if keep_vae and start is None:
+        raise ConfigError("--keep-vae takes the VAE of a weights file: name it with --start.")
     require_free_disk(workdir, 500_000 * clips)
     check_choice("method", method, tuple(METHODS))
     vae, dit = VAETraining(), METHODS[method]
@@ -686,7 +689,7 @@ def train_nano_command(
     dit = replace(dit, steps=steps or dit.steps)
     world = join_world(device)
     report = lambda line: out.print(escape(line))  # noqa: E731
-    metrics = train_nano(workdir, output, vae, dit, clips, threads, report, world, start, without or ())
+    metrics = train_nano(workdir, output, vae, dit, clips, threads, report, world, start, without or (), keep_vae)
     leave_world(world)
     if world.first:
         out.print_json(json.dumps(metrics["held_out"]))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
+from ..errors import ConfigError
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -22,3 +28,31 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def options_of(training: Any, extendable: tuple[str, ...]) -> str:
+    """The options of a run (a dataclass) as JSON, to be kept in its checkpoints; `extendable` ones may change between runs."""
+    return json.dumps({name: value for name, value in asdict(training).items() if name not in extendable}, sort_keys=True)
+
+
+def require_options(saved: dict[str, Any], options: str, path: Path) -> None:
+    """Refuses to go on from a checkpoint of a run with other options; one from before options were kept is taken.
+
+    Raises:
+        ConfigError: names the first option that differs, with both values.
+    """
+    theirs, ours = json.loads(saved.get("options", options)), json.loads(options)
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            raise ConfigError(
+                f"{path} belongs to a run with {name} {theirs.get(name)!r}, not {ours.get(name)!r}. Use the same options, or "
+                "another folder."
+            )
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 of a module's parameters and buffers by name: equal weights, equal text."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

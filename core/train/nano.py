@@ -41,21 +41,26 @@ def train_nano(
     world: World | None = None,
     start: Path | None = None,
     without: Collection[str] = (),
+    keep_vae: bool = False,
 ) -> dict[str, Any]:
     """Trains nano in `workdir` and writes its weights to `out` with `metrics.json` and `training.png` beside. Returns the metrics.
 
     The first process of `world` does the stages before the transformer and judges the result; the others return no metrics.
-    `start`: a weights file of nano whose VAE is trained further, instead of one from nothing. `without`: parts of the recipe to
-    leave out (`PARTS`); such a run has pool, VAE and latents in common with the others, and a folder for its transformer.
+    `start`: a weights file of nano whose VAE is trained further, instead of one from nothing, or taken as it is (`keep_vae`).
+    `without`: parts of the recipe to leave out (`PARTS`); such a run has pool, VAE and latents in common with the others, and a
+    folder for its transformer.
 
     Raises:
-        ConfigError: the VAE's reconstructions lose the mouth (lip-sync below LIPSYNC_GATE).
+        ConfigError: the VAE's reconstructions lose the mouth (lip-sync below LIPSYNC_GATE), or `workdir` holds a run with other
+            options.
     """
     vae, dit, world = vae or VAETraining(), dit or DiTTraining(), world or World()
     torch.set_num_threads(threads)
     workdir.mkdir(parents=True, exist_ok=True)
     say = report if world.first else _silent
-    pool, cache, trained_vae = world.first_then_others(partial(_prepare, workdir, vae, dit, pool_clips, say, world.first, start))
+    pool, cache, trained_vae = world.first_then_others(
+        partial(_prepare, workdir, vae, dit, pool_clips, say, world.first, start, keep_vae)
+    )
     dit, folder = leave_out(dit, without), workdir / "-".join(["without", *sorted(without)]) if without else workdir
     folder.mkdir(exist_ok=True)
     say(f"3. transformer: {dit.steps} steps of {dit.batch} clips; progress in {folder / 'dit.log'}")
@@ -79,13 +84,25 @@ def train_nano(
 
 
 def _prepare(
-    workdir: Path, vae: VAETraining, dit: DiTTraining, pool_clips: int, report: Report, judge: bool, start: Path | None
+    workdir: Path,
+    vae: VAETraining,
+    dit: DiTTraining,
+    pool_clips: int,
+    report: Report,
+    judge: bool,
+    start: Path | None,
+    keep_vae: bool,
 ) -> tuple[Pool, LatentCache, VAE]:
     """Clips, cached latents and the autoencoder: made where `workdir` lacks them, and judged by the process that makes them."""
     report(f"1. pool: {pool_clips} clips in {workdir / 'pool'}")
     pool = open_pool(workdir / "pool", pool_clips)
-    report(f"2. VAE: {vae.image_steps} steps on frames, {vae.clip_steps} on clips; progress in {workdir / 'vae.log'}")
-    trained = train_vae(NANO, pool, workdir, vae, load_nano(path=start).vae if start else None)
+    given = load_nano(path=start).vae if start else None
+    if given is not None and keep_vae:
+        report(f"2. VAE: that of {start}")
+        trained = given
+    else:
+        report(f"2. VAE: {vae.image_steps} steps on frames, {vae.clip_steps} on clips; progress in {workdir / 'vae.log'}")
+        trained = train_vae(NANO, pool, workdir, vae, given)
     if judge:
         score, _ = score_vae(trained, held_out(EVALUATED_CLIPS))
         report(f"   held-out reconstruction: {score.psnr_db:.1f} dB, lip-sync {score.lipsync:.2f}")

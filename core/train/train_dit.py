@@ -33,7 +33,7 @@ from ..plan import check_choice
 from ..tasks import Box, Task, condition_latents, mask_latents, parse_tasks, task_mask
 from ..transformer import DiT
 from ..vae import VAE
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import fingerprint, load_checkpoint, options_of, require_options, save_checkpoint
 from .distributed import World, copy_parameters, load_optimiser, load_whole, spread, whole
 from .pool import Asked, Pool, Source
 from .preference import NDPO, Captions, Negative, fade_identity, freeze_latent, freeze_mouth, ndpo_loss
@@ -193,13 +193,14 @@ class LatentCache:
 
 
 def cache_latents(vae: VAE, pool: Pool, path: Path, clips: int, lipsync_clips: int, clip: ClipSpec = NANO_CLIP) -> LatentCache:
-    """Encodes the pool's first `clips` clips once; later calls read `path`."""
+    """Encodes the pool's first `clips` clips once; later calls read `path` if it is of this VAE and these numbers of clips."""
     saved = load_checkpoint(path)
-    if saved is None:
+    made_from = f"{fingerprint(vae)} {min(clips, len(pool))} {lipsync_clips}"
+    if saved is None or saved.get("made_from") != made_from:
         with torch.no_grad():
             latents = torch.cat([vae.encode(video_tensor(pool.frames[i : i + 8])) for i in range(0, min(clips, len(pool)), 8)])
             lipsync = encode_task(vae, pool, LIPSYNC, lipsync_clips, clip)
-        saved = {"latents": latents.half(), "lipsync": lipsync.half()}
+        saved = {"latents": latents[:clips].half(), "lipsync": lipsync.half(), "made_from": made_from}
         save_checkpoint(path, saved)
     return LatentCache(saved["latents"].float(), saved["lipsync"].float())
 
@@ -219,12 +220,12 @@ def encode_task(vae: VAE, pool: Pool, name: str, clips: int, clip: ClipSpec, enc
 def cache_extras(
     vae: VAE, pool: Pool, cache: LatentCache, folder: Path, training: DiTTraining, clip: ClipSpec = NANO_CLIP
 ) -> LatentCache:
-    """The cache with what the tasks and negatives of `training` need besides; each part is encoded once, into `folder`."""
+    """The cache with what the tasks and negatives of `training` need besides; each part is encoded once by a VAE, into `folder`."""
 
     def once(name: str, encode: partial[Tensor]) -> Tensor:
-        saved = load_checkpoint(folder / f"{name}.pt")
-        if saved is None:
-            saved = {"y": encode().half()}
+        saved, made_from = load_checkpoint(folder / f"{name}.pt"), f"{fingerprint(vae)} {training.lipsync_clips}"
+        if saved is None or saved.get("made_from") != made_from:
+            saved = {"y": encode().half(), "made_from": made_from}
             save_checkpoint(folder / f"{name}.pt", saved)
         return saved["y"].float()
 
@@ -429,8 +430,11 @@ def train_dit(
 ) -> NanoModel:
     """Trains (or resumes, or loads a finished run of) the transformer and encoders; writes `dit.pt` and `dit.log`.
 
-    `start` gives the weights to begin with, by the names of `NanoModel`'s parameters; without it training starts from nothing. The
-    result is the averaged model, whole and on the CPU, in every process.
+    `start` gives the weights to begin with, by the names of `NanoModel`'s parameters; without it training starts from nothing. A
+    run may be given more steps later. The result is the averaged model, whole and on the CPU, in every process.
+
+    Raises:
+        ConfigError: `workdir` holds a run with other options, or no step is asked for.
     """
     world = world or World()
     rows = world.rows(training.batch)
@@ -445,8 +449,10 @@ def train_dit(
     def frozen() -> NanoModel:
         return spread(build().eval().requires_grad_(False), world)
 
-    path = workdir / "dit.pt"
+    path, options = workdir / "dit.pt", options_of(training, extendable=("steps",))
     saved = load_checkpoint(path)
+    if saved is not None:
+        require_options(saved, options, path)
     step = saved["step"] if saved is not None else 0
     if saved is None or step < training.steps:
         model = build()
@@ -496,7 +502,7 @@ def train_dit(
                     state["reference"] = reference.state_dict()
                 state = whole(state, world)
                 if world.first:
-                    save_checkpoint(path, state | {"step": step})
+                    save_checkpoint(path, state | {"step": step, "options": options})
                 world.wait()
         saved = load_checkpoint(path)
     if saved is None:

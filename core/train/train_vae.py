@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from ..vae import VAE, CausalConv3d, Downsample, Stream, Upsample
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, options_of, require_options, save_checkpoint
 from .muon import Muon
 from .pool import Pool
 
@@ -170,6 +170,9 @@ def train_vae(
     """Trains (or resumes, or just loads, where `workdir` has a finished run) the VAE; writes `vae.pt` and `vae.log`.
 
     With `start` it goes on from that VAE's weights instead of from nothing.
+
+    Raises:
+        ConfigError: `workdir` holds a run with other options.
     """
     torch.manual_seed(training.seed)
     vae, average = VAE(config.vae), VAE(config.vae)
@@ -180,9 +183,11 @@ def train_vae(
     average.load_state_dict(vae.state_dict())
     average.eval().requires_grad_(False)
     optimisers = _optimisers(vae)
+    options = options_of(training, extendable=())
     saved = load_checkpoint(workdir / "vae.pt")
     step = 0
     if saved is not None:
+        require_options(saved, options, workdir / "vae.pt")
         average.load_state_dict(saved["average"])
         step = saved["step"]
         if saved["finished"]:
@@ -234,8 +239,9 @@ def train_vae(
                     "optimisers": [optimiser.state_dict() for optimiser in optimisers],
                     "step": step,
                     "finished": False,
+                    "options": options,
                 }
                 save_checkpoint(workdir / "vae.pt", state)
     normalise_latents(average, pool)
-    save_checkpoint(workdir / "vae.pt", {"average": average.state_dict(), "step": step, "finished": True})
+    save_checkpoint(workdir / "vae.pt", {"average": average.state_dict(), "step": step, "finished": True, "options": options})
     return average

@@ -30,6 +30,7 @@ from echoedge.core.train.train_dit import (
     cache_extras,
     cache_latents,
     draw,
+    leave_out,
     mouth_latent_mask,
     sft_loss,
     train_dit,
@@ -93,7 +94,7 @@ def shifted_logit_normal(rng: np.random.Generator, size: int) -> Tensor:
 
 
 @pytest.mark.parametrize("step", [0, 7])
-def test_the_defaults_draw_the_shipped_recipe(step: int) -> None:
+def test_the_defaults_draw_the_plain_recipe(step: int) -> None:
     training = DiTTraining(batch=64)
     _, batch = batch_of(training, step)
     expected = plain_batch(tiny_cache(), training, step)
@@ -105,7 +106,7 @@ def test_the_defaults_draw_the_shipped_recipe(step: int) -> None:
             assert torch.equal(batch[name], value), name
 
 
-def test_the_shipped_recipe_is_the_plain_method() -> None:
+def test_the_defaults_are_the_plain_method() -> None:
     assert METHODS["plain"] == DiTTraining()
     assert (DiTTraining().tasks, DiTTraining().modals, DiTTraining().ndpo, DiTTraining().captions) == (None,) * 4
 
@@ -211,8 +212,23 @@ def test_caches_hold_what_the_encoder_gives_and_are_read_back(tmp_path: Path) ->
     assert torch.allclose(full.frozen, frozen, rtol=1e-3, atol=1e-3)  # kept in half precision: 5e-4 of a value
     assert torch.allclose(full.pictures["flf2v"], y, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(full.frozen, cache.latents[:3], rtol=1e-3, atol=1e-3)
-    again = cache_extras(None, pool, cache, tmp_path, training, CLIP)  # type: ignore[arg-type]  # read, not encoded
+    made = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    again = cache_extras(vae, pool, cache_latents(vae, pool, tmp_path / "latents.pt", 8, 3, CLIP), tmp_path, training, CLIP)
     assert again.frozen is not None and torch.equal(again.frozen, full.frozen)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == made  # read, not encoded
+
+
+@pytest.mark.parametrize("change", ["vae", "clips", "lipsync"])
+def test_a_cache_of_something_else_is_made_again(change: str, tmp_path: Path) -> None:
+    vae, pool, training = tiny_vae(CONFIG.vae), tiny_pool(8), tiny_training(lipsync_clips=2, tasks=TaskSoup())
+    first = cache_extras(vae, pool, cache_latents(vae, pool, tmp_path / "latents.pt", 6, 2, CLIP), tmp_path, training, CLIP)
+    other = randomised(tiny_vae(CONFIG.vae), 3) if change == "vae" else vae
+    clips, few = (4, 2) if change == "clips" else (6, 1 if change == "lipsync" else 2)
+    cache = cache_latents(other, pool, tmp_path / "latents.pt", clips, few, CLIP)
+    second = cache_extras(other, pool, cache, tmp_path, replace(training, lipsync_clips=few), CLIP)
+    assert (len(second.latents), len(second.lipsync), len(second.pictures["flf2v"])) == (clips, few, few)
+    assert torch.equal(second.latents[:4], first.latents[:4]) == (change != "vae")
+    assert torch.equal(second.pictures["flf2v"][:1], first.pictures["flf2v"][:1]) == (change != "vae")
 
 
 def test_the_plain_recipe_encodes_nothing_more(tmp_path: Path) -> None:
@@ -314,6 +330,26 @@ def test_every_part_of_a_checkpoint_counts(lost: str, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "dit.pt", state)
     run(tmp_path, training)
     assert not same(load_checkpoint(tmp_path / "dit.pt"), good)
+
+
+def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
+    run(tmp_path, replace(SIX_STEPS, steps=2))
+    with pytest.raises(ConfigError, match=r"dit\.pt belongs to a run with rate 0\.1, not 0\.2\. Use the same options, or another"):
+        run(tmp_path, replace(SIX_STEPS, rate=0.2))
+    with pytest.raises(ConfigError, match="a run with ndpo"):
+        run(tmp_path, replace(SIX_STEPS, ndpo=None))
+    run(tmp_path, SIX_STEPS)  # more steps are
+
+
+def test_parts_are_left_out_one_by_one() -> None:
+    full = METHODS["full"]
+    assert full.ndpo and full.captions and full.tasks
+    assert leave_out(full, ["ndpo"]) == replace(full, ndpo=None)
+    assert leave_out(full, ["captions", "labels"]) == replace(full, captions=None, tasks=replace(full.tasks, mislabelled=0.0))
+    with pytest.raises(ConfigError, match="no preference steps"):
+        leave_out(METHODS["plain"], ["ndpo"])
+    with pytest.raises(ConfigError, match="label"):
+        leave_out(full, ["lables"])
 
 
 def test_another_seed_trains_another_model(whole_run: Path, tmp_path: Path) -> None:

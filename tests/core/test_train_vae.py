@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from echoedge.core.config import NANO, ModelConfig, VAEConfig
+from echoedge.core.errors import ConfigError
 from echoedge.core.train import train_vae as module
 from echoedge.core.train.pool import Pool
 from echoedge.core.train.puppets import draw_clip
@@ -75,6 +76,12 @@ def test_an_interrupted_run_ends_where_a_whole_one_does(
         assert torch.equal(value, resumed.state_dict()[name]), name
     again = train_vae(SMALL, pool, tmp_path, SHORT)
     assert torch.equal(again.conv2.weight, trained.conv2.weight)
+
+
+def test_a_run_with_other_options_is_not_resumed(pool: Pool, tmp_path: Path) -> None:
+    train_vae(SMALL, pool, tmp_path, replace(SHORT, image_steps=1, clip_steps=0))
+    with pytest.raises(ConfigError, match=r"vae\.pt belongs to a run with image_steps 1, not 2"):
+        train_vae(SMALL, pool, tmp_path, replace(SHORT, image_steps=2, clip_steps=0))
 
 
 def test_it_goes_on_from_given_weights(trained: VAE, pool: Pool, tmp_path: Path) -> None:
