@@ -677,14 +677,15 @@ def train_nano_command(
     from .core.plan import check_choice
     from .core.train.distributed import join_world, leave_world
     from .core.train.nano import train_nano
-    from .core.train.train_dit import METHODS
+    from .core.train.train_dit import METHODS, leave_out
     from .core.train.train_vae import VAETraining
 
     if keep_vae and start is None:
         raise ConfigError("--keep-vae takes the VAE of a weights file: name it with --start.")
-    require_free_disk(workdir, 500_000 * clips)
     check_choice("method", method, tuple(METHODS))
     vae, dit = VAETraining(), METHODS[method]
+    leave_out(dit, without or ())  # a part that is not there is refused before anything is drawn
+    require_free_disk(workdir, 500_000 * clips)
     vae = replace(vae, image_steps=image_steps or vae.image_steps, clip_steps=clip_steps or vae.clip_steps)
     dit = replace(dit, steps=steps or dit.steps)
     world = join_world(device)

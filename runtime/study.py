@@ -106,14 +106,17 @@ def run_study(study: Study, only: Sequence[str] = ()) -> dict[str, Record]:
 
     Raises:
         ConfigError: a section, or a part left out of training, is unknown.
+        CheckpointError: weights cannot be read or are not nano's.
     """
     unknown = [name for name in only if name not in SECTIONS] + [name for name in study.without if name not in PARTS]
     if unknown:
         raise ConfigError(
             f"There is no section or part {unknown[0]!r}. Sections: {', '.join(SECTIONS)}; parts: {', '.join(PARTS)}."
         )
-    study.out.mkdir(parents=True, exist_ok=True)
+    for path in (study.weights, *study.without.values()):
+        load_nano(path=path)  # what cannot be read is refused before anything is measured
     digests = {name: file_sha256(path) for name, path in {"studied": study.weights, **study.without}.items()}
+    study.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Record] = {}
     for name in only or SECTIONS:
         path = study.out / f"{name}.json"

@@ -62,7 +62,7 @@ def complaint(ended: Ended) -> str:
 # ---- help, version, wrong usage --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["train", "nano"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["train", "nano"], ["train", "study"]])
 def test_help(command: list[str], run: Run) -> None:
     ended = run(*command, "--help")
     assert ended.status == 0
@@ -386,6 +386,26 @@ WRONG: dict[str, tuple[str, Callable[[Path, Path], object], str]] = {
     "an output inside a file": ("--out", lambda t, _: made(t / "file", b"") / "clip.mp4", "clip.mp4 cannot be written"),
     "an output that the system refuses": ("--out", lambda *_: "/proc/nobody/clip.mp4", "/proc/nobody/clip.mp4"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("nano", "--keep-vae"), "--keep-vae takes the VAE of a weights file: name it with --start"),
+        (("nano", "--method", "ful"), "method is 'ful'.*Did you mean 'full'"),
+        (("nano", "--method", "plain", "--without", "ndpo"), "The recipe has no preference steps"),
+        (("study", "--without", "ndpo"), "--without is 'ndpo'; write PART=FILE"),
+        (("study", "--only", "vea"), "no section or part 'vea'.*Sections: vae, choices"),
+        (("study", "--without", "nothing=a.safetensors"), "no section or part 'nothing'"),
+        (("study", "--weights", "gone.safetensors"), "gone.safetensors"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_training_is_one_sentence_and_leaves_nothing(
+    options: tuple[str, ...], expected: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert re.search(expected, complaint(run("train", *options)))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("mistake", WRONG)

@@ -104,10 +104,10 @@ def training_curves(transformer: Path, autoencoder: Path) -> Image.Image:
     """
     psnr = read_log(autoencoder / "vae.log", "psnr_db")
     loss = read_log(transformer / "dit.log", "loss", "preference")
-    names = {"psnr_db": "training clips", "loss": "flow matching", "preference": "preference"}
-    return draw_curves(
-        [
-            Panel("Autoencoder, PSNR in dB", {names[key]: points for key, points in psnr.items()}),
-            Panel("Transformer, loss", {names[key]: points for key, points in loss.items()}, log=True),
-        ]
-    )
+    panels = [
+        Panel("Autoencoder, PSNR in dB", {"training clips": psnr.get("psnr_db", ())}),
+        Panel("Transformer, flow matching", {"loss": loss.get("loss", ())}, log=True),
+    ]
+    if "preference" in loss:
+        panels.append(Panel("Transformer, preference steps", {"loss": loss["preference"]}))
+    return draw_curves(panels)
