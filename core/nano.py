@@ -46,13 +46,13 @@ def load_nano(config: ModelConfig = NANO, path: Path | None = None) -> Model:
     try:
         tensors = {name: value.float() for name, value in load_file(path).items()}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}). Install the package again, or run: echoedge train nano") from error
+        raise CheckpointError(f"{path} cannot be read ({error}). Install the package again, or run echoedge train nano.") from error
     wanted = {f"{prefix}.{name}" for prefix, module in modules.items() for name in module.state_dict()}
     if wanted != set(tensors):
         missing, extra = sorted(wanted - set(tensors)), sorted(set(tensors) - wanted)
         raise CheckpointError(
             f"{path} does not hold this version of nano: {len(missing)} tensors are missing ({', '.join(missing[:3])}), "
-            f"{len(extra)} are unknown ({', '.join(extra[:3])}). Install the package again, or run: echoedge train nano"
+            f"{len(extra)} are unknown ({', '.join(extra[:3])}). Install the package again, or run echoedge train nano."
         )
     for prefix, module in modules.items():
         own = {name.removeprefix(f"{prefix}."): value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
