@@ -43,7 +43,7 @@ from ..core.train.puppets import HELD_OUT_SEED, PuppetClip, draw_clip
 from ..core.train.speech import SAMPLE_RATE, espeak
 from ..core.train.train_dit import PARTS
 from ..targets.bundle_builder import step_tables
-from .contact_sheet import SheetRow, contact_sheet
+from .contact_sheet import SheetRow, SheetStyle, contact_sheet
 from .engines.torch import TorchEngine
 from .player import Player, Score
 
@@ -148,7 +148,7 @@ def study_vae(study: Study) -> Record:
                 for c, r in list(zip(clips, rebuilt, strict=True))[:4]
                 for row in (SheetRow("drawn", c.frames), SheetRow("rebuilt", r))
             ]
-            contact_sheet(rows, fps=25, title="Held-out clips through the autoencoder").save(study.out / "vae.png")
+            _save(study, "vae", rows, title="Held-out clips through the autoencoder")
     means = {key: float(np.mean([one[key] for one in record.values()])) for key in next(iter(record.values()))}
     return {"clip_seeds_from": record, "mean": _rounded(means | {"clips": TEST_CLIPS * len(VAE_SETS)})}
 
@@ -307,7 +307,7 @@ def study_long(study: Study) -> Record:
     record["drawn"] = _rounded({key: float(np.mean([one[key] for one in drawn])) for key in drawn[0]})
     seconds = np.linspace(0, frames - 1, 24).astype(int)
     rows = [SheetRow("drawn", clips[0].frames[seconds]), *(SheetRow(name, made[0][seconds]) for name, made in videos.items())]
-    contact_sheet(rows, fps=24 / LONG_SECONDS, columns=12, title="Twenty seconds").save(study.out / "long.png")
+    _save(study, "long", rows, fps=24 / LONG_SECONDS, columns=12, title=f"{LONG_SECONDS} seconds")
     study.report("  memory")
     record["peak_mib"] = {str(seconds): _peak_of(study.weights, seconds) for seconds in MEMORY_SECONDS}
     return record
@@ -369,10 +369,8 @@ def study_voice(study: Study) -> Record:
             }
         )  # fmt: skip
     clip, video = shown[0]
-    contact_sheet(
-        [SheetRow("drawn", clip.frames), SheetRow("generated", video, clip.prompt)], fps=25, audio=clip.waveform, columns=12,
-        title=f"espeak-ng: {SENTENCES[0]}",
-    ).save(study.out / "voice.png")  # fmt: skip
+    rows_shown = [SheetRow("drawn", clip.frames), SheetRow("generated", video, clip.prompt)]
+    _save(study, "voice", rows_shown, audio=clip.waveform, columns=12, title=f"espeak-ng: {SENTENCES[0]}")
     by_seed = np.array([row["generated"] for row in rows])
     return {
         "speaker": "espeak-ng, 130 words per minute", "noise_seeds": SEEDS, "clips": rows,
@@ -392,7 +390,13 @@ def _sheet(study: Study, name: str, title: str, clips: Sequence[PuppetClip], vid
         for clip, video in list(zip(clips, videos, strict=True))[:SHEET_CLIPS]
         for row in (SheetRow("drawn", clip.frames, clip.prompt), SheetRow("generated", video))
     ]
-    contact_sheet(rows, fps=25, title=title).save(study.out / f"{name}.png")
+    _save(study, name, rows, title=title)
+
+
+def _save(study: Study, name: str, rows: Sequence[SheetRow], **options: Any) -> None:
+    """A contact sheet that is small enough for documentation: 256 colours, one pixel per point."""
+    sheet = contact_sheet(rows, **{"fps": 25, "style": SheetStyle(scale=1)} | options)
+    sheet.quantize(256).save(study.out / f"{name}.png", optimize=True)
 
 
 def _seeds_of(clips: Sequence[PuppetClip]) -> Record:
