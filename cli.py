@@ -102,9 +102,11 @@ def _export(
     jobs: int = 2,
     force: bool = False,
     quiet: bool = False,
+    plan: str = "nano",
 ) -> Manifest:
     from .core.config import NANO_CLIP, ClipSpec, preset
     from .core.nano import load_nano, nano_digest
+    from .core.plan import check_choice
     from .core.samplers import PLAN_PRESETS, build_plan
     from .quantize.recipes import read_recipe
     from .runtime.parity import record_golden
@@ -124,7 +126,8 @@ def _export(
         raise ConfigError(
             f"nano was trained at {NANO_CLIP.height}x{NANO_CLIP.width}; its portrait encoder reads no other size than that."
         )
-    options = PLAN_PRESETS["nano"]
+    check_choice("plan", plan, tuple(name for name in PLAN_PRESETS if name.startswith("nano")))
+    options = PLAN_PRESETS[plan]
     if clip.latent_frames < 2:
         raise ConfigError(f"--frames is {clip.frames}; a window needs 5 frames at least.")
     assert options.window is not None
@@ -150,6 +153,7 @@ def export(
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the clip.", show_default="the model's")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames of one window, 4n+1.", show_default="the model's")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps.", show_default="the model's")] = None,
+    plan: Annotated[str, typer.Option(help="nano, or nano-png: with negative guidance, one more evaluation per step.")] = "nano",
     jobs: Annotated[int, typer.Option(min=1, help="Programs compiled at once.")] = 2,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -157,7 +161,7 @@ def export(
     """Compile a model into a bundle."""
     if checkpoint is not None and model == "nano":
         raise ConfigError("nano's weights are built in; --checkpoint is for flash and preview.")
-    manifest = _export(output, weights, model, target, size, frames, steps, jobs, force, as_json)
+    manifest = _export(output, weights, model, target, size, frames, steps, jobs, force, as_json, plan)
     if as_json:
         print(json.dumps({"bundle": str(output), "programs": {n: p.bytes for n, p in manifest.programs.items()}}))
         return

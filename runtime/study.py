@@ -7,7 +7,8 @@ vae        reconstructions: what no generator behind the autoencoder can exceed
 choices    PhDA (uniform against phase-aware modality weights) and guidance scales, on clips that no other section uses
 generated  image-to-video with speech, every metric
 tasks      T2V, I2V, FLF2V, lip-sync, A2V, each with the metric that it exists for and a control
-switches   audio guidance, PhDA, negative guidance, preference steps and wrong labels, each turned off
+switches   audio guidance, PhDA and negative guidance, each turned off
+parts      preference steps and wrong labels: against weights of runs that left them out
 long       twenty seconds: drift, lip-sync, seams against hard cuts, memory against length
 voice      a voice from another synthesiser (espeak-ng)
 """
@@ -32,13 +33,12 @@ from ..core.metrics.lipsync import lipsync
 from ..core.metrics.psnr import psnr
 from ..core.metrics.seams import seam_jump
 from ..core.nano import load_nano
-from ..core.phases import Phase, PhaseWeights
+from ..core.phases import PhaseWeights
 from ..core.plan import SamplingPlan, WindowRule, windows
 from ..core.programs import Model, build_programs
-from ..core.samplers import PLAN_PRESETS, AudioGuidance, NoGuidance, PlanOptions, build_plan
+from ..core.samplers import PLAN_PRESETS, VOICE_EARLY, AudioGuidance, NoGuidance, PlanOptions, build_plan
 from ..core.train.evaluate import Measures, Take, held_out, measure, regions_of, score_vae, separated, table, take
 from ..core.train.margins import preference_margins
-from ..core.train.preference import Negative
 from ..core.train.puppets import HELD_OUT_SEED, PuppetClip, draw_clip
 from ..core.train.speech import SAMPLE_RATE, espeak
 from ..core.train.train_dit import PARTS
@@ -52,7 +52,7 @@ Record = dict[str, Any]
 Report = Callable[[str], None]
 
 SEEDS = (0, 1000, 2000)  # of noise; further apart than there are clips
-PLAN = PLAN_PRESETS["nano"]
+PLAN, NEGATIVE_PLAN = PLAN_PRESETS["nano"], PLAN_PRESETS["nano-png"]
 TEST_CLIPS, TEST_FIRST = 32, 5000  # held-out clips of the reported figures
 CHOICE_CLIPS, CHOICE_FIRST = 24, 12_000  # held-out clips on which settings are chosen
 VAE_SETS = (5000, 9000, 20_000)
@@ -60,7 +60,7 @@ SHEET_CLIPS = 3
 
 PHASE_CANDIDATES: dict[str, PhaseWeights] = {
     "audio late": PhaseWeights(((1.0, (1.0, 1.0, 0.8)), (0.3, (1.0, 1.0, 1.3)))),
-    "audio early": PhaseWeights(((1.0, (1.0, 1.0, 1.3)), (0.3, (1.0, 1.0, 0.8)))),
+    "audio early": VOICE_EARLY,
     "audio up": PhaseWeights(((1.0, (1.0, 1.0, 1.2)),)),
     "portrait late": PhaseWeights(((1.0, (1.0, 1.0, 1.0)), (0.3, (1.0, 1.3, 1.0)))),
     "text early": PhaseWeights(((1.0, (1.4, 1.0, 1.0)), (0.6, (1.0, 1.0, 1.0)))),
@@ -68,12 +68,6 @@ PHASE_CANDIDATES: dict[str, PhaseWeights] = {
 """PhDA schedules over τ (1 = noise, 0 = clean) as strengths of text, portrait and audio; uniform is always among them."""
 
 GUIDANCE_SCALES = (1.0, 1.25, 1.5, 2.0)
-
-NEGATIVES = (
-    Phase(1.0, 0.8, misaligned=0.3),
-    Phase(0.8, 0.0, negatives=((Negative.FROZEN_MOUTH.value, 0.3),)),
-)
-"""PNG for the puppets: away from misaligned speech while motion is laid out, away from a still mouth after."""
 
 WRONG_LABEL = "t2v"  # a portrait that the mask denies
 
@@ -234,35 +228,43 @@ def _outside(clip: PuppetClip, video: Video) -> tuple[Video, Video]:
 def study_switches(study: Study) -> Record:
     model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST)
 
-    def measured(model: Model, options: PlanOptions = PLAN, **changes: Any) -> Measures:
-        return measure([take(model, clips, build_plan(options), seed=seed, **changes) for seed in SEEDS], clips)
+    def measured(options: PlanOptions) -> Measures:
+        return measure([take(model, clips, build_plan(options), seed=seed) for seed in SEEDS], clips)
 
-    study.report("  all on")
-    base = measured(model)
+    base = measured(PLAN)
+    found = {
+        "audio guidance": (base, measured(replace(PLAN, guidance=NoGuidance()))),
+        "PhDA schedule": (base, measured(replace(PLAN, modality=PhaseWeights()))),
+        "negative guidance (PNG)": (measured(NEGATIVE_PLAN), base),
+    }
+    return {
+        "clips": _seeds_of(clips), "noise_seeds": SEEDS, "plan": _described(PLAN), "negatives": _described(NEGATIVE_PLAN)["phases"],
+        "switches": _compared(found),
+    }  # fmt: skip
+
+
+def study_parts(study: Study) -> Record:
+    model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST)
+
+    def measured(model: Model, shown: str | None = None) -> Measures:
+        return measure([take(model, clips, build_plan(PLAN), seed=seed, shown=shown) for seed in SEEDS], clips)
+
+    def margins(model: Model) -> Measures:
+        return {f"margin, {kind}": values for kind, values in preference_margins(model, clips, seeds=SEEDS).items()}
+
     found: dict[str, tuple[Measures, Measures]] = {}
-    chosen = PLAN.modality if PLAN.modality != PhaseWeights() else PHASE_CANDIDATES["audio late"]
-    study.report("  at inference")
-    found["audio guidance"] = (base, measured(model, replace(PLAN, guidance=NoGuidance())))
-    aware = base if PLAN.modality == chosen else measured(model, replace(PLAN, modality=chosen))
-    found["PhDA schedule"] = (aware, base if PLAN.modality != chosen else measured(model, replace(PLAN, modality=PhaseWeights())))
-    negative = base if PLAN.phases else measured(model, replace(PLAN, phases=NEGATIVES))
-    found["negative guidance"] = (negative, measured(model, replace(PLAN, phases=())) if PLAN.phases else base)
+    base = measured(model) | margins(model) if study.without else {}
     for name, path in study.without.items():
         study.report(f"  {PARTS[name]}")
         other = load_nano(path=path)
-        pair = dict(base), measured(other)
-        for measures, trained in zip(pair, (model, other), strict=True):
-            measures |= {f"margin, {kind}": values for kind, values in preference_margins(trained, clips, seeds=SEEDS).items()}
-        found[PARTS[name]] = pair
+        found[PARTS[name]] = (base, measured(other) | margins(other))
         if name == "labels":
-            found[f"{PARTS[name]}, shown a wrong label"] = (measured(model, shown=WRONG_LABEL), measured(other, shown=WRONG_LABEL))
-    return {
-        "clips": _seeds_of(clips), "noise_seeds": SEEDS, "plan": _described(PLAN), "phda": asdict(chosen),
-        "negatives": [asdict(phase) for phase in NEGATIVES],
-        "switches": {
-            name: {"on": table(on), "off": table(off), "off_minus_on": separated(on, off)} for name, (on, off) in found.items()
-        },
-    }  # fmt: skip
+            found[f"{PARTS[name]}, shown a wrong label"] = (measured(model, WRONG_LABEL), measured(other, WRONG_LABEL))
+    return {"clips": _seeds_of(clips), "noise_seeds": SEEDS, "plan": _described(PLAN), "switches": _compared(found)}
+
+
+def _compared(pairs: Mapping[str, tuple[Measures, Measures]]) -> Record:
+    return {name: {"on": table(on), "off": table(off), "off_minus_on": separated(on, off)} for name, (on, off) in pairs.items()}
 
 
 # ---- long clips and other voices, through the player -----------------------------------------------------------------------------
@@ -393,9 +395,9 @@ def _sheet(study: Study, name: str, title: str, clips: Sequence[PuppetClip], vid
     _save(study, name, rows, title=title)
 
 
-def _save(study: Study, name: str, rows: Sequence[SheetRow], **options: Any) -> None:
+def _save(study: Study, name: str, rows: Sequence[SheetRow], fps: float = 25, **options: Any) -> None:
     """A contact sheet that is small enough for documentation: 256 colours, one pixel per point."""
-    sheet = contact_sheet(rows, **{"fps": 25, "style": SheetStyle(scale=1)} | options)
+    sheet = contact_sheet(rows, fps=fps, style=SheetStyle(scale=1), **options)
     sheet.quantize(256).save(study.out / f"{name}.png", optimize=True)
 
 
@@ -417,5 +419,5 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
 
 SECTIONS: dict[str, Callable[[Study], Record]] = {
     "vae": study_vae, "choices": study_choices, "generated": study_generated, "tasks": study_tasks, "switches": study_switches,
-    "long": study_long, "voice": study_voice,
+    "parts": study_parts, "long": study_long, "voice": study_voice,
 }  # fmt: skip

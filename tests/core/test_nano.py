@@ -18,6 +18,8 @@ from echoedge.core.nano import assets, load_nano, nano_digest, save_nano, weight
 from echoedge.core.programs import Model
 from echoedge.core.samplers import PLAN_PRESETS, build_plan
 from echoedge.core.train.evaluate import ClipScore, VAEScore, generate, held_out, score_clips, score_vae
+from echoedge.core.train.puppets import HELD_OUT_SEED, draw_clip
+from echoedge.core.train.speech import espeak, espeak_available
 
 Tensors = dict[str, Tensor]
 
@@ -138,13 +140,25 @@ def generation(nano: Model) -> ClipScore:
     return score_clips(generate(nano, clips, build_plan(PLAN_PRESETS["nano"])), clips)
 
 
-def test_shipped_nano_rebuilds_clips(reconstruction: VAEScore) -> None:
-    assert reconstruction.psnr_db >= 26
+def test_shipped_nano_rebuilds_clips_and_their_mouths(reconstruction: VAEScore) -> None:
+    assert reconstruction.psnr_db >= 30
+    assert reconstruction.mouth_psnr_db >= 27
+    assert reconstruction.mouth_correlation >= 0.9
 
 
-def test_shipped_nano_speaks_in_step_with_the_voice(generation: ClipScore) -> None:
-    assert generation.lipsync >= 0.55
+def test_shipped_nano_speaks_in_step_with_the_voice(generation: ClipScore, reconstruction: VAEScore) -> None:
+    assert generation.lipsync >= max(0.85, 0.93 * reconstruction.lipsync)
+    assert generation.mouth_amplitude_share >= 0.8
 
 
 def test_shipped_nano_is_out_of_step_with_other_voices(generation: ClipScore) -> None:
     assert abs(generation.lipsync_shuffled) < 0.15
+
+
+@pytest.mark.skipif(not espeak_available(), reason="espeak-ng is not installed")
+def test_shipped_nano_follows_a_voice_that_training_never_heard(nano: Model) -> None:
+    speech = espeak("Please tell me when the next train leaves for the city.", "en-us", words_per_minute=130).waveform
+    parts = [speech[start : start + 16_000] for start in range(0, len(speech) - 16_000, 8_000)]
+    clips = [draw_clip(HELD_OUT_SEED + 5000 + i, waveform=part) for i, part in enumerate(parts)]
+    assert len(clips) >= 5
+    assert score_clips(generate(nano, clips, build_plan(PLAN_PRESETS["nano"])), clips).lipsync >= 0.7

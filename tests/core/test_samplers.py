@@ -30,6 +30,7 @@ from echoedge.core.samplers import (
     upstream_reuse_decisions,
     upstream_trajectory,
 )
+from echoedge.core.train.preference import Captions
 
 from ..upstream.checks_schedulers import options_of, velocity_of
 from ..upstream.goldens import golden
@@ -404,6 +405,13 @@ def test_bad_reuse_arguments_are_refused(table: np.ndarray, arguments: dict[str,
 
 
 # ---- options --------------------------------------------------------------------------------------------------------------------
+
+
+def test_nanos_negatives_are_captions_that_training_knows() -> None:
+    late = PLAN_PRESETS["nano-png"].phases[1]
+    assert {name for name, _ in late.negatives} <= {kind.value for kind in Captions().kinds}
+    branches = [branch.name for branch in build_plan(PLAN_PRESETS["nano-png"]).branches]
+    assert branches == ["prompt", "prompt/no-audio", "prompt/audio+8", "still mouth"]
 
 
 @pytest.mark.parametrize("name", sorted(PLAN_PRESETS))

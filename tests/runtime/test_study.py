@@ -72,11 +72,11 @@ def test_a_run_that_lacked_a_part_is_compared_with_its_own_weights(tmp_path: Pat
     deaf = load_file(weights_path())
     deaf |= {name: torch.zeros_like(value) for name, value in deaf.items() if name.startswith("encoders.audio.mlp.2")}
     save_file(deaf, tmp_path / "deaf.safetensors")
-    switches = studied(tmp_path, "switches", ndpo=tmp_path / "deaf.safetensors")["switches"]["switches"]
+    switches = studied(tmp_path, "parts", ndpo=tmp_path / "deaf.safetensors")["parts"]["switches"]
     found = switches["preference steps (NDPO)"]
     assert found["off"]["lipsync"]["mean"] < found["on"]["lipsync"]["mean"] - 0.3
     assert found["on"]["margin, another voice"]["mean"] > found["off"]["margin, another voice"]["mean"]
-    same = studied(tmp_path / "same", "switches", ndpo=weights_path())["switches"]["switches"]["preference steps (NDPO)"]
+    same = studied(tmp_path / "same", "parts", ndpo=weights_path())["parts"]["switches"]["preference steps (NDPO)"]
     assert all(row["difference"] == 0.0 for row in same["off_minus_on"].values() if row["difference"] is not None)
 
 
