@@ -11,7 +11,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .runtime.bench import Speed
     from .runtime.parity import Verdict
     from .runtime.reference import Settings
+    from .targets.hoist import Saving
 
 app = typer.Typer(
     name="echoedge",
@@ -556,6 +557,37 @@ def _print_programs(manifest: Manifest) -> None:
     out.print(table)
 
 
+def _print_savings(savings: tuple[Saving, ...], evaluations: int) -> None:
+    from .core.files import human_bytes
+
+    total = _amount(savings[0].flops_without)
+    table = Table(title=f"Out of the step: {evaluations} evaluations, {total}FLOP; each rewrite alone", title_justify="left")
+    for column in ("rewrite", "FLOPs left", "saved", "parameters", "kept instead"):
+        table.add_column(column, justify="left" if column in ("rewrite", "kept instead") else "right")
+    for saving in savings:
+        if saving.name == "all":
+            table.add_section()
+        table.add_row(
+            saving.name,
+            _amount(saving.flops_with),
+            f"{100 * (1 - saving.flops_with / saving.flops_without):.2f} %",
+            f"{saving.parameters:,}" if saving.parameters else "–",
+            f"{human_bytes(saving.kept_bytes)} a {saving.per}" if saving.kept_bytes else "–",
+        )
+    out.print(table)
+    out.print("[dim]FLOPs of matrix products alone; parameters that the step does without. Time: measure with make bench.[/]")
+
+
+def _amount(count: int) -> str:
+    """`count` with three figures and a unit: 12400000000 -> "12.4 G"."""
+    value = float(count)
+    for unit in ("k", "M", "G", "T", "P"):
+        value /= 1000
+        if value < 999.5 or unit == "P":
+            break
+    return f"{value:.3g} {unit}"
+
+
 def _operator(name: str) -> str:
     return name.removesuffix(".default").removeprefix("aten.")
 
@@ -565,8 +597,8 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle, or a folder of released weights.", show_default=False)],
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a bundle holds: programs, what the backend took, plan, files, provenance. Of a folder of released weights, whether
-    every tensor is there; exit status 1 where one is not."""
+    """Say what a bundle holds: programs, what the backend took, what left the step, plan, files, provenance. Of a folder of
+    released weights, whether every tensor is there; exit status 1 where one is not."""
     from .core.bundle import Bundle
     from .core.files import human_bytes
 
@@ -574,12 +606,16 @@ def inspect(
         if not inspect_checkpoint(path, as_json):
             raise typer.Exit(1)
         return
+    from .targets.hoist import savings
+
     bundle = Bundle.open(path)
     manifest, plan = bundle.manifest, bundle.plan()
+    saved = savings(bundle.model, bundle.clip, plan, bundle.input_shape("encode_conditions", "text")[1])
     if as_json:
-        print(manifest.to_json().decode())
+        print(json.dumps(json.loads(manifest.to_json()) | {"savings": [asdict(saving) for saving in saved]}, ensure_ascii=False))
         return
     _print_programs(manifest)
+    _print_savings(saved, plan.evaluations)
     clip = bundle.clip
     size = sum(p.bytes for p in manifest.programs.values()) + sum(f.bytes for f in manifest.files.values())
     window = f"windows of {plan.window.length} latent frames, overlap {plan.window.overlap}" if plan.window else "no windows"

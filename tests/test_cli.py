@@ -12,6 +12,7 @@ import sys
 import time
 import wave
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from echoedge.core.nano import assets
 from echoedge.runtime.media import read_clip, read_speech
 from echoedge.targets import bundle_builder
 from echoedge.targets.bundle_builder import GOLDEN, GOLDEN_INDEX
+from echoedge.targets.hoist import REWRITES, savings
 
 from .bundles import CLIP, demanding_bundle
 from .commands import Ended, Run
@@ -134,7 +136,25 @@ def test_inspect(run: Run, bundle_path: Path) -> None:
 
 
 def test_inspect_as_json(run: Run, bundle_path: Path) -> None:
-    assert json.loads(run("inspect", bundle_path, "--json").out) == json.loads((bundle_path / MANIFEST).read_text())
+    told = json.loads(run("inspect", bundle_path, "--json").out)
+    assert {key: value for key, value in told.items() if key != "savings"} == json.loads((bundle_path / MANIFEST).read_text())
+
+
+def test_inspect_says_what_left_the_step(run: Run, bundle_path: Path) -> None:
+    bundle = Bundle.open(bundle_path)
+    rows = {row["name"]: row for row in json.loads(run("inspect", bundle_path, "--json").out)["savings"]}
+    assert list(rows) == [*(rewrite.name for rewrite in REWRITES), "all"]
+    rows_of_text = bundle.input_shape("encode_conditions", "text")[1]
+    assert list(rows.values()) == [asdict(s) for s in savings(bundle.model, bundle.clip, bundle.plan(), rows_of_text)]
+    # Every condition of a branch but the audio mask, as the exporter measured them.
+    assert rows["all"]["kept_bytes"] == bundle.manifest.memory["conditions_bytes_per_branch"] - 4 * CLIP.tokens_per_frame
+    told = run("inspect", bundle_path).out
+    for row in rows.values():
+        line = next(line for line in told.splitlines() if line.startswith(f"│ {row['name']} "))
+        share, parameters = (cell.strip() for cell in line.split("│")[3:5])
+        assert share == f"{100 * (1 - row['flops_with'] / row['flops_without']):.2f} %"
+        assert parameters == (f"{row['parameters']:,}" if row["parameters"] else "–")
+    assert "measure with make bench" in told
 
 
 def test_inspect_names_strange_files(run: Run, bundle_path: Path, tmp_path: Path) -> None:
