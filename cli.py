@@ -108,7 +108,7 @@ def _export(
     from .core.config import NANO_CLIP, ClipSpec, preset
     from .core.nano import load_nano, nano_digest
     from .core.plan import check_choice
-    from .core.samplers import PLAN_PRESETS, build_plan
+    from .core.samplers import NANO_PLANS, PLAN_PRESETS, build_plan
     from .quantize.recipes import read_recipe
     from .runtime.parity import record_golden
     from .targets.bundle_builder import TARGETS, ExportRequest, export_bundle
@@ -127,7 +127,7 @@ def _export(
         raise ConfigError(
             f"nano was trained at {NANO_CLIP.height}x{NANO_CLIP.width}; its portrait encoder reads no other size than that."
         )
-    check_choice("plan", plan, tuple(name for name in PLAN_PRESETS if name.startswith("nano")))
+    check_choice("plan", plan, NANO_PLANS)
     options = PLAN_PRESETS[plan]
     if clip.latent_frames < 2:
         raise ConfigError(f"--frames is {clip.frames}; a window needs 5 frames at least.")
@@ -575,7 +575,7 @@ def _print_savings(savings: tuple[Saving, ...], evaluations: int) -> None:
             f"{human_bytes(saving.kept_bytes)} a {saving.per}" if saving.kept_bytes else "–",
         )
     out.print(table)
-    out.print("[dim]FLOPs of matrix products alone; parameters that the step does without. Time: measure with make bench.[/]")
+    out.print("[dim]FLOPs of matrix products alone; parameters that the step does without.[/]")
 
 
 def _amount(count: int) -> str:
@@ -693,19 +693,29 @@ def train_nano_command(
     workdir: Annotated[Path, typer.Option(help="Checkpoints and the pool of drawn clips (1 GB); a run resumes from it.")] = Path(
         "nano-training"
     ),
-    output: Annotated[Path, typer.Option("--out", help="Weights file to write.")] = Path("nano-training/nano.safetensors"),
+    output: Annotated[
+        Path | None, typer.Option("--out", help="Weights file to write.", show_default="nano.safetensors in the run's folder")
+    ] = None,
     clips: Annotated[int, typer.Option(min=64, help="Clips drawn into the pool.")] = 3000,
     image_steps: Annotated[int | None, typer.Option(min=1, help="VAE steps on frames.", show_default="the recipe's")] = None,
     clip_steps: Annotated[int | None, typer.Option(min=1, help="VAE steps on clips.", show_default="the recipe's")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Transformer steps.", show_default="the recipe's")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
-    start: Annotated[Path | None, typer.Option(help="Weights file whose VAE to train further, instead of from nothing.")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Weights file whose VAE to train further (or keep, with --keep-vae), instead of from nothing."),
+    ] = None,
     method: Annotated[
         str, typer.Option(help="full: all tasks and modalities, preference steps, as shipped; plain: portrait and speech only.")
     ] = "full",
-    keep_vae: Annotated[bool, typer.Option("--keep-vae", help="Take the VAE of --start as it is.")] = False,
+    keep_vae: Annotated[
+        bool, typer.Option("--keep-vae", help="Take the VAE of --start as it is; train the transformer alone.")
+    ] = False,
     without: Annotated[
-        list[str] | None, typer.Option(help="Part of the method to leave out: ndpo, labels or captions. Shares the folder's VAE.")
+        list[str] | None,
+        typer.Option(
+            help="ndpo, labels or captions: leave that part out; may be repeated. The run has a folder inside the work folder."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="Where the transformer trains: cpu or cuda.")] = "cpu",
 ) -> None:
@@ -716,7 +726,7 @@ def train_nano_command(
     from .core.files import require_free_disk
     from .core.plan import check_choice
     from .core.train.distributed import join_world, leave_world
-    from .core.train.nano import train_nano
+    from .core.train.nano import run_folder, train_nano
     from .core.train.train_dit import METHODS, leave_out
     from .core.train.train_vae import VAETraining
 
@@ -729,6 +739,7 @@ def train_nano_command(
     vae = replace(vae, image_steps=image_steps or vae.image_steps, clip_steps=clip_steps or vae.clip_steps)
     dit = replace(dit, steps=steps or dit.steps)
     world = join_world(device)
+    output = output or run_folder(workdir, without or ()) / "nano.safetensors"
     report = lambda line: out.print(escape(line))  # noqa: E731
     metrics = train_nano(workdir, output, vae, dit, clips, threads, report, world, start, without or (), keep_vae)
     leave_world(world)

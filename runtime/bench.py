@@ -119,6 +119,11 @@ def peak_memory() -> int:
     """Largest resident size of this process so far, bytes."""
     import resource
 
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux `ru_maxrss` of a new process begins with its parent's
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if platform.system() == "Darwin" else peak * 1024)
 

@@ -84,14 +84,14 @@ class Score:
 
 
 def windows_under_way(steps: int, rule: WindowRule) -> int:
-    """The most windows that have taken their first step and not their last, whatever the clip's length: a step waits for the
+    """The most windows that can have taken their first step and not their last, whatever the clip's length: a step waits for the
     windows that reach into it, and those for theirs."""
-    return (steps - 1) * math.ceil(rule.length / (rule.length - rule.overlap)) + 1
+    return (steps - 1) * (math.ceil(rule.length / (rule.length - rule.overlap)) - 1) + 2
 
 
 def memory_needed(bundle: Bundle, seconds: float) -> int:
     """Bytes that playing `seconds` of speech takes, from the manifest: programs thrice (file, loaded, packed), conditions per
-    branch and window under way, the VAE's states twice, and the history of latents."""
+    branch and window under way, the VAE's states twice, and the latents with their noise and the history of those under way."""
     manifest, plan, clip = bundle.manifest, bundle.plan(), bundle.clip
 
     def size(name: str) -> int:
@@ -104,7 +104,8 @@ def memory_needed(bundle: Bundle, seconds: float) -> int:
     programs = 3 * sum(program.bytes for program in manifest.programs.values())
     conditions = spans * len(plan.branches) * size("conditions_bytes_per_branch")
     states = 2 * (size("vae_encode_state_bytes") + size("vae_decode_state_bytes"))
-    history = (plan.steps + 2) * latent_frames * size("latents_bytes") // clip.latent_frames
+    moving = min(latent_frames, windows_under_way(plan.steps, rule) * rule.length)
+    history = ((plan.steps + 2) * moving + 2 * latent_frames) * size("latents_bytes") // clip.latent_frames
     return programs + conditions + states + history
 
 
@@ -347,8 +348,10 @@ class Player:
         conditions, residuals and velocities are held only for those between their first step and their last (`_Front`).
         """
         plan, front = self.score.plan, _Front(self.score.plan, given.rule, start)
-        tables = self.score.step_tables
-        tables = tables() if callable(tables) else tables
+        if not front.windows:  # the original's way with a clip shorter than a window
+            return front.result, 0
+        with _timed(seconds, "prepare"):
+            tables = self.score.step_tables() if callable(self.score.step_tables) else self.score.step_tables
         conditions: dict[int, list[list[Array]]] = {}
         residuals: dict[tuple[int, int], Array] = {}
         total, done, evaluations = front.windows * sum(len(plan.evaluated(step)) for step in range(plan.steps)), 0, 0

@@ -171,8 +171,8 @@ def loaders(checkpoint: Checkpoint, sizes: Architecture, settings: Settings) -> 
 
 
 def memory_needed(sizes: Architecture, clip: ClipSpec, plan: SamplingPlan, settings: Settings) -> dict[str, int]:
-    """Bytes that playing `clip` takes: of the transformer's weights, the conditions of all windows and branches, one step, and, at
-    other times, the VAE with its states.
+    """Bytes that playing `clip` takes: of the transformer's weights, the conditions of the branches and the windows under way, one
+    step, and, at other times, the VAE with its states.
 
     Activations are those of the widest moment of a block: the feed-forward's hidden layer, or the logits of cross-attention. What
     branches or windows have in common is counted once, as the player holds it.
@@ -194,12 +194,13 @@ def memory_needed(sizes: Architecture, clip: ClipSpec, plan: SamplingPlan, setti
     patches = under_way if plan.window is not None and plan.window.anchor == "clip" else 1
     moment = max(tokens * (2 * model.ffn_dim + 4 * model.dim), 2 * model.heads * tokens * keys)
     residuals = under_way * len(plan.branches) * tokens * model.dim if settings.reuse is not None else 0
-    latents = model.latent_channels * total * clip.latent_height * clip.latent_width
+    latent_frame = model.latent_channels * clip.latent_height * clip.latent_width
     states = 2 * VAE_STATE_PER_PIXEL * clip.height * clip.width * model.vae.dim // 96
     return {
         "transformer": size * weights["transformer"],
         "conditions": size * (2 * model.layers * rows * model.dim + patches * tokens * model.dim),
-        "one step": size * (moment + 6 * tokens * model.dim + residuals) + 4 * (plan.steps + 2) * latents,
+        "one step": size * (moment + 6 * tokens * model.dim + residuals)
+        + 4 * ((plan.steps + 2) * min(total, under_way * length) + 2 * total) * latent_frame,
         "vae": size * (weights["vae"] + states),
     }
 

@@ -15,10 +15,11 @@ voice      a voice from another synthesiser (espeak-ng)
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
-import resource
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,10 @@ from ..core.samplers import PLAN_PRESETS, VOICE_EARLY, AudioGuidance, NoGuidance
 from ..core.train.evaluate import Measures, Take, held_out, measure, regions_of, score_vae, separated, table, take
 from ..core.train.margins import preference_margins
 from ..core.train.puppets import HELD_OUT_SEED, PuppetClip, draw_clip
-from ..core.train.speech import SAMPLE_RATE, espeak
+from ..core.train.speech import SAMPLE_RATE, espeak, espeak_available
 from ..core.train.train_dit import PARTS
 from ..targets.bundle_builder import step_tables
+from .bench import peak_memory
 from .contact_sheet import SheetRow, SheetStyle, contact_sheet
 from .engines.torch import TorchEngine
 from .player import Player, Score
@@ -109,22 +111,45 @@ def run_study(study: Study, only: Sequence[str] = ()) -> dict[str, Record]:
         )
     for path in (study.weights, *study.without.values()):
         load_nano(path=path)  # what cannot be read is refused before anything is measured
-    digests = {name: file_sha256(path) for name, path in {"studied": study.weights, **study.without}.items()}
+    if not only and not espeak_available():
+        study.report("voice is left out: espeak-ng is not installed")
     study.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Record] = {}
-    for name in only or SECTIONS:
-        path = study.out / f"{name}.json"
-        if path.exists():
+    for name in only or [name for name in SECTIONS if name != "voice" or espeak_available()]:
+        path, basis = study.out / f"{name}.json", _basis(study, name)
+        with suppress(OSError, ValueError):
             record = json.loads(path.read_text())
-            if record["weights"] == digests:
+            if isinstance(record, dict) and record.get("basis") == basis:
                 found[name] = record
                 continue
         study.report(f"{name} …")
-        record = {"weights": digests, **SECTIONS[name](study)}
-        with atomic_file(path) as partial:
-            partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-        found[name] = record
+        text = json.dumps({"basis": basis, **SECTIONS[name](study)}, indent=1, allow_nan=False) + "\n"
+        with atomic_file(path, force=True) as partial:
+            partial.write_text(text)
+        found[name] = json.loads(text)
     return found
+
+
+def _basis(study: Study, section: str) -> Record:
+    """What a section's figures depend on: weights, plans, candidates and numbers of clips. Another basis is measured anew."""
+    weights = {"studied": file_sha256(study.weights)}
+    if section == "parts":
+        weights |= {name: file_sha256(path) for name, path in study.without.items()}
+    plans = [build_plan(PLAN).to_json(), build_plan(NEGATIVE_PLAN).to_json(), *map(repr, PHASE_CANDIDATES.items())]
+    numbers = [
+        SEEDS,
+        TEST_CLIPS,
+        TEST_FIRST,
+        CHOICE_CLIPS,
+        CHOICE_FIRST,
+        VAE_SETS,
+        GUIDANCE_SCALES,
+        LONG_SECONDS,
+        LONG_CLIPS,
+        SENTENCES,
+    ]
+    text = json.dumps([plans, numbers, VOICES, MEMORY_SECONDS])
+    return {"weights": weights, "settings_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 # ---- the autoencoder, and what is generated from portrait and speech -------------------------------------------------------------
@@ -183,27 +208,44 @@ def study_choices(study: Study) -> Record:
 
 def study_tasks(study: Study) -> Record:
     model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST)
+    voices = [replace(c, waveform=clips[i - 1].waveform) for i, c in enumerate(clips)]
     others = [clips[i - 1] for i in range(len(clips))]
-    prompts = [replace(c, head_action=o.head_action, face_action=o.face_action) for c, o in zip(clips, others, strict=True)]
-    voices = [replace(c, waveform=o.waveform) for c, o in zip(clips, others, strict=True)]
     silent = replace(PLAN, guidance=NoGuidance())
-    every: tuple[tuple[str, str, str, PlanOptions, list[PuppetClip] | None], ...] = (
-        ("T2V", "t2v", "Prompt in, clip out", silent, prompts),
+
+    def takes_of(task: str, options: PlanOptions) -> list[Take]:
+        return [take(model, clips, build_plan(options), seed=seed, task=task) for seed in SEEDS]
+
+    study.report("  portrait and speech alone")
+    unaided = table(_measured(takes_of("i2v+a2v", PLAN), clips))
+    every: tuple[tuple[str, str, str, PlanOptions, list[PuppetClip]], ...] = (
+        ("T2V", "t2v", "Prompt in, clip out", silent, _other_prompts(clips)),
         ("I2V", "i2v", "Portrait and prompt in, clip out", silent, others),
-        ("FLF2V", "flf2v+a2v", "First and last frame and speech in, clip out", PLAN, others),
+        ("FLF2V", "flf2v+a2v", "First and last frame and speech in, clip out", PLAN, voices),
         ("lip-sync", "i2v+lipsync", "All but the mouth and speech in, clip out", PLAN, voices),
         ("A2V", "a2v", "Speech and prompt in, clip out", PLAN, voices),
     )  # fmt: skip
-    record: Record = {"clips": _seeds_of(clips), "noise_seeds": SEEDS, "tasks": {}}
+    record: Record = {"clips": _seeds_of(clips), "noise_seeds": SEEDS, "portrait_and_speech_alone": unaided, "tasks": {}}
     for name, task, title, options, controls in every:
         study.report(f"  {name}")
-        takes = [take(model, clips, build_plan(options), seed=seed, task=task) for seed in SEEDS]
+        takes = takes_of(task, options)
         _sheet(study, name.lower().replace("-", ""), title, clips, takes[0].videos)
         record["tasks"][name] = {
             "task": task, "plan": _described(options), "metrics": table(_measured(takes, clips)),
-            "control": table(_measured(takes, controls)) if controls is not None else None,
+            "control": table(_measured(takes, controls)),
         }  # fmt: skip
     return record
+
+
+def _other_prompts(clips: Sequence[PuppetClip]) -> list[PuppetClip]:
+    """Each clip with the actions of the next one that moves its head otherwise and disagrees about the smile, if there is one."""
+    changed = []
+    for i, clip in enumerate(clips):
+        following = [clips[(i + k) % len(clips)] for k in range(1, len(clips))]
+        smiles = clip.face_action == "smiles"
+        differing = (c for c in following if c.head_action != clip.head_action and (c.face_action == "smiles") != smiles)
+        other = next(differing, clip)
+        changed.append(replace(clip, head_action=other.head_action, face_action=other.face_action))
+    return changed
 
 
 def _measured(takes: Sequence[Take], clips: Sequence[PuppetClip]) -> Measures:
@@ -286,7 +328,7 @@ def _played(player: Player, clip: PuppetClip, seed: int) -> Video:
 
 
 LONG_SECONDS = 20
-LONG_CLIPS = 3
+LONG_CLIPS = 6
 MEMORY_SECONDS = (5, 20, 60)
 CUT = WindowRule(length=NANO_CLIP.latent_frames, overlap=0)
 
@@ -295,17 +337,17 @@ def study_long(study: Study) -> Record:
     model, frames = study.model, 25 * LONG_SECONDS - 25 * LONG_SECONDS % TEMPORAL_STRIDE + 1
     clips = [draw_clip(HELD_OUT_SEED + TEST_FIRST + i, frames) for i in range(LONG_CLIPS)]
     rules = {"long video guidance": PLAN.window or CUT, "hard cuts": CUT}
-    record: Record = {"clips": _seeds_of(clips), "seconds": LONG_SECONDS, "noise_seeds": SEEDS[:LONG_CLIPS]}
+    record: Record = {"clips": _seeds_of(clips), "seconds": LONG_SECONDS, "noise_seeds": [SEEDS[0] + i for i in range(LONG_CLIPS)]}
     videos = {}
     for name, rule in rules.items():
         study.report(f"  {name}")
         player = player_of(model, build_plan(replace(PLAN, window=rule)))
-        videos[name] = [_played(player, clip, seed) for clip, seed in zip(clips, SEEDS, strict=True)]
-        figures = [_long_figures(video, clip, _seams(frames, rule)) for video, clip in zip(videos[name], clips, strict=True)]
+        videos[name] = [_played(player, clip, SEEDS[0] + i) for i, clip in enumerate(clips)]
+        figures = [_long_figures(video, clip, seams_of(frames, rule)) for video, clip in zip(videos[name], clips, strict=True)]
         record[name] = {key: [round(one[key], 4) for one in figures] for key in figures[0]}
         record[name]["mean"] = _rounded({key: float(np.mean([one[key] for one in figures])) for key in figures[0]})
         record[name]["window"] = rule.model_dump()
-    drawn = [_long_figures(c.frames, c, _seams(frames, rules["long video guidance"])) for c in clips]
+    drawn = [_long_figures(c.frames, c, seams_of(frames, rules["long video guidance"])) for c in clips]
     record["drawn"] = _rounded({key: float(np.mean([one[key] for one in drawn])) for key in drawn[0]})
     seconds = np.linspace(0, frames - 1, 24).astype(int)
     rows = [SheetRow("drawn", clips[0].frames[seconds]), *(SheetRow(name, made[0][seconds]) for name, made in videos.items())]
@@ -315,12 +357,15 @@ def study_long(study: Study) -> Record:
     return record
 
 
-def _seams(frames: int, rule: WindowRule) -> list[int]:
-    """The video frames with which windows begin, and end before the clip does."""
+def seams_of(frames: int, rule: WindowRule) -> list[int]:
+    """The video frames with which the windows' shares change: one where windows are cut hard, each step of a cross-fade else."""
     total = (frames - 1) // TEMPORAL_STRIDE + 1
     spans = windows(total, rule)
-    starts = {span.start for span in spans[1:]} | {span.end for span in spans[:-1]}
-    return sorted(TEMPORAL_STRIDE * (start - 1) + 1 for start in starts if 0 < start < total)
+    shares = np.zeros((len(spans), total))
+    for row, span in zip(shares, spans, strict=True):
+        row[span.start : span.end] = span.weights
+    changed = np.flatnonzero((shares[:, 1:] != shares[:, :-1]).any(axis=0)) + 1
+    return [TEMPORAL_STRIDE * (int(frame) - 1) + 1 for frame in changed]
 
 
 def _long_figures(video: Video, clip: PuppetClip, seams: Sequence[int]) -> dict[str, float]:
@@ -349,7 +394,7 @@ def _play_and_measure(weights: Path, seconds: int) -> float:
     portrait = clip.frames[0].transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
     for _ in player.frames_of(player.perform(portrait, speech, clip.prompt)):
         pass
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+    return round(peak_memory() / 2**20, 1)
 
 
 def study_voice(study: Study) -> Record:

@@ -17,6 +17,7 @@ from torch import nn
 from echoedge.core.bundle import MANIFEST, Manifest
 from echoedge.core.config import AudioConfig, ClipSpec, VAEConfig
 from echoedge.core.encoders import NanoEncoders
+from echoedge.core.phases import PhaseWeights
 from echoedge.core.plan import SamplingPlan, WindowRule
 from echoedge.core.programs import Model, Program, build_programs
 from echoedge.core.samplers import PLAN_PRESETS, PlanOptions, build_plan
@@ -30,7 +31,7 @@ from echoedge.targets.bundle_builder import ExportRequest, export_bundle, step_t
 from .core.tiny import randomised, tiny_config, tiny_dit
 
 CLIP = ClipSpec(height=32, width=32, frames=9)  # 3 latent frames of 4x4, 4 tokens each
-OPTIONS = replace(PLAN_PRESETS["nano"], steps=2, window=WindowRule(length=3, overlap=1))
+OPTIONS = replace(PLAN_PRESETS["nano"], steps=2, modality=PhaseWeights(), window=WindowRule(length=3, overlap=1))
 SOURCE = "0" * 64  # the SHA-256 of weights that lie in no file
 
 

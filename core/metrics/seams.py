@@ -34,7 +34,7 @@ def changes_over(frames: NDArray[np.uint8], reach: int = 1) -> NDArray[np.float6
 def seam_jump(frames: NDArray[np.uint8], seams: Sequence[int], reach: int = 1) -> float:
     """How many times larger the change across each seam is than changes that cross none, on average: about 1 where nothing is seen.
 
-    A seam is the first frame of what comes after it. `reach` frames lie between the frames compared: 1 for cuts in pixels, 4 for
+    A seam is the first frame of what comes after it. The later frame is `reach` on from the earlier: 1 for cuts in pixels, 4 for
     cuts in latents, which the decoder spreads over the four frames of a latent.
 
     Raises:

@@ -30,24 +30,37 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
-def options_of(training: Any, extendable: tuple[str, ...]) -> str:
-    """The options of a run (a dataclass) as JSON, to be kept in its checkpoints; `extendable` ones may change between runs."""
-    return json.dumps({name: value for name, value in asdict(training).items() if name not in extendable}, sort_keys=True)
+def options_of(training: Any, made_from: str, extendable: tuple[str, ...] = ()) -> str:
+    """The options of a run (a dataclass) and what it is made from, as JSON to be kept in its checkpoints; `extendable` options may
+    change between runs."""
+    options = {name: value for name, value in asdict(training).items() if name not in extendable}
+    return json.dumps(options | {"made_from": made_from}, sort_keys=True)
 
 
 def require_options(saved: dict[str, Any], options: str, path: Path) -> None:
-    """Refuses to go on from a checkpoint of a run with other options; one from before options were kept is taken.
+    """Refuses to go on from a checkpoint of a run with other options.
 
     Raises:
-        ConfigError: names the first option that differs, with both values.
+        ConfigError: names the first option that differs, with both values; or the checkpoint is from before options were kept.
     """
-    theirs, ours = json.loads(saved.get("options", options)), json.loads(options)
+    if "options" not in saved:
+        raise ConfigError(f"{path} is of an earlier version, which did not keep its options. Use another folder.")
+    theirs, ours = _flat(json.loads(saved["options"])), _flat(json.loads(options))
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
             raise ConfigError(
                 f"{path} belongs to a run with {name} {theirs.get(name)!r}, not {ours.get(name)!r}. Use the same options, or "
                 "another folder."
             )
+
+
+def _flat(options: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested options by dotted names."""
+    if not isinstance(options, dict):
+        return {prefix: options}
+    return {
+        key: value for name, part in options.items() for key, value in _flat(part, f"{prefix}.{name}" if prefix else name).items()
+    }
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -37,9 +37,12 @@ def read_log(path: Path, *keys: str) -> dict[str, Points]:
         InputError: the log cannot be read, or is not one.
     """
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        steps = [float(line["step"]) for line in lines]
-        found = {key: [(step, float(line[key])) for step, line in zip(steps, lines, strict=True) if key in line] for key in keys}
+        kept: list[tuple[float, dict[str, float]]] = []
+        for line in map(json.loads, path.read_text().splitlines()):
+            step = float(line["step"])
+            kept = [(earlier, values) for earlier, values in kept if earlier < step]  # a resumed run repeats steps
+            kept.append((step, line))
+        found = {key: [(step, float(line[key])) for step, line in kept if key in line] for key in keys}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a training log: {error}.") from error
     return {key: points for key, points in found.items() if points}
@@ -102,12 +105,11 @@ def training_curves(transformer: Path, autoencoder: Path) -> Image.Image:
     Raises:
         InputError: a log is missing.
     """
-    psnr = read_log(autoencoder / "vae.log", "psnr_db")
     loss = read_log(transformer / "dit.log", "loss", "preference")
-    panels = [
-        Panel("Autoencoder, PSNR in dB", {"training clips": psnr.get("psnr_db", ())}),
-        Panel("Transformer, flow matching", {"loss": loss.get("loss", ())}, log=True),
-    ]
+    panels = [Panel("Transformer, flow matching", {"loss": loss.get("loss", ())}, log=True)]
     if "preference" in loss:
         panels.append(Panel("Transformer, preference steps", {"loss": loss["preference"]}))
+    if (autoencoder / "vae.log").exists():  # not where a VAE was given
+        psnr = read_log(autoencoder / "vae.log", "psnr_db")
+        panels.insert(0, Panel("Autoencoder, PSNR in dB", {"training clips": psnr.get("psnr_db", ())}))
     return draw_curves(panels)

@@ -120,7 +120,8 @@ def sample(
     features = encoders.audio(torch.nn.functional.pad(waveform, (0, encoders.audio.context_samples)))
     heard = frame_windows(features * float(has_audio(task))).numpy()
     picture = picture_of(task)
-    image = encoders.image(torch.cat([video_tensor(c.frames[-1:] if picture == "last" else c.frames[:1]) for c in clips]))
+    shows = clip.frames - 1 if picture == "last" else 0
+    image = encoders.image(torch.cat([video_tensor(c.frames[shows : shows + 1]) for c in clips]))
     image = image * float(picture != "")
     ids = {name: torch.cat([byte_ids(c.prompt if name == "prompt" else name, model.config.text_len)[0] for c in clips])
            for name in {branch.text for branch in plan.branches}}  # fmt: skip
@@ -154,7 +155,7 @@ def _known(model: Model, one: PuppetClip, clip: ClipSpec, task: str, shown: str 
     """`y` [1, 20, f, h, w] of a task on a clip, under another task's mask where `shown` names one."""
     box = Box(*one.mouth_box)
     mask = task_mask(parse_tasks(task), clip, box)
-    y = condition_latents(video_tensor(one.frames), mask, clip, model.vae.encode, model.config.encode_unknown)
+    y = condition_latents(video_tensor(one.frames[: clip.frames]), mask, clip, model.vae.encode, model.config.encode_unknown)
     if shown is not None:
         y[:, :4] = mask_latents(task_mask(parse_tasks(shown), clip, box), clip.latent_height, clip.latent_width)
     return y

@@ -61,7 +61,7 @@ def train_nano(
     pool, cache, trained_vae = world.first_then_others(
         partial(_prepare, workdir, vae, dit, pool_clips, say, world.first, start, keep_vae)
     )
-    dit, folder = leave_out(dit, without), workdir / "-".join(["without", *sorted(without)]) if without else workdir
+    dit, folder = leave_out(dit, without), run_folder(workdir, without)
     folder.mkdir(exist_ok=True)
     say(f"3. transformer: {dit.steps} steps of {dit.batch} clips; progress in {folder / 'dit.log'}")
     model = train_dit(NANO, cache, pool, folder, dit, world=world)
@@ -75,12 +75,17 @@ def train_nano(
     score = score_clips(videos, clips)
     report(f"4. held-out clips: lip-sync {score.lipsync:.2f}, shuffled {score.lipsync_shuffled:.2f}")
     metrics = {
-        "training": {"vae": asdict(vae), "dit": asdict(dit), "pool_clips": pool_clips},
+        "training": {"vae": f"that of {start}" if keep_vae else asdict(vae), "dit": asdict(dit), "pool_clips": pool_clips},
         "held_out": as_metrics(score_vae(loaded.vae, clips)[0], score),
     }
-    training_curves(folder, workdir).save(out.parent / "training.png")
     (out.parent / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    training_curves(folder, workdir).save(out.parent / "training.png")
     return metrics
+
+
+def run_folder(workdir: Path, without: Collection[str] = ()) -> Path:
+    """Where a run keeps its transformer: the work folder, or one inside it for a run that leaves parts out."""
+    return workdir / "-".join(["without", *sorted(set(without))]) if without else workdir
 
 
 def _prepare(

@@ -105,7 +105,7 @@ def leave_out(training: DiTTraining, parts: Collection[str]) -> DiTTraining:
     Raises:
         ConfigError: a part is unknown, or the recipe does not have it.
     """
-    for part in parts:
+    for part in sorted(set(parts)):
         check_choice("part", part, tuple(PARTS))
         kept = {"ndpo": training.ndpo, "labels": training.tasks and training.tasks.mislabelled, "captions": training.captions}
         if not kept[part]:
@@ -161,6 +161,7 @@ class LatentCache:
     pictures: dict[str, Tensor] = field(default_factory=dict)
     frozen: Tensor | None = None
     encode_unknown: bool = False
+    made_from: str = ""  # fingerprint of the autoencoder
 
     def limit(self, name: str) -> int:
         """How many of the first clips the task called `name` can be drawn from.
@@ -202,7 +203,7 @@ def cache_latents(vae: VAE, pool: Pool, path: Path, clips: int, lipsync_clips: i
             lipsync = encode_task(vae, pool, LIPSYNC, lipsync_clips, clip)
         saved = {"latents": latents[:clips].half(), "lipsync": lipsync.half(), "made_from": made_from}
         save_checkpoint(path, saved)
-    return LatentCache(saved["latents"].float(), saved["lipsync"].float())
+    return LatentCache(saved["latents"].float(), saved["lipsync"].float(), made_from=fingerprint(vae))
 
 
 @torch.no_grad()
@@ -233,10 +234,12 @@ def cache_extras(
     count = training.lipsync_clips
     extra = {name: once(f"task-{name}", partial(encode_task, vae, pool, name, count, clip)) for name in sorted(pictures)}
     frozen = once("frozen", partial(encode_frozen, vae, pool, count)) if training.needs(Negative.FROZEN_MOUTH) else None
-    return LatentCache(cache.latents, cache.lipsync, extra, frozen)
+    return replace(cache, pictures=extra, frozen=frozen)
 
 
+@torch.no_grad()
 def encode_frozen(vae: VAE, pool: Pool, clips: int) -> Tensor:
+    """Latents [clips, 16, F, h, w] of the pool's first clips with the first frame's mouth in every frame."""
     boxes = torch.from_numpy(np.array(pool.boxes[:clips]))
     return torch.cat([vae.encode(freeze_mouth(video_tensor(pool.frames[i : i + 1]), boxes[i : i + 1])) for i in range(clips)])
 
@@ -434,7 +437,7 @@ def train_dit(
     run may be given more steps later. The result is the averaged model, whole and on the CPU, in every process.
 
     Raises:
-        ConfigError: `workdir` holds a run with other options, or no step is asked for.
+        ConfigError: `workdir` holds a run with other options, another autoencoder or more steps, or no step is asked for.
     """
     world = world or World()
     rows = world.rows(training.batch)
@@ -449,11 +452,13 @@ def train_dit(
     def frozen() -> NanoModel:
         return spread(build().eval().requires_grad_(False), world)
 
-    path, options = workdir / "dit.pt", options_of(training, extendable=("steps",))
+    path, options = workdir / "dit.pt", options_of(training, cache.made_from, extendable=("steps",))
     saved = load_checkpoint(path)
     if saved is not None:
         require_options(saved, options, path)
     step = saved["step"] if saved is not None else 0
+    if step > training.steps:
+        raise ConfigError(f"{path} has taken {step} steps already, more than the {training.steps} asked for. Use another folder.")
     if saved is None or step < training.steps:
         model = build()
         if training.recompute:

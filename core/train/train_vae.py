@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from ..vae import VAE, CausalConv3d, Downsample, Stream, Upsample
-from .checkpoint import load_checkpoint, options_of, require_options, save_checkpoint
+from .checkpoint import fingerprint, load_checkpoint, options_of, require_options, save_checkpoint
 from .muon import Muon
 from .pool import Pool
 
@@ -172,7 +172,7 @@ def train_vae(
     With `start` it goes on from that VAE's weights instead of from nothing.
 
     Raises:
-        ConfigError: `workdir` holds a run with other options.
+        ConfigError: `workdir` holds a run with other options, or begun from another VAE.
     """
     torch.manual_seed(training.seed)
     vae, average = VAE(config.vae), VAE(config.vae)
@@ -183,7 +183,7 @@ def train_vae(
     average.load_state_dict(vae.state_dict())
     average.eval().requires_grad_(False)
     optimisers = _optimisers(vae)
-    options = options_of(training, extendable=())
+    options = options_of(training, fingerprint(start) if start is not None else "nothing")
     saved = load_checkpoint(workdir / "vae.pt")
     step = 0
     if saved is not None:

@@ -38,7 +38,15 @@ def test_the_logs_of_a_run_make_a_picture(tmp_path: Path) -> None:
         "loss": [(50, 2.0), (100, 1.0)],
         "preference": [(100, 0.01)],
     }
-    assert training_curves(tmp_path, tmp_path).width > 1900
+    assert training_curves(tmp_path, tmp_path).width > 3 * 900
+    (tmp_path / "vae.log").unlink()
+    assert training_curves(tmp_path, tmp_path).width < 3 * 900  # a VAE that was given has no curve
+
+
+def test_a_resumed_run_has_one_curve(tmp_path: Path) -> None:
+    steps = [(50, 3.0), (100, 2.0), (150, 9.0), (100, 1.0), (150, 0.5)]
+    (tmp_path / "dit.log").write_text("".join(json.dumps({"step": s, "loss": v}) + "\n" for s, v in steps))
+    assert read_log(tmp_path / "dit.log", "loss")["loss"] == [(50, 3.0), (100, 1.0), (150, 0.5)]
 
 
 @pytest.mark.parametrize(

@@ -336,9 +336,20 @@ def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
     run(tmp_path, replace(SIX_STEPS, steps=2))
     with pytest.raises(ConfigError, match=r"dit\.pt belongs to a run with rate 0\.1, not 0\.2\. Use the same options, or another"):
         run(tmp_path, replace(SIX_STEPS, rate=0.2))
-    with pytest.raises(ConfigError, match="a run with ndpo"):
+    with pytest.raises(ConfigError, match=r"a run with ndpo(\.beta)? "):
         run(tmp_path, replace(SIX_STEPS, ndpo=None))
+    with pytest.raises(ConfigError, match=r"with ndpo\.beta 100\.0, not 50\.0"):
+        run(tmp_path, replace(SIX_STEPS, ndpo=replace(SIX_STEPS.ndpo, beta=50.0)))
+    with pytest.raises(ConfigError, match="made_from '', not 'another'"):
+        train_dit(CONFIG, replace(tiny_cache(), made_from="another"), tiny_pool(), tmp_path, SIX_STEPS, CLIP)
     run(tmp_path, SIX_STEPS)  # more steps are
+    with pytest.raises(ConfigError, match="has taken 6 steps already, more than the 4"):
+        run(tmp_path, replace(SIX_STEPS, steps=4))
+    state = load_checkpoint(tmp_path / "dit.pt")
+    assert state is not None
+    save_checkpoint(tmp_path / "dit.pt", {key: value for key, value in state.items() if key != "options"})
+    with pytest.raises(ConfigError, match="earlier version"):
+        run(tmp_path, SIX_STEPS)
 
 
 def test_parts_are_left_out_one_by_one() -> None:

@@ -13,12 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from echoedge.core.errors import ConfigError
+from echoedge.core.metrics.seams import seam_jump
 from echoedge.core.nano import load_nano, weights_path
+from echoedge.core.plan import WindowRule
 from echoedge.core.samplers import build_plan
 from echoedge.core.train.evaluate import held_out, sample
 from echoedge.core.train.speech import espeak_available
 from echoedge.runtime import study as module
-from echoedge.runtime.study import PLAN, Study, run_study
+from echoedge.runtime.study import PLAN, Study, run_study, seams_of
 
 CLIPS = 3
 
@@ -27,8 +29,9 @@ CLIPS = 3
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The same sections on few clips."""
     for name, value in {
-        "SEEDS": (0, 1000), "TEST_CLIPS": CLIPS, "CHOICE_CLIPS": CLIPS, "VAE_SETS": (5000,), "SHEET_CLIPS": 1, "LONG_SECONDS": 3,
-        "LONG_CLIPS": 2, "MEMORY_SECONDS": (1,), "GUIDANCE_SCALES": (1.0,), "VOICES": ("en-us",),
+        "SEEDS": (0,), "PLAN": replace(PLAN, steps=3), "TEST_CLIPS": CLIPS, "CHOICE_CLIPS": CLIPS, "VAE_SETS": (5000,),
+        "SHEET_CLIPS": 1, "LONG_SECONDS": 2,
+        "LONG_CLIPS": 1, "MEMORY_SECONDS": (1,), "GUIDANCE_SCALES": (1.0,), "VOICES": ("en-us",),
         "SENTENCES": ("One two three four.",), "PHASE_CANDIDATES": {"deaf": module.PhaseWeights(((1.0, (1.0, 1.0, 0.0)),))},
     }.items():  # fmt: skip
         monkeypatch.setattr(module, name, value)
@@ -55,10 +58,13 @@ def test_figures_are_kept_for_the_weights_they_belong_to(tmp_path: Path) -> None
 
 
 def test_every_task_has_its_figures_its_control_and_its_sheet(tmp_path: Path) -> None:
-    tasks = studied(tmp_path, "tasks")["tasks"]["tasks"]
+    record = studied(tmp_path, "tasks")["tasks"]
+    tasks, unaided = record["tasks"], record["portrait_and_speech_alone"]
     assert list(tasks) == ["T2V", "I2V", "FLF2V", "lip-sync", "A2V"]
-    kept = {name: task["metrics"]["outside_mouth_psnr_db"]["mean"] for name, task in tasks.items()}
-    assert max(kept, key=kept.__getitem__) == "lip-sync"  # all but the mouth is given
+    figures = {name: task["metrics"] for name, task in tasks.items()}
+    assert figures["lip-sync"]["outside_mouth_psnr_db"]["mean"] > unaided["outside_mouth_psnr_db"]["mean"] + 2
+    assert figures["FLF2V"]["last_frame_psnr_db"]["mean"] > unaided["last_frame_psnr_db"]["mean"] + 2
+    assert tasks["A2V"]["control"]["lipsync"]["mean"] < figures["A2V"]["lipsync"]["mean"] - 0.3
     assert all((tmp_path / f"{name}.png").exists() for name in ("t2v", "i2v", "flf2v", "lipsync", "a2v"))
 
 
@@ -72,20 +78,44 @@ def test_a_run_that_lacked_a_part_is_compared_with_its_own_weights(tmp_path: Pat
     deaf = load_file(weights_path())
     deaf |= {name: torch.zeros_like(value) for name, value in deaf.items() if name.startswith("encoders.audio.mlp.2")}
     save_file(deaf, tmp_path / "deaf.safetensors")
-    switches = studied(tmp_path, "parts", ndpo=tmp_path / "deaf.safetensors")["parts"]["switches"]
-    found = switches["preference steps (NDPO)"]
+    record = studied(tmp_path, "parts", ndpo=tmp_path / "deaf.safetensors", captions=weights_path())["parts"]["switches"]
+    found, same = record["preference steps (NDPO)"], record["captioned negatives"]
     assert found["off"]["lipsync"]["mean"] < found["on"]["lipsync"]["mean"] - 0.3
     assert found["on"]["margin, another voice"]["mean"] > found["off"]["margin, another voice"]["mean"]
-    same = studied(tmp_path / "same", "parts", ndpo=weights_path())["parts"]["switches"]["preference steps (NDPO)"]
     assert all(row["difference"] == 0.0 for row in same["off_minus_on"].values() if row["difference"] is not None)
 
 
 def test_long_clips_are_played_both_ways(tmp_path: Path) -> None:
     record = studied(tmp_path, "long")["long"]
-    assert record["long video guidance"]["window"]["overlap"] == 3
-    assert record["hard cuts"]["window"]["overlap"] == 0
-    assert record["drawn"]["drift_db"] == 0.0
-    assert record["peak_mib"]["1"] > 50
+    guided, cut = record["long video guidance"], record["hard cuts"]
+    assert (guided["window"]["overlap"], cut["window"]["overlap"]) == (3, 0)
+    assert guided["mean"]["seam_jump"] != cut["mean"]["seam_jump"]
+    assert guided["background_psnr_first_s_db"] != cut["background_psnr_first_s_db"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "latents"),
+    [
+        (WindowRule(length=7, overlap=3), [5, 6, 9, 10, 13, 14]), (WindowRule(length=7, overlap=0), [7, 12]),
+        (WindowRule(length=7, overlap=1), [7, 12]),
+    ],
+)  # fmt: skip
+def test_seams_are_where_the_shares_change(rule: WindowRule, latents: list[int]) -> None:
+    frames = 4 * (19 - 1) + 1
+    seams = seams_of(frames, rule)
+    assert set(4 * (latent - 1) + 1 for latent in latents) <= set(seams)
+    leaping, level = np.zeros((frames, 4, 4, 3), np.uint8), 0
+    for frame in range(frames):
+        level += 40 * (frame in seams)
+        leaping[frame] = level % 250
+    assert seam_jump(leaping, seams) > 100
+    assert seam_jump(leaping, [seam - 2 for seam in seams]) < 1
+
+
+def test_memory_is_that_of_the_process_and_not_of_its_parent() -> None:
+    held = np.ones(120_000_000, np.int64)  # 960 MB that the process to be measured does not have
+    assert module._peak_of(weights_path(), 1) < held.nbytes / 2**20
+    del held
 
 
 @pytest.mark.skipif(not espeak_available(), reason="espeak-ng is not installed")
