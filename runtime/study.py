@@ -423,7 +423,7 @@ def study_voice(study: Study) -> Record:
         "speaker": "espeak-ng, 130 words per minute", "noise_seeds": SEEDS, "clips": rows,
         "drawn": round(float(np.mean([row["drawn"] for row in rows])), 4),
         "generated": round(float(by_seed.mean()), 4),
-        "over_seeds": round(float(by_seed.mean(0).std(ddof=1)), 4),
+        "over_seeds": round(float(by_seed.mean(0).std(ddof=1)), 4) if len(SEEDS) > 1 else None,
         "lowest_clip": round(float(by_seed.mean(1).min()), 4),
     }  # fmt: skip
 
