@@ -346,6 +346,8 @@ def study_long(study: Study) -> Record:
         figures = [_long_figures(video, clip, seams_of(frames, rule)) for video, clip in zip(videos[name], clips, strict=True)]
         record[name] = {key: [round(one[key], 4) for one in figures] for key in figures[0]}
         record[name]["mean"] = _rounded({key: float(np.mean([one[key] for one in figures])) for key in figures[0]})
+        by_second = np.mean([_background_by_second(video, clip) for video, clip in zip(videos[name], clips, strict=True)], axis=0)
+        record[name]["background_psnr_db_by_second"] = [round(float(value), 2) for value in by_second]
         record[name]["window"] = rule.model_dump()
     drawn = [_long_figures(c.frames, c, seams_of(frames, rules["long video guidance"])) for c in clips]
     record["drawn"] = _rounded({key: float(np.mean([one[key] for one in drawn])) for key in drawn[0]})
@@ -368,12 +370,16 @@ def seams_of(frames: int, rule: WindowRule) -> list[int]:
     return [TEMPORAL_STRIDE * (int(frame) - 1) + 1 for frame in changed]
 
 
-def _long_figures(video: Video, clip: PuppetClip, seams: Sequence[int]) -> dict[str, float]:
+def _background_by_second(video: Video, clip: PuppetClip) -> list[float]:
+    """PSNR in dB of each full second's background to the portrait's."""
     background = regions_of(clip.identity, video.shape[1]).background
     portrait = clip.frames[0][background]
-    first, last = (
-        psnr(np.broadcast_to(portrait, part[:, background].shape), part[:, background], 255.0) for part in (video[:25], video[-25:])
-    )
+    seconds = [video[start : start + 25][:, background] for start in range(0, len(video) - 24, 25)]
+    return [psnr(np.broadcast_to(portrait, second.shape), second, 255.0) for second in seconds]
+
+
+def _long_figures(video: Video, clip: PuppetClip, seams: Sequence[int]) -> dict[str, float]:
+    first, *_, last = _background_by_second(video, clip)
     return {
         "background_psnr_first_s_db": first, "background_psnr_last_s_db": last, "drift_db": last - first,
         "lipsync": lipsync(video, clip.waveform, clip.mouth_box), "seam_jump": seam_jump(video, seams, TEMPORAL_STRIDE),
