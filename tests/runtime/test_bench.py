@@ -53,7 +53,7 @@ def test_the_first_clip_is_slower_for_it_loads(speed: Speed) -> None:
 
 def test_time_and_memory_are_those_of_a_process(speed: Speed) -> None:
     assert speed.cpu_seconds > 0
-    assert 50_000_000 < speed.peak_bytes <= peak_memory() < 1 << 40
+    assert 50_000_000 < speed.peak_bytes <= 1.01 * peak_memory() < 1 << 40  # the system rounds its counts
 
 
 def test_conditions_are_told(speed: Speed) -> None:

@@ -280,7 +280,11 @@ def test_the_memory_forecast_counts_the_released_model() -> None:
     assert needed["conditions"] == 2 * (2 * 30 * keys * 1536 + 21504 * 1536)
     longer = forecast(161)  # 41 latent frames in three windows of 21 that overlap by 4
     assert longer["conditions"] - needed["conditions"] == 2 * 2 * (2 * 30 * 32 * 21 * 1536)
-    assert longer["one step"] - needed["one step"] == 4 * 10 * 16 * 20 * 64 * 64  # the history of latents
+    latent_frame = 4 * 16 * 64 * 64
+    assert longer["one step"] - needed["one step"] == (10 + 2) * 20 * latent_frame  # history, noise and result
+    minute, two = forecast(1601), forecast(3201)
+    assert minute["conditions"] == two["conditions"]  # those of the windows under way
+    assert two["one step"] - minute["one step"] == 2 * 400 * latent_frame  # noise and result alone
     assert peak_memory(needed, resident=False) == sum(needed.values()) - needed["vae"]
     assert peak_memory(needed, resident=True) == sum(needed.values())
     settings = Settings(dtype="bf16", long_video="chunks")
