@@ -753,7 +753,8 @@ def study_command(
     weights: Annotated[Path | None, typer.Option(help="Weights file of nano.", show_default="the shipped weights")] = None,
     output: Annotated[Path, typer.Option("--out", help="Folder for figures and contact sheets.")] = Path("nano-study"),
     only: Annotated[
-        list[str] | None, typer.Option(help="Section to do, such as tasks; may be repeated.", show_default="all")
+        list[str] | None,
+        typer.Option(help="vae, choices, generated, tasks, switches, parts, long or voice; may be repeated.", show_default="all"),
     ] = None,
     without: Annotated[
         list[str] | None,
