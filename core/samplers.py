@@ -435,9 +435,9 @@ PLAN_PRESETS = {
         guidance=TextAudioGuidance(text=4.0, audio=2.9, dynamic_text=True, dynamic_audio=True, neg_scale=1.5, neg_steps=2),
     ),
 }  # fmt: skip
+"""Plans by name. `nano-png` adds negatives to nano's: misaligned speech while motion is laid out, a still mouth after."""
+
 NANO_PLANS = ("nano", "nano-png")
-"""Plans by name; these two are nano's. `nano-png` adds negatives: misaligned speech while motion is laid out, later a still
-mouth."""
 
 
 def build_plan(options: PlanOptions, modulation: ModulationTable | None = None) -> SamplingPlan:

@@ -169,16 +169,10 @@ def decode(model: Model, latents: NDArray[np.float32]) -> list[Video]:
 
 
 def generate(
-    model: Model,
-    clips: Sequence[PuppetClip],
-    plan: SamplingPlan,
-    clip: ClipSpec = NANO_CLIP,
-    seed: int = 0,
-    task: str = "i2v+a2v",
-    shown: str | None = None,
+    model: Model, clips: Sequence[PuppetClip], plan: SamplingPlan, clip: ClipSpec = NANO_CLIP, seed: int = 0
 ) -> list[Video]:
-    """`sample`, then `decode`."""
-    return decode(model, sample(model, clips, plan, clip, seed, task, shown))
+    """Image-to-video with speech: `sample`, then `decode`."""
+    return decode(model, sample(model, clips, plan, clip, seed))
 
 
 def score_clips(videos: list[Video], clips: list[PuppetClip]) -> ClipScore:
