@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..core.errors import ConfigError
 
 Weights = Literal["fp32", "int8", "int4"]
+Rounding = Literal["nearest", "hqq", "searched", "gptq"]
+NEEDS_SAMPLES = ("gptq",)  # roundings that look at what a layer is given
 
 
 class Rule(BaseModel):
@@ -20,6 +22,9 @@ class Rule(BaseModel):
 
     int8: 8-bit weights per output channel. int4: 4-bit weights in groups of `group` inputs; layers whose inputs do not divide
     into groups are stored as int8. Both with activations quantised to 8 bits per row as they come.
+
+    `rounding`: nearest; hqq and searched choose scales that clip (data-free); gptq rounds inputs one after the other, which needs
+    calibration samples.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,6 +33,7 @@ class Rule(BaseModel):
     modules: str = "*"
     weights: Weights
     group: int = Field(default=32, ge=32, multiple_of=32)
+    rounding: Rounding = "nearest"
 
 
 class WeightRecipe(BaseModel):
@@ -37,6 +43,11 @@ class WeightRecipe(BaseModel):
 
     name: str = Field(min_length=1, max_length=100)
     rules: tuple[Rule, ...] = ()
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether a rule's rounding asks for calibration samples."""
+        return any(rule.rounding in NEEDS_SAMPLES and rule.weights != "fp32" for rule in self.rules)
 
     def rule_for(self, program: str, module: str) -> Rule | None:
         for rule in self.rules:

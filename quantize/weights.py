@@ -1,60 +1,168 @@
 """Weight quantisation of a portable program with torchao, in the one form that XNNPACK executes correctly: 8-bit dynamic
-activations."""
+activations.
+
+1. rules      which linear layers of the program get what
+2. moments    where the rounding looks at data: second moments of the layers' inputs on calibration samples
+3. round      one layer at a time; its full-precision weight goes as the rounded one comes
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .recipes import WeightRecipe
+from ..core.errors import ConfigError
+from .gptq import gptq
+from .recipes import NEEDS_SAMPLES, Rule, WeightRecipe
+from .rounding import Grid, Rounded, hqq, nearest, searched
+
+MOMENT_BYTES = 256 << 20  # second moments that are held at once; layers beyond wait for another pass over the samples
+
+
+@contextmanager
+def _watching(layers: Mapping[str, nn.Module], see: Any) -> Iterator[None]:
+    """Calls `see(name, input)` whenever one of `layers` runs."""
+    handles = [layer.register_forward_hook(lambda _, args, __, name=name: see(name, args[0])) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
 
 
 def executed_layers(module: nn.Module, inputs: Sequence[Tensor]) -> set[str]:
     """Names of the linear layers that `module` runs on `inputs`: a program holds the whole model and uses a part of it."""
-    names: set[str] = set()
-    handles = [
-        layer.register_forward_hook(lambda *_, name=name: names.add(name))
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear)
-    ]
-    try:
-        with torch.no_grad():
-            module(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return names
+    names: dict[str, None] = {}
+    with _watching(linear_layers(module), lambda name, _: names.setdefault(name)), torch.no_grad():
+        module(*inputs)
+    return set(names)
 
 
-def quantise(module: nn.Module, program: str, recipe: WeightRecipe, inputs: Sequence[Tensor] | None = None) -> dict[str, int]:
+def grid_of(layer: nn.Linear, rule: Rule) -> Grid:
+    """The integers that a layer gets: 4-bit groups where its inputs divide into them, else 8 bits per output channel."""
+    if rule.weights == "int4" and layer.in_features % rule.group == 0:
+        return Grid(4, rule.group, torch.bfloat16)
+    return Grid(8, layer.in_features, torch.float32)
+
+
+@torch.no_grad()
+def input_moments(module: nn.Module, layers: Mapping[str, nn.Linear], samples: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
+    """Mean of x xᵀ over the rows x that each layer is given on `samples`, float32 [in, in]; layers that do not run are absent."""
+    found: dict[str, Tensor] = {}
+    rows: Counter[str] = Counter()
+
+    def see(name: str, x: Tensor) -> None:
+        flat = x.detach().reshape(-1, x.shape[-1]).float()
+        if name not in found:
+            found[name] = torch.zeros(flat.shape[1], flat.shape[1])
+        found[name].addmm_(flat.T, flat)
+        rows[name] += len(flat)
+
+    with _watching(layers, see):
+        for sample in samples:
+            module(*sample)
+    return {name: moments.div_(rows[name]) for name, moments in found.items()}
+
+
+def round_weight(weight: Tensor, grid: Grid, rule: Rule, moments: Tensor | None = None) -> Rounded:
+    """[out, in] float32 as `rule.rounding` says; `moments` for those that need them."""
+    if rule.rounding == "gptq":
+        assert moments is not None
+        return gptq(weight, moments, grid)
+    return {"nearest": nearest, "hqq": hqq, "searched": searched}[rule.rounding](weight, grid)
+
+
+def store(layer: nn.Linear, rounded: Rounded, grid: Grid) -> None:
+    """Puts rounded weights into `layer` as torchao's configuration for dynamic 8-bit activations would leave them."""
+    from torchao.quantization import IntxUnpackedToInt8Tensor
+
+    weight = IntxUnpackedToInt8Tensor(
+        qdata=rounded.codes,
+        scale=rounded.scale,
+        zero_point=torch.zeros_like(rounded.scale, dtype=torch.int8),
+        target_dtype=torch.int4 if grid.bits == 4 else torch.int8,  # type: ignore[attr-defined]
+        block_size=(1, grid.group),
+        dtype=torch.float32,
+        activation_quantization="int8_asym_per_token",
+    )
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+
+
+def _batches(layers: Mapping[str, nn.Linear]) -> Iterator[dict[str, nn.Linear]]:
+    """Layers in their order, as many at once as `MOMENT_BYTES` allow, one at least."""
+    batch: dict[str, nn.Linear] = {}
+    held = 0
+    for name, layer in layers.items():
+        size = 4 * layer.in_features**2
+        if batch and held + size > MOMENT_BYTES:
+            yield batch
+            batch, held = {}, 0
+        batch[name] = layer
+        held += size
+    if batch:
+        yield batch
+
+
+def quantise(
+    module: nn.Module,
+    program: str,
+    recipe: WeightRecipe,
+    inputs: Sequence[Tensor] | None = None,
+    *,
+    prefix: str = "",
+    samples: Sequence[Sequence[Tensor]] = (),
+) -> dict[str, int]:
     """Quantises the linear layers of `module` in place as `recipe` says. Returns how many layers got which weights.
 
-    With `inputs` only the layers that the module runs on them are quantised and counted.
+    With `inputs` only the layers that the module runs on them are quantised and counted. `prefix` stands before each layer's name
+    when rules are looked up, where `module` is a part of the program (`dit.blocks.7.`). `samples`: calls of `module`, each a
+    sequence of input tensors, for roundings that look at data.
 
     Weight-only schemes are not offered: XNNPACK lowers them without an error and computes garbage.
-    """
-    from torchao.quantization import quantize_
-    from torchao.quantization.granularity import PerAxis, PerGroup
-    from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
 
+    Raises:
+        ConfigError: a rule's rounding needs samples and there are none.
+    """
     counts: Counter[str] = Counter()
     used = None if inputs is None else executed_layers(module, inputs)
-    for name, layer in list(module.named_modules()):
-        if not isinstance(layer, nn.Linear) or (used is not None and name not in used):
+    data_free: dict[str, nn.Linear] = {}
+    fitted: dict[str, nn.Linear] = {}
+    rules: dict[str, Rule] = {}
+    for name, layer in linear_layers(module).items():
+        if used is not None and name not in used:
             continue
-        rule = recipe.rule_for(program, name)
+        rule = recipe.rule_for(program, prefix + name)
         if rule is None or rule.weights == "fp32":
             counts["fp32"] += 1
             continue
-        if rule.weights == "int4" and layer.in_features % rule.group == 0:
-            dtype, granularity = torch.int4, PerGroup(rule.group)  # type: ignore[attr-defined]
-            counts["int4"] += 1
-        else:
-            dtype, granularity = torch.int8, PerAxis(0)
-            counts["int8"] += 1
-        config = Int8DynamicActivationIntxWeightConfig(weight_dtype=dtype, weight_granularity=granularity)
-        quantize_(layer, config, filter_fn=lambda m, _: isinstance(m, nn.Linear))
+        rules[name] = rule
+        (fitted if rule.rounding in NEEDS_SAMPLES else data_free)[name] = layer
+    if fitted and not samples:
+        name = next(iter(fitted))
+        raise ConfigError(
+            f"The recipe {recipe.name!r} rounds {prefix}{name} of {program} with {rules[name].rounding}, which needs "
+            "calibration samples, and there are none. Give samples, or set rounding to searched."
+        )
+
+    def finish(name: str, layer: nn.Linear, moments: Tensor | None = None) -> None:
+        grid = grid_of(layer, rules[name])
+        rounded = round_weight(layer.weight.detach().float(), grid, rules[name], moments)
+        store(layer, rounded, grid)
+        counts[f"int{grid.bits}"] += 1
+
+    for batch in _batches(fitted):
+        moments = input_moments(module, batch, samples)
+        for name, layer in batch.items():
+            finish(name, layer, moments.pop(name, torch.eye(layer.in_features)))
+    for name, layer in data_free.items():
+        finish(name, layer)
     return dict(counts)

@@ -23,10 +23,18 @@ def weight_of(layer: nn.Linear) -> np.ndarray:
     return (weight.dequantize() if hasattr(weight, "qdata") else weight).numpy().astype(np.float64)
 
 
+def as_bfloat16(value: np.ndarray) -> np.ndarray:
+    """Rounded to a mantissa of 8 bits."""
+    mantissa, exponent = np.frexp(value)
+    return np.ldexp(np.rint(mantissa * 256) / 256, exponent)
+
+
 def rounded(weight: np.ndarray, bits: int, group: int) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric rounding in groups of inputs, written out: the values, and the step of each."""
+    """Symmetric rounding in groups of inputs, written out: the values, and the step of each, which XNNPACK keeps in bfloat16 for
+    4-bit groups."""
     grouped = weight.reshape(len(weight), -1, group).astype(np.float64)
     step = np.abs(grouped).max(-1, keepdims=True) / (2**bits - 1) * 2
+    step = as_bfloat16(step) if bits == 4 else step
     codes = np.clip(np.rint(grouped / step), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     return (codes * step).reshape(weight.shape), np.broadcast_to(step, grouped.shape).reshape(weight.shape)
 
@@ -46,7 +54,8 @@ def test_weights_are_rounded_to_the_nearest_step(weights: str, group: int) -> No
     assert quantise(nn.Sequential(layer), "denoise", only(weights, group)) == {weights: 1}
     expected, step = rounded(before, BITS[weights], group)
     error = np.abs(weight_of(layer) - before)
-    assert (error <= 0.5001 * step).all()
+    assert (error <= 0.53 * step).all()  # bfloat16 rounds a scale down by up to 0.4 %, which cuts a largest weight of 7.5 steps
+    assert (error <= 0.5001 * step).mean() > 0.98
     # A value half-way between two steps may fall to either side in float32; every other value is the same.
     other = np.abs(weight_of(layer) - expected) > 1e-3 * step
     assert other.mean() < 0.01
