@@ -158,21 +158,36 @@ class Method(_Record):
 
 
 class Delegation(_Record):
-    """How much of a method the accelerated backend took over. `other_ops`: operator -> count, of what it did not."""
+    """How much of a method the accelerated backend took over. `other_ops`: operator -> count, of what it did not; `other_flops`:
+    operator -> FLOPs of matrix products and convolutions among them."""
 
     delegate_calls: Count
     delegated_ops: Count
     other_ops: dict[str, Count] = {}
+    delegated_flops: Count = 0
+    other_flops: dict[str, Count] = {}
+
+    @property
+    def flops_share(self) -> float:
+        """Of the method's FLOPs, those that the backend took; 1 where there are none."""
+        outside = sum(self.other_flops.values())
+        return self.delegated_flops / (self.delegated_flops + outside) if outside else 1.0
 
 
 class Program(_Record):
-    """A compiled program: a file, or a folder whose files are in `Manifest.files` (then `sha256` is `folder_sha256` of them)."""
+    """A compiled program: a file, or a folder whose files are in `Manifest.files` (then `sha256` is `folder_sha256` of them).
+
+    Several programs may lie in one file, where a method is named `prefix` + its name. `data`: a file of `Manifest.files` that holds
+    the program's weights, which programs of other clip shapes share.
+    """
 
     path: BundlePath
     sha256: Sha256
     bytes: Count
     methods: dict[str, Method]
     delegation: dict[str, Delegation] = {}
+    prefix: Annotated[str, Field(max_length=_MAX_PATH_LENGTH)] = ""
+    data: BundlePath | None = None
 
     @model_validator(mode="after")
     def _delegation_is_about_methods(self) -> Self:
@@ -226,12 +241,27 @@ class Manifest(_Record):
     parity: Parity = Parity()
     memory: dict[str, JsonValue] = {}
     benchmarks: tuple[BenchmarkRun, ...] = ()
+    backend: Name = "xnnpack"  # of the target, where it has several
+    other_clips: tuple[ClipRecord, ...] = ()  # further shapes; their programs are named `Bundle.program_name`
 
     @model_validator(mode="after")
     def _paths_are_distinct(self) -> Self:
         folders = {program.path: files for program in self.programs.values() if (files := self.folder_files(program))}
+        shared: dict[str, Program] = {}  # programs of one file
+        for name, program in self.programs.items():
+            first = shared.setdefault(program.path, program)
+            if program is not first and (
+                not (program.prefix and first.prefix) or (program.sha256, program.bytes) != (first.sha256, first.bytes)
+            ):
+                raise ValueError(f"{program.path} is listed twice, as {first.path}, and {name} does not say what of it is its own")
+        entries = [f"{program.path} {program.prefix}{method}" for program in self.programs.values() for method in program.methods]
+        if len(set(entries)) != len(entries):
+            raise ValueError("two programs have one method of one file")
+        for name, program in self.programs.items():
+            if program.data is not None and program.data not in self.files:
+                raise ValueError(f"{name} has its weights in {program.data}, which is not among the files")
         seen: dict[str, str] = {}  # a phone's storage may not tell upper from lower case
-        for path in (*(program.path for program in self.programs.values()), *self.files):
+        for path in (*shared, *self.files):
             if path.casefold() in seen:
                 raise ValueError(f"{path} is listed twice, as {seen[path.casefold()]}")
             seen[path.casefold()] = path
@@ -282,6 +312,11 @@ class Manifest(_Record):
             return cls.model_validate_json(text, strict=True)
         except ValidationError as error:
             raise BundleError(f"{MANIFEST} is not valid: {_first_mistakes(error)}. {_MENDING}") from error
+
+
+def shaped_name(name: str, clip: ClipSpec) -> str:
+    """The name of a program for clips of a shape that is not the bundle's main one."""
+    return f"{name}-{clip.height}x{clip.width}x{clip.frames}"
 
 
 def folder_sha256(entries: Mapping[str, FileEntry]) -> str:
@@ -403,9 +438,18 @@ class BundleWriter:
         return self._record(name, self._copy(name, Path(source)))
 
     def add_program(
-        self, name: str, source: str | Path, methods: Mapping[str, Method], delegation: Mapping[str, Delegation] | None = None
+        self,
+        name: str,
+        source: str | Path,
+        methods: Mapping[str, Method],
+        delegation: Mapping[str, Delegation] | None = None,
+        prefix: str = "",
+        data: str | None = None,
     ) -> Program:
         """Copy a compiled program, a file or a folder, to programs/, keeping the name of `source`.
+
+        With a `prefix` (see `Program`) further programs may lie in the same file. `data`: the file, added before, that holds its
+        weights.
 
         Raises:
             BundleError: `name` or a path is taken or cannot be used, `source` does not exist or is empty.
@@ -415,7 +459,10 @@ class BundleWriter:
         if name in self._programs:
             raise BundleError(f"The bundle has a program {name!r} already.")
         path = f"{PROGRAMS}/{source.name}"
-        if source.is_dir():
+        twin = next((program for program in self._programs.values() if program.path == path and prefix and program.prefix), None)
+        if twin is not None:
+            sha256, size = twin.sha256, twin.bytes
+        elif source.is_dir():
             inside = sorted(file for file in source.rglob("*") if file.is_file())
             names = [f"{path}/{file.relative_to(source).as_posix()}" for file in inside]
             entries = {entry_name: self.add_file(entry_name, file) for entry_name, file in zip(names, inside, strict=True)}
@@ -426,7 +473,10 @@ class BundleWriter:
             entry = self._copy(path, source)
             sha256, size = entry.sha256, entry.bytes
         try:
-            program = Program(path=path, sha256=sha256, bytes=size, methods=dict(methods), delegation=dict(delegation or {}))
+            program = Program(
+                path=path, sha256=sha256, bytes=size, methods=dict(methods), delegation=dict(delegation or {}), prefix=prefix,
+                data=data,
+            )  # fmt: skip
         except ValidationError as error:
             raise BundleError(f"The record of program {name!r} is not valid: {_first_mistakes(error)}.") from error
         self._programs[name] = program
@@ -443,6 +493,8 @@ class BundleWriter:
         parity: Parity | None = None,
         memory: Mapping[str, JsonValue] | None = None,
         benchmarks: Iterable[BenchmarkRun] = (),
+        backend: str = "xnnpack",
+        other_clips: Iterable[ClipRecord] = (),
     ) -> Manifest:
         """Write the manifest; the folder takes its name when the `with` block ends.
 
@@ -454,6 +506,7 @@ class BundleWriter:
             manifest = Manifest(
                 model=model, clip=clip, target=target, weights=weights, versions=dict(versions), programs=self._programs,
                 files=self._files, parity=parity or Parity(), memory=dict(memory or {}), benchmarks=tuple(benchmarks),
+                backend=backend, other_clips=tuple(other_clips),
             )  # fmt: skip
         except ValidationError as error:
             raise BundleError(f"The manifest would not be valid: {_first_mistakes(error)}.") from error
@@ -565,6 +618,16 @@ class Bundle:
     @property
     def clip(self) -> ClipSpec:
         return self.manifest.clip.spec()
+
+    @property
+    def clips(self) -> tuple[ClipSpec, ...]:
+        """Every shape that the bundle plays, the main one first."""
+        return (self.clip, *(record.spec() for record in self.manifest.other_clips))
+
+    def program_name(self, name: str, clip: ClipSpec) -> str:
+        """What `name` is called for clips of the shape `clip`; programs that no shape changes have one name."""
+        special = shaped_name(name, clip)
+        return special if clip != self.clip and special in self.manifest.programs else name
 
     @property
     def model(self) -> ModelConfig:

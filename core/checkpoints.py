@@ -546,27 +546,56 @@ class Checkpoint:
         Raises:
             CheckpointError: a tensor is missing, unexpected, of another shape or type, or a file cannot be read.
         """
+        return _read_entries(self._accounted(name, layout), dtype, device)
+
+    def reader(self, name: ComponentName, layout: EncoderConfig) -> TensorReader:
+        """Reads a component's tensors a few at a time. Raises as `tensors`, all but what reading itself raises."""
+        return TensorReader(self._accounted(name, layout))
+
+    def _accounted(self, name: ComponentName, layout: EncoderConfig) -> dict[str, Entry]:
+        """Where every tensor of a complete component lies."""
         account = self.account(name, layout)
         if account.status != "complete":
             raise CheckpointError(account.complaint())
-        entries = {n: entry for n, entry in _united(self.sources(name, layout), layout).items() if layout.ignored(n) is None}
-        on_cpu = torch.device(device).type == "cpu"
-        result = {}
-        for file in {entry.file.path: entry.file for entry in entries.values()}.values():
-            mapping, converted = file.open(), 0
-            for canonical, entry in entries.items():
-                if entry.file.path != file.path:
-                    continue
-                tensor, wanted = mapping[entry.stored], dtype(canonical)
-                if tensor.dtype == wanted and on_cpu:
-                    result[canonical] = tensor.contiguous()
-                    continue
-                result[canonical] = tensor.to(device=device, dtype=wanted, copy=True).contiguous()
-                converted += tensor.nbytes
-                if converted > _REMAP_BYTES and file.mapped:
-                    del tensor
-                    mapping, converted = file.open(), 0
-        return result
+        return {n: entry for n, entry in _united(self.sources(name, layout), layout).items() if layout.ignored(n) is None}
+
+
+@dataclass(frozen=True)
+class TensorReader:
+    """A component's tensors where they lie; what is read is copied, so that no mapping stays open."""
+
+    entries: Mapping[str, Entry]
+
+    def __call__(self, names: Iterable[str], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """The tensors of these canonical names, in `dtype`.
+
+        Raises:
+            CheckpointError: a file has changed or vanished since it was looked at.
+        """
+        tensors = _read_entries({name: self.entries[name] for name in names}, lambda _: dtype, "cpu")
+        return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _read_entries(
+    entries: Mapping[str, Entry], dtype: Callable[[str], torch.dtype], device: str | torch.device
+) -> dict[str, Tensor]:
+    on_cpu = torch.device(device).type == "cpu"
+    result = {}
+    for file in {entry.file.path: entry.file for entry in entries.values()}.values():
+        mapping, converted = file.open(), 0
+        for canonical, entry in entries.items():
+            if entry.file.path != file.path:
+                continue
+            tensor, wanted = mapping[entry.stored], dtype(canonical)
+            if tensor.dtype == wanted and on_cpu:
+                result[canonical] = tensor.contiguous()
+                continue
+            result[canonical] = tensor.to(device=device, dtype=wanted, copy=True).contiguous()
+            converted += tensor.nbytes
+            if converted > _REMAP_BYTES and file.mapped:
+                del tensor
+                mapping, converted = file.open(), 0
+    return result
 
 
 _GIVE_THE_FOLDER = f"Give the folder that holds transformer/ and {BASE_FOLDER}/."
@@ -703,7 +732,7 @@ def load_transformer(
     layout = TransformerLayout(config or checkpoint.config())
     float32 = FLOAT32_PARTS
     tensors = checkpoint.tensors("transformer", layout, lambda name: torch.float32 if name.startswith(float32) else dtype, device)
-    return _assigned(skeleton(DiT, layout.config), tensors)
+    return assigned(skeleton(DiT, layout.config), tensors)
 
 
 def load_vae(
@@ -719,7 +748,7 @@ def load_vae(
     for name, buffer in vae.named_buffers():  # not in the file
         value = torch.tensor(getattr(layout.config, name)).view(buffer.shape)
         setattr(vae, name, value.to(device=device, dtype=dtype))
-    return _assigned(vae, tensors)
+    return assigned(vae, tensors)
 
 
 def load_text_encoder(
@@ -768,7 +797,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> PromptTokenizer:
     return PromptTokenizer(checkpoint.paths["tokenizer"][0])
 
 
-def _assigned(module: M, tensors: dict[str, Tensor]) -> M:
+def assigned(module: M, tensors: dict[str, Tensor]) -> M:
     """The module in inference mode with exactly these tensors as its parameters, uncopied."""
     module.requires_grad_(False)
     module.load_state_dict(tensors, strict=True, assign=True)

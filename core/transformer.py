@@ -178,8 +178,7 @@ class DiT(nn.Module):
         text_tokens = self.text_embedding(text)
         image_tokens = self.img_emb(image)
         audio_tokens = self.audio_injection(audio) if self.config.variant == "flash" else self.audio2token(audio, frames)
-        attentions: list[CrossAttention] = [block.cross_attn for block in self.blocks]  # type: ignore[misc]
-        per_block = [attention.keys_values(text_tokens, image_tokens, audio_tokens) for attention in attentions]
+        per_block = [block.cross_attn.keys_values(text_tokens, image_tokens, audio_tokens) for block in self.blocks]  # type: ignore[union-attr, operator]
         text_k, text_v, image_k, image_v, audio_k, audio_v = (
             torch.cat([tensor.view(1, *tensor.shape) for tensor in column]) for column in zip(*per_block, strict=True)
         )

@@ -1,42 +1,64 @@
-"""ExecuTorch: a program of the reference to one `.pte` through XNNPACK.
+"""ExecuTorch: programs of the reference to `.pte` files.
 
-portable rewrite -> weight quantisation -> torch.export -> one XNNPACK delegate -> .pte, then the file itself is run and compared.
+portable rewrite -> weight quantisation -> torch.export -> one delegate per method -> .pte. What was written is believed when it has
+been run and compared (`targets/proof.py`).
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..core.bundle import Delegation
 from ..core.errors import ExportError
 from ..core.programs import Program
 from ..quantize.recipes import WeightRecipe
 from ..quantize.weights import quantise
+from .backends import BACKENDS, Backend
+from .gate import delegation, require_delegated
 from .portable import make_portable
 
 SUFFIX = ".pte"
+DATA_SUFFIX = ".ptd"
+XNNPACK = BACKENDS["xnnpack"]
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """A compiled program: its file, what of each method the backend took, and how many layers got which weights."""
+class Lowered:
+    """A program in the backend's hands: an exported program by method, what of each the backend took, and how many layers got which
+    weights."""
 
-    path: Path
+    name: str
+    methods: Mapping[str, Any]
     delegation: dict[str, Delegation]
     layers: dict[str, int]
 
 
-def compile_program(name: str, program: Program, recipe: WeightRecipe, folder: Path) -> Compiled:
-    """Compiles `program` to `folder/name.pte`.
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled program: its file, what of each method the backend took, and how many layers got which weights. `data`: the file
+    that holds its weights, where they lie outside. Methods are named `prefix` + their name in the file."""
+
+    path: Path
+    delegation: dict[str, Delegation]
+    layers: dict[str, int]
+    data: Path | None = None
+    prefix: str = ""
+
+
+def lower_program(
+    name: str, program: Program, recipe: WeightRecipe, backend: Backend = XNNPACK, external: str | None = None
+) -> Lowered:
+    """Lowers `program` as it is, whatever it is. `external`: the data file that is to hold its weights.
 
     Raises:
         ExportError: the exporter or the backend refuses; the message names the program and the method.
     """
     import torch
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
     exported, layers = {}, Counter[str]()
@@ -49,35 +71,72 @@ def compile_program(name: str, program: Program, recipe: WeightRecipe, folder: P
                 exported[method_name] = torch.export.export(portable, tuple(method.inputs.values()), strict=False)
             except Exception as error:
                 raise ExportError(f"{name}.{method_name} could not be traced: {error}") from error
+        partitioner = backend.partitioner()
         try:
             edge = to_edge_transform_and_lower(
                 exported,
-                partitioner={method_name: [XnnpackPartitioner()] for method_name in exported},
+                partitioner={method_name: [partitioner] for method_name in exported},
                 compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
             )
-            delegation = {method_name: _delegation(edge.exported_program(method_name)) for method_name in exported}
-            lowered = edge.to_executorch()
         except Exception as error:
-            raise ExportError(f"{name} could not be lowered to XNNPACK: {error}") from error
-    path = folder / f"{name}{SUFFIX}"
+            raise ExportError(f"{name} could not be lowered to {backend.title}: {error}") from error
+    programs = {method_name: edge.exported_program(method_name) for method_name in exported}
+    for found in programs.values():
+        _move_weights(found, external)
+    return Lowered(name, programs, {method: delegation(found) for method, found in programs.items()}, dict(layers))
+
+
+def _move_weights(program: Any, external: str | None) -> None:
+    """Marks the weights of a program's delegates as lying in the data file `external`."""
+    from executorch.exir._serialize._named_data_store import NamedDataStore
+
+    if external is None:
+        return
+    for child in program.graph_module.children():
+        data = getattr(child, "named_data_store_output", None)
+        if data is not None:
+            store = NamedDataStore()
+            for key, entry in data.pte_data.items():
+                store.add_named_data(key, data.buffers[entry.buffer_index], entry.alignment, external_tag=external)
+            child._named_data_store_output = store.get_named_data_store_output()
+
+
+def write_programs(lowered: Iterable[Lowered], path: Path, together: bool = False) -> list[Compiled]:
+    """Writes one program, or several `together`, to the file `path`, and weights that lie outside to one beside it.
+
+    Raises:
+        ExportError: a backend took too little of a program, or the file cannot be made.
+    """
+    from executorch.exir import EdgeCompileConfig, EdgeProgramManager
+
+    programs = list(lowered)
+    methods = {}
+    for program in programs:
+        require_delegated(program.name, program.delegation)
+        methods.update({_prefix(program.name, together) + method: found for method, found in program.methods.items()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
+        try:
+            made = EdgeProgramManager(methods, compile_config=config).to_executorch()
+        except Exception as error:
+            raise ExportError(f"{path.name} could not be made: {error}") from error
     with path.open("wb") as file:
-        lowered.write_to_file(file)
-    return Compiled(path, delegation, dict(layers))
+        made.write_to_file(file)
+    before = set(path.parent.glob(f"*{DATA_SUFFIX}"))
+    made.write_tensor_data_to_file(str(path.parent))
+    data = next(iter(set(path.parent.glob(f"*{DATA_SUFFIX}")) - before), None)
+    return [Compiled(path, p.delegation, p.layers, data, _prefix(p.name, together)) for p in programs]
 
 
-def _delegation(exported: object) -> Delegation:
-    """Counts what the backend took in and what stayed outside, by operator."""
-    calls, inside, outside = 0, 0, Counter[str]()
-    module = exported.graph_module  # type: ignore[attr-defined]
-    for node in module.graph.nodes:
-        if node.op != "call_function":
-            continue
-        target = str(getattr(node.target, "__name__", node.target))
-        if "executorch_call_delegate" in target:
-            calls += 1
-            lowered = getattr(module, node.args[0].target)
-            original = lowered.original_module.graph_module
-            inside += sum(n.op == "call_function" and "getitem" not in str(n.target) for n in original.graph.nodes)
-        elif "getitem" not in target:
-            outside[target] += 1
-    return Delegation(delegate_calls=calls, delegated_ops=inside, other_ops=dict(outside))
+def _prefix(name: str, together: bool) -> str:
+    return f"{name}." if together else ""
+
+
+def compile_program(name: str, program: Program, recipe: WeightRecipe, folder: Path) -> Compiled:
+    """Compiles `program` to `folder/name.pte` with XNNPACK, its weights inside.
+
+    Raises:
+        ExportError: the exporter or the backend refuses, or takes too little of it; the message names the program.
+    """
+    return write_programs([lower_program(name, program, recipe)], folder / f"{name}{SUFFIX}")[0]

@@ -1,0 +1,87 @@
+"""The gate against silent fallback: how much of a program's arithmetic its backend took, by operator.
+
+An operator that a backend leaves outside runs on a scalar kernel, on a phone perhaps a hundred times slower, and nothing says so.
+Shares are of FLOPs, two for a multiplication and addition, of matrix products and convolutions as torch counts them; what has none
+(copies, look-ups, norms) is listed and does not count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from ..core.bundle import Delegation
+from ..core.errors import ExportError
+
+LEAST_SHARE = 0.99  # of a method's FLOPs that the backend must take
+
+
+def flops(program: Any) -> Counter[str]:
+    """FLOPs of an exported program by operator, delegates aside."""
+    import torch
+    from torch.utils.flop_counter import flop_registry
+
+    found: Counter[str] = Counter()
+    for node in program.graph.nodes:
+        if node.op != "call_function":
+            continue
+        operator = getattr(node.target, "_op", node.target)
+        packet = getattr(operator, "overloadpacket", None)
+        values = [argument.meta.get("val") if hasattr(argument, "meta") else argument for argument in node.args]
+        if packet is torch.ops.aten.linear:
+            found[_name(node)] += 2 * values[0].numel() * values[1].shape[0]
+        elif packet is torch.ops.aten.convolution:
+            # by hand: the registry's rule does not know groups
+            weight = values[1].shape
+            found[_name(node)] += 2 * node.meta["val"].numel() * math.prod(weight[1:])
+        elif packet in flop_registry:
+            found[_name(node)] += int(flop_registry[packet](*values, out_val=node.meta["val"]))
+    return found
+
+
+def delegation(program: Any, inside: Mapping[str, int] | None = None) -> Delegation:
+    """What of an exported program the backend took in and what stayed outside.
+
+    `inside`: FLOPs of delegates whose own graph is not kept, by the name that the graph has for them.
+    """
+    calls = taken = work = 0
+    others: Counter[str] = Counter()
+    module = program.graph_module
+    for node in program.graph.nodes:
+        if node.op != "call_function" or "getitem" in str(node.target):
+            continue
+        if "executorch_call_delegate" not in str(node.target):
+            others[_name(node)] += 1
+            continue
+        calls += 1
+        lowered = node.args[0].target
+        original = getattr(module, lowered).original_module
+        graph = original.graph_module.graph
+        taken += sum(n.op == "call_function" and "getitem" not in str(n.target) for n in graph.nodes)
+        work += inside[lowered] if inside and lowered in inside else sum(flops(original).values())
+    outside = flops(program)
+    return Delegation(
+        delegate_calls=calls, delegated_ops=taken, other_ops=dict(others), delegated_flops=work, other_flops=dict(outside)
+    )
+
+
+def require_delegated(name: str, found: Mapping[str, Delegation]) -> None:
+    """Refuses a program of which the backend took too little.
+
+    Raises:
+        ExportError: a method's share of FLOPs is below LEAST_SHARE; the message names the operators.
+    """
+    for method, record in found.items():
+        if record.flops_share < LEAST_SHARE:
+            worst = sorted(record.other_flops.items(), key=lambda item: -item[1])
+            listed = ", ".join(f"{operator} ({amount:.2g} FLOP)" for operator, amount in worst)
+            raise ExportError(
+                f"{name}.{method}: the backend took {100 * record.flops_share:.1f} % of the FLOPs; {100 * LEAST_SHARE:.0f} % are "
+                f"demanded. Outside stayed: {listed}. Rewrite them in a form that it takes (targets/portable.py)."
+            )
+
+
+def _name(node: Any) -> str:
+    return str(getattr(node.target, "__name__", node.target))
