@@ -1,31 +1,49 @@
 """The reference model as the programs of a bundle: names, methods, inputs and outputs, the same in every target.
 
-    audio_encoder      waveform -> features                                           nano; wav2vec2 elsewhere
-    image_encoder      portrait -> tokens
+    audio_encoder      waveform -> features                                           nano's, or wav2vec2
+    image_encoder      portrait -> tokens                                             nano's, or CLIP's visual tower
     text_encoder       ids -> embeddings                                              nano only: other models play prompt packs
     vae_encode         first: video -> latents, state; next: video, state -> latents, state
     encode_conditions  y, text, image, audio -> keys and values, patch bias
     denoise            latents, step tables, modality weights, conditions -> velocity [, residual]
     denoise_reusing    latents, time, residual, patch bias -> velocity                where the plan reuses features
-    vae_decode         first: latents -> video, state; next: latents, state -> video, state
+    vae_decode         first: latents -> video, state; next: latents, state -> video, state; of the VAE or of the tiny one
 
 Streaming programs carry the VAE's state as explicit tensors named state_0, state_1, …
+
+Each program is made by a function of its own from the modules that it needs, so that a process can make one without the rest of
+the model. Nothing is computed for that: shapes are read off the modules with tensors that have no data, and example inputs that
+another program would have made (state, conditions, residual) are zeros.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .architecture import skeleton
 from .conditions import AUDIO_RADIUS, Conditions
-from .config import TEMPORAL_STRIDE, ClipSpec, ModelConfig
-from .encoders import PAD_ID, NanoEncoders
+from .config import TEMPORAL_STRIDE, ClipSpec, ModelConfig, Variant
+from .encoders import PAD_ID, NanoAudioEncoder, NanoEncoders, NanoImageEncoder, NanoTextEncoder
+from .pretrained_image import PictureEncoder
+from .pretrained_speech import SpeechEncoder
+from .tiny_vae import TinyVAE
 from .transformer import DiT, unpatchify
 from .vae import VAE
 
 CONDITION_INPUTS = [name for name in Conditions.names() if name not in ("text_bias", "audio_mask")]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is known of a tensor before it exists."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -41,6 +59,20 @@ class Method:
         result = self.module(*tensors)
         return result if isinstance(result, tuple) else (result,)
 
+    def output_specs(self) -> list[Spec]:
+        """The outputs' names, types and shapes, from a pass that computes nothing and reads no weights."""
+        results = _faked(self.module, *self.inputs.values())
+        return [Spec(name, x.dtype, tuple(x.shape)) for name, x in zip(self.outputs, results, strict=True)]
+
+    def drawn(self, seed: int = 0) -> dict[str, Tensor]:
+        """Inputs of the examples' shapes with nothing zero: normal values where they are floats, the examples where they are
+        integers."""
+        generator = torch.Generator().manual_seed(seed)
+        return {
+            name: torch.randn(x.shape, generator=generator, dtype=x.dtype) if x.is_floating_point() else x
+            for name, x in self.inputs.items()
+        }
+
 
 Program = dict[str, Method]
 
@@ -53,6 +85,30 @@ class Model:
     dit: DiT
     vae: VAE
     encoders: NanoEncoders | None
+
+
+class SpeechPerFrame(nn.Module):
+    """flash's ear: a waveform as long as the clip -> [1, T, layers, channels]."""
+
+    def __init__(self, encoder: SpeechEncoder, frames: int) -> None:
+        super().__init__()
+        self.encoder, self.frames = encoder, frames
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        return self.encoder.per_frame(waveform, self.frames)
+
+
+class SpeechPerToken(nn.Module):
+    """preview's ear: a waveform as long as the clip -> [1, 2T, channels]. The convolutions make one token less of it than that, so
+    a frame of silence follows the voice."""
+
+    def __init__(self, encoder: SpeechEncoder, frames: int, samples_per_frame: int) -> None:
+        super().__init__()
+        self.encoder, self.frames, self.samples_per_frame = encoder, frames, samples_per_frame
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        silence = waveform.new_zeros(waveform.shape[0], self.samples_per_frame)
+        return self.encoder.per_token(torch.cat([waveform, silence], 1))[:, : 2 * self.frames]
 
 
 class EncodeConditions(nn.Module):
@@ -76,7 +132,7 @@ class Denoise(nn.Module):
         self.dit = dit
         self.keep_residual = keep_residual
         shape = (1, dit.config.latent_channels, clip.latent_frames, clip.latent_height, clip.latent_width)
-        cos, sin = dit.rope(torch.empty(shape))
+        cos, sin = dit.rope(torch.empty(shape, device=_device_of(dit)))
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
@@ -102,7 +158,7 @@ class DenoiseReusing(nn.Module):
 class StreamChunk(nn.Module):
     """One chunk of the VAE with its state flattened into arguments and results."""
 
-    def __init__(self, vae: VAE, encode: bool, first: bool) -> None:
+    def __init__(self, vae: VAE | TinyVAE, encode: bool, first: bool) -> None:
         super().__init__()
         self.vae, self.encode, self.first = vae, encode, first
 
@@ -112,78 +168,157 @@ class StreamChunk(nn.Module):
         return (y, *kept)
 
 
-def _stream_program(vae: VAE, clip: ClipSpec, encode: bool) -> Program:
-    z = vae.config.latent_channels
-    source, result = ("video", "latents") if encode else ("latents", "video")
-    generator = torch.Generator().manual_seed(0)
+# -- one function for each program -------------------------------------------------------------------------------------------------
 
-    def example(frames: int) -> Tensor:
-        if encode:
-            return torch.rand(1, frames, 3, clip.height, clip.width, generator=generator) * 2 - 1
-        return torch.randn(1, z, 1, clip.latent_height, clip.latent_width, generator=generator)
 
-    first = StreamChunk(vae, encode, first=True).eval()
-    with torch.no_grad():
-        state = first(example(1))[1:]
-    names = [f"state_{i}" for i in range(len(state))]
-    program = {"first": Method(first, {source: example(1)}, [result, *names])}
-    if clip.latent_frames > 1:
-        inputs = {source: example(TEMPORAL_STRIDE), **dict(zip(names, state, strict=True))}
-        program["next"] = Method(StreamChunk(vae, encode, first=False).eval(), inputs, [result, *names])
-    return program
+def audio_encoder_program(encoder: NanoAudioEncoder | SpeechEncoder, clip: ClipSpec, variant: Variant = "flash") -> Program:
+    """waveform [1, samples] -> features, [1, T, layers, channels] (flash) or [1, 2T, channels] (preview).
+
+    The released encoder hears exactly the clip; nano's also `context_samples` beyond it.
+    """
+    samples = clip.frames * clip.samples_per_frame
+    module: nn.Module
+    if isinstance(encoder, NanoAudioEncoder):
+        module, samples = encoder, samples + encoder.context_samples
+    elif variant == "flash":
+        module = SpeechPerFrame(encoder, clip.frames)
+    else:
+        module = SpeechPerToken(encoder, clip.frames, clip.samples_per_frame)
+    return {"forward": Method(module.eval(), {"waveform": 0.1 * _random(1, samples)}, ["features"])}
+
+
+def image_encoder_program(encoder: NanoImageEncoder | PictureEncoder, clip: ClipSpec) -> Program:
+    """portrait [1, 3, H, W] in [-1, 1], of the clip's size -> tokens [1, image_tokens, image_dim]."""
+    portrait = _random(1, 3, clip.height, clip.width).clamp(-1, 1)
+    return {"forward": Method(encoder.eval(), {"portrait": portrait}, ["tokens"])}
+
+
+def text_encoder_program(encoder: NanoTextEncoder, config: ModelConfig) -> Program:
+    """ids [1, text_len] -> embeddings [1, text_len, text_dim]."""
+    ids = torch.full((1, config.text_len), PAD_ID, dtype=torch.int64)
+    ids[0, :5] = torch.tensor(list(b"a man"))
+    return {"forward": Method(encoder.eval(), {"ids": ids}, ["embeddings"])}
+
+
+def vae_encode_program(vae: VAE, clip: ClipSpec) -> Program:
+    """first: video [1, 1, 3, H, W]; next: video [1, 4, 3, H, W] and state -> latents [1, 16, 1, h, w], state.
+
+    Only the VAE encodes clips: the tiny autoencoder looks three frames ahead, which no chunk of a stream holds (core/tiny_vae.py).
+    """
+    return _stream_program(vae, clip, encode=True)
+
+
+def vae_decode_program(vae: VAE | TinyVAE, clip: ClipSpec) -> Program:
+    """first: latents [1, 16, 1, h, w] -> video [1, 1, 3, H, W], state; next: latents and state -> video [1, 4, 3, H, W], state."""
+    return _stream_program(vae, clip, encode=False)
+
+
+def encode_conditions_program(dit: DiT, clip: ClipSpec, text_rows: int) -> Program:
+    """y, text, image, audio (see `DiT.encode_conditions`), with `text_rows` prompt rows -> the tensors of CONDITION_INPUTS."""
+    inputs = {name: _random(*shape, seed=index) for index, (name, shape) in enumerate(_given(dit.config, clip, text_rows).items())}
+    return {"forward": Method(EncodeConditions(dit).eval(), inputs, CONDITION_INPUTS)}
+
+
+def denoise_program(dit: DiT, clip: ClipSpec, text_rows: int, reuse: bool = False) -> Program:
+    """latents, time [1, D], modulation [1, 6, D], modality_weights [1, 3, F], conditions -> velocity, and residual with `reuse`."""
+    config = dit.config
+    step = _step_inputs(config, clip) | {
+        "modulation": _random(1, 6, config.dim, seed=2),
+        "modality_weights": torch.ones(1, 3, clip.latent_frames),
+    }
+    shapes = condition_shapes(config, clip, text_rows)
+    step |= {field.name: torch.zeros(shapes[field.name]) for field in fields(Conditions)}
+    step["audio_mask"] = torch.ones(1, clip.tokens_per_frame)
+    outputs = ["velocity", "residual"] if reuse else ["velocity"]
+    return {"forward": Method(Denoise(dit, clip, keep_residual=reuse).eval(), step, outputs)}
+
+
+def denoise_reusing_program(dit: DiT, clip: ClipSpec) -> Program:
+    """latents, time [1, D], residual and patch_bias [1, N, D] -> velocity. Reads the patch embedding and the head alone."""
+    tokens = (1, clip.tokens, dit.config.dim)
+    inputs = _step_inputs(dit.config, clip) | {"residual": torch.zeros(tokens), "patch_bias": torch.zeros(tokens)}
+    return {"forward": Method(DenoiseReusing(dit).eval(), inputs, ["velocity"])}
 
 
 def build_programs(model: Model, clip: ClipSpec, text_rows: int, reuse: bool = False) -> dict[str, Program]:
     """The programs that play `model` on clips of `clip`'s shape; `text_rows` prompt rows (see `collapse_padding`)."""
-    config, dit = model.config, model.dit
-    generator = torch.Generator().manual_seed(1)
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
     programs: dict[str, Program] = {}
     if model.encoders is not None:
-        encoders = model.encoders
-        samples = clip.frames * clip.samples_per_frame + encoders.audio.context_samples
-        ids = torch.full((1, config.text_len), PAD_ID, dtype=torch.int64)
-        ids[0, :5] = torch.tensor(list(b"a man"))
-        programs["audio_encoder"] = {"forward": Method(encoders.audio, {"waveform": 0.1 * random(1, samples)}, ["features"])}
-        portrait = random(1, 3, clip.height, clip.width).clamp(-1, 1)
-        programs["image_encoder"] = {"forward": Method(encoders.image, {"portrait": portrait}, ["tokens"])}
-        programs["text_encoder"] = {"forward": Method(encoders.text, {"ids": ids}, ["embeddings"])}
-    programs["vae_encode"] = _stream_program(model.vae, clip, encode=True)
-
-    latent = (clip.latent_frames, clip.latent_height, clip.latent_width)
-    audio = (clip.frames, 2 * AUDIO_RADIUS + 1, config.audio.layers, config.audio.channels)
-    if config.variant == "preview":
-        audio = (2 * clip.frames, config.audio.channels)  # type: ignore[assignment]
-    inputs = {
-        "y": random(1, config.mask_channels + config.latent_channels, *latent),
-        "text": random(1, text_rows, config.text_dim),
-        "image": random(1, config.image_tokens, config.image_dim),
-        "audio": random(1, *audio),
-    }
-    encode = EncodeConditions(dit).eval()
-    method = Method(encode, inputs, CONDITION_INPUTS)
-    programs["encode_conditions"] = {"forward": method}
-
-    encoded = dict(zip(CONDITION_INPUTS, method.run(*inputs.values()), strict=True))
-    conditions = encoded | {"text_bias": torch.zeros(1, text_rows), "audio_mask": torch.ones(1, clip.tokens_per_frame)}
-    with torch.no_grad():
-        time, modulation = dit.step_tables(torch.tensor([500.0]))
-    step = {
-        "latents": random(1, config.latent_channels, *latent),
-        "time": time,
-        "modulation": modulation,
-        "modality_weights": torch.ones(1, 3, clip.latent_frames),
-    } | {field.name: conditions[field.name] for field in fields(Conditions)}
-    outputs = ["velocity", "residual"] if reuse else ["velocity"]
-    denoise = Method(Denoise(dit, clip, keep_residual=reuse).eval(), step, outputs)
-    programs["denoise"] = {"forward": denoise}
+        programs["audio_encoder"] = audio_encoder_program(model.encoders.audio, clip)
+        programs["image_encoder"] = image_encoder_program(model.encoders.image, clip)
+        programs["text_encoder"] = text_encoder_program(model.encoders.text, model.config)
+    programs["vae_encode"] = vae_encode_program(model.vae, clip)
+    programs["encode_conditions"] = encode_conditions_program(model.dit, clip, text_rows)
+    programs["denoise"] = denoise_program(model.dit, clip, text_rows, reuse)
     if reuse:
-        residual = denoise.run(*step.values())[1]
-        inputs = {"latents": step["latents"], "time": time, "residual": residual, "patch_bias": conditions["patch_bias"]}
-        programs["denoise_reusing"] = {"forward": Method(DenoiseReusing(dit).eval(), inputs, ["velocity"])}
-
-    programs["vae_decode"] = _stream_program(model.vae, clip, encode=False)
+        programs["denoise_reusing"] = denoise_reusing_program(model.dit, clip)
+    programs["vae_decode"] = vae_decode_program(model.vae, clip)
     return programs
+
+
+# -- shapes and examples -----------------------------------------------------------------------------------------------------------
+
+
+def condition_shapes(config: ModelConfig, clip: ClipSpec, text_rows: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a clip's `Conditions` by field, read off a model without data."""
+    given = {name: torch.empty(shape, device="meta") for name, shape in _given(config, clip, text_rows).items()}
+    conditions = skeleton(DiT, config).encode_conditions(**given)
+    return {name: tuple(getattr(conditions, name).shape) for name in Conditions.names()}
+
+
+def _given(config: ModelConfig, clip: ClipSpec, text_rows: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of what conditions are made from."""
+    latent = (clip.latent_frames, clip.latent_height, clip.latent_width)
+    audio: tuple[int, ...] = (clip.frames, 2 * AUDIO_RADIUS + 1, config.audio.layers, config.audio.channels)
+    if config.variant == "preview":
+        audio = (2 * clip.frames, config.audio.channels)
+    return {
+        "y": (1, config.mask_channels + config.latent_channels, *latent),
+        "text": (1, text_rows, config.text_dim),
+        "image": (1, config.image_tokens, config.image_dim),
+        "audio": (1, *audio),
+    }
+
+
+def _step_inputs(config: ModelConfig, clip: ClipSpec) -> dict[str, Tensor]:
+    latents = (1, config.latent_channels, clip.latent_frames, clip.latent_height, clip.latent_width)
+    return {"latents": _random(*latents), "time": _random(1, config.dim, seed=1)}
+
+
+def _stream_program(vae: VAE | TinyVAE, clip: ClipSpec, encode: bool) -> Program:
+    config: Any = vae.config
+    source, result = ("video", "latents") if encode else ("latents", "video")
+
+    def example(frames: int) -> Tensor:
+        if encode:
+            return _random(1, frames, 3, clip.height, clip.width).clamp(-1, 1)
+        return _random(1, config.latent_channels, 1, clip.latent_height, clip.latent_width)
+
+    first = StreamChunk(vae, encode, first=True).eval()
+    state = _faked(first, example(1))[1:]
+    names = [f"state_{i}" for i in range(len(state))]
+    program = {"first": Method(first, {source: example(1)}, [result, *names])}
+    if clip.latent_frames > 1:
+        inputs = {source: example(TEMPORAL_STRIDE)} | {name: torch.zeros(x.shape) for name, x in zip(names, state, strict=True)}
+        program["next"] = Method(StreamChunk(vae, encode, first=False).eval(), inputs, [result, *names])
+    return program
+
+
+@torch.no_grad()
+def _faked(module: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The results of `module` as tensors that have a type and a shape but no data."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    device = _device_of(module)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        result = module(*(torch.empty(x.shape, dtype=x.dtype, device=device) for x in inputs))
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    parameter = next(module.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

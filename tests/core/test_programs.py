@@ -9,10 +9,28 @@ import pytest
 import torch
 from torch import Tensor
 
+from echoedge.core.architecture import skeleton
 from echoedge.core.conditions import Conditions, collapse_padding, pad_text
 from echoedge.core.config import ClipSpec, ModelConfig
 from echoedge.core.encoders import NanoEncoders
-from echoedge.core.programs import CONDITION_INPUTS, Method, Model, Program, build_programs
+from echoedge.core.pretrained_image import PictureEncoder, PictureEncoderConfig
+from echoedge.core.pretrained_speech import SpeechEncoder, SpeechEncoderConfig
+from echoedge.core.programs import (
+    CONDITION_INPUTS,
+    Method,
+    Model,
+    Program,
+    audio_encoder_program,
+    build_programs,
+    condition_shapes,
+    denoise_program,
+    image_encoder_program,
+    vae_decode_program,
+    vae_encode_program,
+)
+from echoedge.core.tiny_vae import TinyVAE, TinyVAEConfig
+from echoedge.core.transformer import DiT
+from echoedge.core.vae import VAE
 
 from .tiny import TINY_CLIP, randomised, tiny_config, tiny_dit, tiny_inputs, tiny_vae
 
@@ -122,6 +140,100 @@ def test_example_inputs_are_always_the_same() -> None:
     again = methods_of(build_programs(FLASH, CLIP, TEXT_ROWS, reuse=True))
     for name, method in SETS["flash"].items():
         assert all(torch.equal(value, again[name].inputs[key]) for key, value in method.inputs.items())
+
+
+# ---- shapes without computing ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("models", "name"), ALL)
+def test_specs_of_outputs_are_those_of_a_run(models: str, name: str) -> None:
+    method = SETS[models][name]
+    specs, results = method.output_specs(), method.run(*method.inputs.values())
+    assert [spec.name for spec in specs] == method.outputs
+    assert [(spec.dtype, spec.shape) for spec in specs] == [(result.dtype, tuple(result.shape)) for result in results]
+
+
+def test_drawn_inputs_have_the_examples_shapes_and_nothing_is_zero() -> None:
+    for name, method in SETS["nano"].items():
+        drawn = method.drawn(seed=4)
+        assert list(drawn) == list(method.inputs)
+        assert all(drawn[key].shape == value.shape and drawn[key].dtype == value.dtype for key, value in method.inputs.items())
+        assert all(bool(value.all()) for value in drawn.values() if value.is_floating_point()), name
+
+
+def test_programs_are_made_of_a_model_without_data() -> None:
+    config = tiny_config()
+    dit, vae = skeleton(DiT, config), skeleton(VAE, config.vae)
+    programs = {"denoise": denoise_program(dit, CLIP, TEXT_ROWS), "vae_decode": vae_decode_program(vae, CLIP)}
+    programs |= {"vae_encode": vae_encode_program(vae, CLIP)}
+    for program, methods in programs.items():
+        for name, method in methods.items():
+            theirs = SETS["flash"][f"{program}.{name}"]
+            assert [spec.shape for spec in method.output_specs()] == [spec.shape for spec in theirs.output_specs()][
+                : len(method.outputs)
+            ]
+            assert {key: x.shape for key, x in method.inputs.items()} == {key: x.shape for key, x in theirs.inputs.items()}
+
+
+def test_shapes_of_conditions_are_those_that_the_model_makes() -> None:
+    for models, variant in (("flash", "flash"), ("preview", "preview")):
+        method, shapes = SETS[models]["encode_conditions.forward"], condition_shapes(tiny_config(variant), CLIP, TEXT_ROWS)
+        for name, result in zip(method.outputs, method.run(*method.inputs.values()), strict=True):
+            assert shapes[name] == tuple(result.shape)
+        assert shapes["text_bias"] == (1, TEXT_ROWS)
+        assert shapes["audio_mask"] == (1, CLIP.tokens_per_frame)
+
+
+# ---- the released encoders and the tiny autoencoder ------------------------------------------------------------------------------
+
+
+SPEECH = SpeechEncoderConfig(
+    dim=24, layers=2, heads=3, ffn_dim=32, conv_dims=(8,) * 7, position_kernel=8, position_groups=4
+)  # fmt: skip
+
+
+@torch.no_grad()
+def test_flash_hears_every_layer_once_for_each_frame() -> None:
+    encoder = randomised(SpeechEncoder(SPEECH))
+    method = audio_encoder_program(encoder, CLIP)["forward"]
+    waveform = method.inputs["waveform"]
+    assert waveform.shape == (1, CLIP.frames * CLIP.samples_per_frame)
+    (features,) = method.run(waveform)
+    assert features.shape == (1, CLIP.frames, SPEECH.layers, SPEECH.dim)
+    assert torch.equal(features, encoder.per_frame(waveform, CLIP.frames))
+    assert (features - encoder.per_frame(waveform.flip(1), CLIP.frames)).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_preview_hears_two_tokens_for_each_frame_with_silence_behind_the_voice() -> None:
+    encoder = randomised(SpeechEncoder(SPEECH))
+    method = audio_encoder_program(encoder, CLIP, "preview")["forward"]
+    waveform = method.inputs["waveform"]
+    (features,) = method.run(waveform)
+    assert features.shape == (1, 2 * CLIP.frames, SPEECH.dim)
+    silent, loud = (torch.cat([waveform, tail], 1) for tail in (torch.zeros(1, 640), torch.ones(1, 640)))
+    assert torch.equal(features, encoder.per_token(silent)[:, : 2 * CLIP.frames])
+    assert (features - encoder.per_token(loud)[:, : 2 * CLIP.frames]).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_the_released_picture_encoder_sees_portraits_of_the_clips_size() -> None:
+    encoder = randomised(PictureEncoder(PictureEncoderConfig(image_size=28, dim=24, heads=3, layers=3, mlp_dim=32)))
+    method = image_encoder_program(encoder, CLIP)["forward"]
+    assert method.inputs["portrait"].shape == (1, 3, CLIP.height, CLIP.width)
+    assert method.run(*method.inputs.values())[0].shape == (1, 5, 24)
+
+
+@torch.no_grad()
+def test_the_tiny_autoencoder_streams_like_the_large_one() -> None:
+    vae = randomised(TinyVAE(TinyVAEConfig(decoder_widths=(8, 6, 4, 4), encoder_width=4, blocks=1)))
+    program = vae_decode_program(vae, CLIP)
+    latents = torch.randn(1, 16, 3, CLIP.latent_height, CLIP.latent_width)
+    whole = vae.decode(latents)
+    video = torch.cat(stream(program, list(latents.split(1, 2))), 1)
+    torch.testing.assert_close(video, whole, rtol=0, atol=1e-5)  # measured: 6e-7
+    restarted = torch.cat([stream(program, [latent])[0] for latent in latents.split(1, 2)], 1)
+    assert (restarted - whole[:, ::4]).abs().max() > 0.01
 
 
 # ---- the programs are the model --------------------------------------------------------------------------------------------------

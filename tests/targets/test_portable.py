@@ -315,7 +315,7 @@ def test_every_program_computes_the_same() -> None:
     programs = build_programs(Model(config, tiny_dit(config), tiny_vae(config.vae), None), TINY_CLIP, text_rows=8, reuse=True)
     for name, program in programs.items():
         for method in program.values():
-            inputs = list(method.inputs.values())
+            inputs = list(method.drawn().values())
             ours, theirs = make_portable(method.module)(*inputs), method.run(*inputs)
             ours = ours if isinstance(ours, tuple) else (ours,)
             for output, a, b in zip(method.outputs, ours, theirs, strict=True):
