@@ -90,9 +90,9 @@ class Model:
 class SpeechPerFrame(nn.Module):
     """flash's ear: a waveform as long as the clip -> [1, T, layers, channels]."""
 
-    def __init__(self, encoder: SpeechEncoder, frames: int) -> None:
+    def __init__(self, encoder: SpeechEncoder, frames: int, samples_per_frame: int) -> None:
         super().__init__()
-        self.encoder, self.frames = encoder, frames
+        self.encoder, self.frames, self.samples_per_frame = encoder, frames, samples_per_frame
 
     def forward(self, waveform: Tensor) -> Tensor:
         return self.encoder.per_frame(waveform, self.frames)
@@ -109,6 +109,17 @@ class SpeechPerToken(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         silence = waveform.new_zeros(waveform.shape[0], self.samples_per_frame)
         return self.encoder.per_token(torch.cat([waveform, silence], 1))[:, : 2 * self.frames]
+
+
+class PortraitEncoder(nn.Module):
+    """CLIP's visual tower for portraits of one size, [1, 3, height, width] in [-1, 1] -> [1, 1 + patches, dim]."""
+
+    def __init__(self, encoder: PictureEncoder, height: int, width: int) -> None:
+        super().__init__()
+        self.encoder, self.height, self.width = encoder, height, width
+
+    def forward(self, portrait: Tensor) -> Tensor:
+        return self.encoder(portrait)
 
 
 class EncodeConditions(nn.Module):
@@ -181,7 +192,7 @@ def audio_encoder_program(encoder: NanoAudioEncoder | SpeechEncoder, clip: ClipS
     if isinstance(encoder, NanoAudioEncoder):
         module, samples = encoder, samples + encoder.context_samples
     elif variant == "flash":
-        module = SpeechPerFrame(encoder, clip.frames)
+        module = SpeechPerFrame(encoder, clip.frames, clip.samples_per_frame)
     else:
         module = SpeechPerToken(encoder, clip.frames, clip.samples_per_frame)
     return {"forward": Method(module.eval(), {"waveform": 0.1 * _random(1, samples)}, ["features"])}
@@ -190,7 +201,8 @@ def audio_encoder_program(encoder: NanoAudioEncoder | SpeechEncoder, clip: ClipS
 def image_encoder_program(encoder: NanoImageEncoder | PictureEncoder, clip: ClipSpec) -> Program:
     """portrait [1, 3, H, W] in [-1, 1], of the clip's size -> tokens [1, image_tokens, image_dim]."""
     portrait = _random(1, 3, clip.height, clip.width).clamp(-1, 1)
-    return {"forward": Method(encoder.eval(), {"portrait": portrait}, ["tokens"])}
+    module = PortraitEncoder(encoder, clip.height, clip.width) if isinstance(encoder, PictureEncoder) else encoder
+    return {"forward": Method(module.eval(), {"portrait": portrait}, ["tokens"])}
 
 
 def text_encoder_program(encoder: NanoTextEncoder, config: ModelConfig) -> Program:

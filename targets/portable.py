@@ -2,8 +2,8 @@
 
 Each rewrite takes a module of the reference and returns one that computes the same with the same weights, in operators that XNNPACK
 delegates: means as products with a constant, RoPE by halves, the tanh form of GELU through a sigmoid, attention as 3D matrix
-products in query chunks, causal 3D convolutions as 2D ones, nearest doubling folded into the convolution behind it. `make_portable`
-applies them all to a copy; tests prove each equal to what it replaces. Constants are float32: rewrite first, then convert.
+products in query chunks; those of encoders and autoencoders are in `portable_media`. `make_portable` applies them all to a copy;
+tests prove each equal to what it replaces. Constants are float32: rewrite first, then convert.
 """
 
 from __future__ import annotations
@@ -102,84 +102,12 @@ class PortablePatchEmbedding(nn.Module):
         return (self.noise if first == 0 else self.given)(patchify(x))
 
 
-class PortableConv3d(nn.Module):
-    """A causal 3D convolution whose 2D kernels are laid out in advance: all taps, and the newest alone for a clip's first frame."""
-
-    def __init__(self, conv: CausalConv3d) -> None:
-        super().__init__()
-        self.taps, self.frame_stride = conv.taps, conv.frame_stride
-        self.newest = _conv2d(conv.taps_weight(1), conv.bias, conv.padding)
-        self.all = _conv2d(conv.taps_weight(conv.taps), conv.bias, conv.padding) if conv.taps > 1 else None
-
-    def forward(self, x: Tensor, past: Tensor | None = None) -> Tensor:
-        b, t, c, h, w = x.shape
-        if self.all is None or (past is None and t == 1 and self.frame_stride == 1):
-            return self.newest(x.reshape(b * t, c, h, w)).view(b, t, -1, h, w)
-        if self.frame_stride == 1:
-            x = torch.cat([x.new_zeros(b, self.taps - 1, c, h, w) if past is None else past, x], 1)
-        starts = range(0, x.shape[1] - self.taps + 1, self.frame_stride)
-        if x.shape[1] == self.taps:
-            windows = x
-        else:
-            windows = torch.cat([x[:, s : s + self.taps].reshape(b, 1, self.taps * c, h, w) for s in starts], 1)
-        return self.all(windows.reshape(b * len(starts), self.taps * c, h, w)).view(b, len(starts), -1, h, w)
-
-    step = CausalConv3d.step
-
-
-class PortableChannelNorm(nn.Module):
-    """RMS norm over channels; the sum of squares is a 1×1 convolution with ones."""
-
-    ones: Tensor
-
-    def __init__(self, norm: ChannelNorm) -> None:
-        super().__init__()
-        channels = norm.gamma.numel()
-        self.register_buffer("ones", torch.ones(1, channels, 1, 1), persistent=False)
-        self.scale = nn.Parameter((norm.gamma.detach() * channels**0.5).view(1, channels, 1, 1), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, t, c, h, w = x.shape
-        x = x.reshape(b * t, c, h, w)
-        squares = F.conv2d(x * x, self.ones)
-        return (x * torch.rsqrt(squares + 1e-24) * self.scale).view(b, t, c, h, w)
-
-
-class PortableUpsampling(nn.Module):
-    """Nearest doubling and the 3×3 convolution behind it as one convolution at low resolution and a shuffle of pixels.
-
-    An output pixel of parity (a, b) sees two of the three low-resolution rows and columns around it, so four sets of 3×3 kernels,
-    folded from the original one, give the four pixels of each 2×2 block. The doubled image never exists.
-    """
-
-    def __init__(self, conv: Any) -> None:
-        super().__init__()
-        # folds[a][row of the low-resolution kernel][row of the original kernel]
-        folds = torch.tensor([[[1.0, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]])
-        weight = torch.einsum("aik,ockl,bjl->abocij", folds, conv.weight.detach(), folds)  # [2, 2, out, in, 3, 3]
-        self.conv = _conv2d(weight.flatten(0, 2), conv.bias.detach().repeat(4), padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, out, 2H, 2W]."""
-        n, _, h, w = x.shape
-        y = self.conv(x)
-        c = y.shape[1] // 4
-        return y.view(n, 2, 2, c, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c, 2 * h, 2 * w)
-
-
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     linear.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
     if bias is not None:
         linear.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
     return linear
-
-
-def _conv2d(weight: Tensor, bias: Tensor, padding: int) -> nn.Conv2d:
-    conv = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[-1], padding=padding)
-    conv.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
-    conv.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-    return conv
 
 
 def halve_rotary(attention: Any) -> Any:
@@ -203,29 +131,29 @@ def halve_rotary(attention: Any) -> Any:
 
 def _rewrite(module: nn.Module, noise_channels: int) -> nn.Module | None:
     """What replaces `module`, or None where it can stay."""
+    from .portable_media import media_rule
+
     rules: dict[type[nn.Module], Any] = {
         nn.LayerNorm: PortableLayerNorm,
         nn.RMSNorm: PortableRMSNorm,
-        CausalConv3d: PortableConv3d,
-        ChannelNorm: PortableChannelNorm,
         PatchEmbedding: lambda patch: PortablePatchEmbedding(patch, noise_channels),
     }
     if isinstance(module, nn.GELU) and module.approximate == "tanh":
         return PortableGELU()
-    if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[0], NearestDouble):
-        return PortableUpsampling(module[1])
     rule = rules.get(type(module))
-    return rule(module) if rule else None
+    return rule(module) if rule else media_rule(module)
 
 
 def make_portable(module: nn.Module, noise_channels: int = 16) -> nn.Module:
-    """A copy of `module` with every rewrite applied; the original is left alone. Rewriting a rewritten module changes nothing."""
-    module = copy.deepcopy(module).eval()
-    module.requires_grad_(False)
+    """A copy of `module` with every rewrite applied; the original is left alone. Rewriting a rewritten module changes nothing.
+
+    Weights that stay as they are share the original's memory."""
+    shared: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
+    module = copy.deepcopy(module, shared).eval()
     for part in list(module.modules()):
         if isinstance(part, SelfAttention):
             halve_rotary(part)
-    for part in list(module.modules()):
+    for part in reversed(list(module.modules())):  # children first
         for name, child in list(part.named_children()):
             replacement = _rewrite(child, noise_channels)
             if replacement is not None:
