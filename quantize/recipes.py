@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..core.errors import ConfigError
 
 Weights = Literal["fp32", "int8", "int4"]
-Rounding = Literal["nearest", "hqq", "searched", "gptq"]
+Rounding = Literal["nearest", "searched", "hqq", "gptq"]
 NEEDS_SAMPLES = ("gptq",)  # roundings that look at what a layer is given
+DATA_FREE: Rounding = "searched"  # what stands in for them
 
 
 class Rule(BaseModel):
@@ -23,8 +24,8 @@ class Rule(BaseModel):
     int8: 8-bit weights per output channel. int4: 4-bit weights in groups of `group` inputs; layers whose inputs do not divide
     into groups are stored as int8. Both with activations quantised to 8 bits per row as they come.
 
-    `rounding`: nearest; hqq and searched choose scales that clip (data-free); gptq rounds inputs one after the other, which needs
-    calibration samples.
+    `rounding`: nearest; searched and hqq choose scales that clip, from the weights alone; gptq rounds a layer's inputs one after
+    the other and lets the rest make up for the error, from calibration samples.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +50,11 @@ class WeightRecipe(BaseModel):
         """Whether a rule's rounding asks for calibration samples."""
         return any(rule.rounding in NEEDS_SAMPLES and rule.weights != "fp32" for rule in self.rules)
 
+    def data_free(self) -> WeightRecipe:
+        """The same weights, rounded as well as they can be without calibration samples."""
+        free = (rule.model_copy(update={"rounding": DATA_FREE}) if rule.rounding in NEEDS_SAMPLES else rule for rule in self.rules)
+        return self.model_copy(update={"rules": tuple(free)})
+
     def rule_for(self, program: str, module: str) -> Rule | None:
         for rule in self.rules:
             if fnmatchcase(program, rule.programs) and fnmatchcase(module, rule.modules):
@@ -56,12 +62,17 @@ class WeightRecipe(BaseModel):
         return None
 
 
+# A few thousand weights each, and most of what int8 would cost: the head alone makes two thirds of nano's int8 error.
+HIGH = (
+    Rule(programs="denoise*", modules="*head.head", weights="fp32"),
+    Rule(modules="*patch_embedding*", weights="fp32"),
+)
 PRESETS = {
     "fp32": WeightRecipe(name="fp32"),
-    "int8": WeightRecipe(name="int8", rules=(Rule(weights="int8"),)),
+    "int8": WeightRecipe(name="int8", rules=(*HIGH, Rule(weights="int8"))),
     "int4": WeightRecipe(
         name="int4",
-        rules=(Rule(programs="denoise", modules="*blocks.*", weights="int4"), Rule(weights="int8")),
+        rules=(*HIGH, Rule(programs="denoise", modules="*blocks.*", weights="int4", rounding="searched"), Rule(weights="int8")),
     ),
 }
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ConfigError
-from .gptq import gptq
+from .gptq import gptq, parts_of
 from .recipes import NEEDS_SAMPLES, Rule, WeightRecipe
 from .rounding import Grid, Rounded, hqq, nearest, searched
 
@@ -55,28 +55,30 @@ def grid_of(layer: nn.Linear, rule: Rule) -> Grid:
 
 
 @torch.no_grad()
-def input_moments(module: nn.Module, layers: Mapping[str, nn.Linear], samples: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
-    """Mean of x xᵀ over the rows x that each layer is given on `samples`, float32 [in, in]; layers that do not run are absent."""
-    found: dict[str, Tensor] = {}
+def input_moments(module: nn.Module, layers: Mapping[str, nn.Linear], samples: Sequence[Sequence[Any]]) -> dict[str, list[Tensor]]:
+    """Mean of x xᵀ over the rows x that each layer is given on `samples`, float32 [width, width] for each of its `parts_of`; layers
+    that do not run are absent."""
+    found: dict[str, list[Tensor]] = {}
     rows: Counter[str] = Counter()
+    parts = {name: parts_of(layer.in_features) for name, layer in layers.items()}
 
     def see(name: str, x: Tensor) -> None:
         flat = x.detach().reshape(-1, x.shape[-1]).float()
         if name not in found:
-            found[name] = torch.zeros(flat.shape[1], flat.shape[1])
-        found[name].addmm_(flat.T, flat)
+            found[name] = [torch.zeros(part.stop - part.start, part.stop - part.start) for part in parts[name]]
+        for part, moments in zip(parts[name], found[name], strict=True):
+            moments.addmm_(flat[:, part].T, flat[:, part])
         rows[name] += len(flat)
 
     with _watching(layers, see):
         for sample in samples:
             module(*sample)
-    return {name: moments.div_(rows[name]) for name, moments in found.items()}
+    return {name: [part.div_(rows[name]) for part in moments] for name, moments in found.items()}
 
 
-def round_weight(weight: Tensor, grid: Grid, rule: Rule, moments: Tensor | None = None) -> Rounded:
+def round_weight(weight: Tensor, grid: Grid, rule: Rule, moments: Sequence[Tensor] = ()) -> Rounded:
     """[out, in] float32 as `rule.rounding` says; `moments` for those that need them."""
     if rule.rounding == "gptq":
-        assert moments is not None
         return gptq(weight, moments, grid)
     return {"nearest": nearest, "hqq": hqq, "searched": searched}[rule.rounding](weight, grid)
 
@@ -102,7 +104,7 @@ def _batches(layers: Mapping[str, nn.Linear]) -> Iterator[dict[str, nn.Linear]]:
     batch: dict[str, nn.Linear] = {}
     held = 0
     for name, layer in layers.items():
-        size = 4 * layer.in_features**2
+        size = sum(4 * (part.stop - part.start) ** 2 for part in parts_of(layer.in_features))
         if batch and held + size > MOMENT_BYTES:
             yield batch
             batch, held = {}, 0
@@ -119,13 +121,14 @@ def quantise(
     inputs: Sequence[Tensor] | None = None,
     *,
     prefix: str = "",
-    samples: Sequence[Sequence[Tensor]] = (),
+    samples: Sequence[Sequence[Any]] = (),
 ) -> dict[str, int]:
     """Quantises the linear layers of `module` in place as `recipe` says. Returns how many layers got which weights.
 
     With `inputs` only the layers that the module runs on them are quantised and counted. `prefix` stands before each layer's name
     when rules are looked up, where `module` is a part of the program (`dit.blocks.7.`). `samples`: calls of `module`, each a
-    sequence of input tensors, for roundings that look at data.
+    sequence of arguments, for roundings that look at data; layers that no sample reaches are rounded as if their inputs were
+    independent.
 
     Weight-only schemes are not offered: XNNPACK lowers them without an error and computes garbage.
 
@@ -153,7 +156,7 @@ def quantise(
             "calibration samples, and there are none. Give samples, or set rounding to searched."
         )
 
-    def finish(name: str, layer: nn.Linear, moments: Tensor | None = None) -> None:
+    def finish(name: str, layer: nn.Linear, moments: Sequence[Tensor] = ()) -> None:
         grid = grid_of(layer, rules[name])
         rounded = round_weight(layer.weight.detach().float(), grid, rules[name], moments)
         store(layer, rounded, grid)
@@ -162,7 +165,8 @@ def quantise(
     for batch in _batches(fitted):
         moments = input_moments(module, batch, samples)
         for name, layer in batch.items():
-            finish(name, layer, moments.pop(name, torch.eye(layer.in_features)))
+            seen = moments.pop(name, None) or [torch.eye(part.stop - part.start) for part in parts_of(layer.in_features)]
+            finish(name, layer, seen)
     for name, layer in data_free.items():
         finish(name, layer)
     return dict(counts)
