@@ -69,7 +69,7 @@ class SoftClamp(nn.Module):
     """Keeps latents within -3 … 3."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(x / 3) * 3
+        return torch.tanh(x / 3.0) * 3.0
 
 
 class MemoryBlock(nn.Module):
@@ -164,7 +164,7 @@ class TinyVAE(nn.Module):
         missing = -frames % TEMPORAL_STRIDE
         if missing:
             video = torch.cat([video, *[video[:, frames - 1 :]] * missing], 1)
-        x = (video.reshape(batch * (frames + missing), *picture) + 1) / 2  # [B·T, 3, H, W]
+        x = (video.reshape(batch * (frames + missing), *picture) + 1.0) / 2.0  # [B·T, 3, H, W]
         return self._run(self.encoder, x, batch, stream)  # [B·F, 16, h, w]
 
     def encode(self, video: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ class TinyVAE(nn.Module):
             n, c, h, w = x.shape
             dropped = TEMPORAL_STRIDE - 1
             x = x.reshape(batch, n // batch * c, h, w)[:, dropped * c :].reshape(n - batch * dropped, c, h, w)
-        x = self._run(layers[self._head :], x, batch, stream).clamp(0, 1) * 2 - 1
+        x = self._run(layers[self._head :], x, batch, stream).clamp(0.0, 1.0) * 2.0 - 1.0
         return x.view(batch, x.shape[0] // batch, *x.shape[1:])
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -198,7 +198,8 @@ class TinyVAE(nn.Module):
         """One latent frame [B, 16, 1, h, w] -> video [B, 1 or 4, 3, H, W] and the state for the next chunk (`past` None at the
         start)."""
         stream = Stream(past)
-        return self._decode(latents.squeeze(2), latents.shape[0], stream), stream.kept
+        b, z, _, h, w = latents.shape
+        return self._decode(latents.reshape(b, z, h, w), b, stream), stream.kept
 
     @staticmethod
     def _run(layers: Iterable[nn.Module], x: Tensor, batch: int, stream: Stream) -> Tensor:

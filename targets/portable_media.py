@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.errors import ConfigError
 from ..core.pretrained_image import CLIP_MEAN, CLIP_STD
 from ..core.programs import PortraitEncoder, SpeechPerFrame, SpeechPerToken
-from ..core.tiny_vae import Grow, TinyVAE
-from ..core.vae import CausalConv3d, ChannelNorm, NearestDouble
+from ..core.tiny_vae import Grow, MemoryBlock, TinyVAE
+from ..core.vae import CausalConv3d, ChannelNorm, NearestDouble, Stream
 from .portable import ChannelMean, ChunkedAttention
 
 # -- transformers ----------------------------------------------------------------------------------------------------------------
@@ -45,9 +46,8 @@ class PortableHeads(nn.Module):
 
 
 def resize_matrix(size: int, target: int) -> Tensor:
-    """The [target, size] matrix that resizes one axis bicubically as torch does, without antialiasing."""
-    eye = torch.eye(size, dtype=torch.float64)[None, None]
-    return F.interpolate(eye, size=(target, size), mode="bicubic", align_corners=False)[0, 0].float()
+    """The [target, size] matrix that resizes one axis bicubically as torch does in float32, without antialiasing."""
+    return F.interpolate(torch.eye(size)[None, None], size=(target, size), mode="bicubic", align_corners=False)[0, 0]
 
 
 class PortablePortrait(nn.Module):
@@ -89,9 +89,8 @@ class PortablePortrait(nn.Module):
 
 
 def stretch_matrix(size: int, target: int) -> Tensor:
-    """The [target, size] matrix that stretches a sequence linearly, its ends on the ends, as torch does."""
-    eye = torch.eye(size, dtype=torch.float64)[None]
-    return F.interpolate(eye, size=target, mode="linear", align_corners=True)[0].T.float().contiguous()
+    """The [target, size] matrix that stretches a sequence linearly, its ends on the ends, as torch does in float32."""
+    return F.interpolate(torch.eye(size)[None], size=target, mode="linear", align_corners=True)[0].T.contiguous()
 
 
 class PortableSequenceConv(nn.Module):
@@ -287,6 +286,33 @@ class PortableGrow(nn.Module):
         return self.upsample(self.frames(x).reshape(n * self.stride, c, h, w))
 
 
+class PortableMemoryBlock(MemoryBlock):
+    """The tiny autoencoder's memory block for one clip, its first convolution split into what reads a frame and what reads the one
+    before: frames that have none before them are not convolved with zeros. x: [T, C, H, W]."""
+
+    def __init__(self, block: MemoryBlock) -> None:
+        nn.Module.__init__(self)
+        first, *later = block.conv
+        channels = first.weight.shape[0]
+        weight = first.weight.detach()
+        self.present = _conv2d(weight[:, :channels].contiguous(), first.bias, 1)
+        self.before = _conv2d(weight[:, channels:].contiguous(), None, 1)
+        self.later = nn.Sequential(*later)
+
+    def forward(self, x: Tensor, batch: int, stream: Stream) -> Tensor:
+        if batch != 1:
+            raise ConfigError(f"{batch} clips at once; a compiled autoencoder draws one.")
+        count, past = x.shape[0], stream.take()
+        last = x if count == 1 else x[count - 1 :]
+        stream.kept.append(last)
+        y = self.present(x)
+        if past is not None:
+            y = y + self.before(past if count == 1 else torch.cat([past, x[: count - 1]]))
+        elif count > 1:
+            y = torch.cat([y[:1], y[1:] + self.before(x[: count - 1])])
+        return F.relu(self.later(y) + x)
+
+
 def fold_growths(vae: TinyVAE) -> TinyVAE:
     """The tiny autoencoder with each growth and the convolution behind it as one module; in place. Layers keep their numbers."""
     layers = list(vae.decoder)
@@ -305,6 +331,7 @@ RULES: dict[type[nn.Module], Any] = {
     PortraitEncoder: PortablePortrait,
     CausalConv3d: PortableConv3d,
     ChannelNorm: PortableChannelNorm,
+    MemoryBlock: PortableMemoryBlock,
     TinyVAE: fold_growths,
 }
 _LIBRARY_RESULTS = {"CLIPAttention": 2, "Wav2Vec2Attention": 3}  # of classes of transformers, which is not imported for this
