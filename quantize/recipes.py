@@ -74,6 +74,19 @@ PRESETS = {
         name="int4",
         rules=(*HIGH, Rule(programs="denoise", modules="*blocks.*", weights="int4", rounding="searched"), Rule(weights="int8")),
     ),
+    # What searches of nano find worth 8 bits in the blocks is what attention gives to the clip; text and portrait bear 4.
+    "mixed": WeightRecipe(
+        name="mixed",
+        rules=(
+            *HIGH,
+            Rule(programs="denoise", modules="*self_attn.[vo]", weights="int8"),
+            Rule(programs="denoise", modules="*cross_attn.o", weights="int8"),
+            Rule(programs="denoise", modules="*blocks.*", weights="int4", rounding="gptq"),
+            Rule(programs="encode_conditions", modules="*cross_attn.[kv]", weights="int4", rounding="searched"),
+            Rule(programs="encode_conditions", modules="*cross_attn.[kv]_img", weights="int4", rounding="searched"),
+            Rule(weights="int8"),
+        ),
+    ),
 }
 
 

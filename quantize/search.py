@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,21 +176,22 @@ def _numbers(numbers: Sequence[int]) -> list[str]:
     return [front + (f"[{digits}]" if len(digits) > 1 else digits) for front, digits in tens.items()]
 
 
-def recipe_of(name: str, choice: Choice, group: int = 32, rounding: Mapping[Weights, Rounding] | None = None) -> WeightRecipe:
-    """The choice as rules; layers are named `program/module`. What is not named, other encoders for instance, is int8."""
-    rounding = rounding or {}
+def recipe_of(name: str, choice: Choice, group: int, rounding: Callable[[str, Weights], Rounding]) -> WeightRecipe:
+    """The choice as rules; layers are named `program/module`, and `rounding` says how each is rounded to its weights. What is not
+    named, other encoders for instance, is int8."""
     modules: dict[str, list[str]] = {}
     for layer in choice.picks:
         program, module = layer.split("/", 1)
         modules.setdefault(program, []).append(module)
     rules = []
     for program, every in modules.items():
-        for weights in ("fp32", "int4", "int8"):
-            chosen = [module for module in every if choice.picks[f"{program}/{module}"].weights == weights]
+        kinds: dict[tuple[Weights, Rounding], list[str]] = {}
+        for module in every:
+            weights = choice.picks[f"{program}/{module}"].weights
+            kinds.setdefault((weights, rounding(f"{program}/{module}", weights)), []).append(module)
+        for (weights, rounded), chosen in sorted(kinds.items()):
             rules += [
-                Rule(
-                    programs=f"{program}*", modules=pattern, weights=weights, group=group, rounding=rounding.get(weights, "nearest")
-                )
+                Rule(programs=f"{program}*", modules=pattern, weights=weights, group=group, rounding=rounded)
                 for pattern in patterns(chosen, every)
             ]
     return WeightRecipe(name=name, rules=(*rules, Rule(weights="int8")))

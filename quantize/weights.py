@@ -76,18 +76,18 @@ def input_moments(module: nn.Module, layers: Mapping[str, nn.Linear], samples: S
     return {name: [part.div_(rows[name]) for part in moments] for name, moments in found.items()}
 
 
-def round_weight(weight: Tensor, grid: Grid, rule: Rule, moments: Sequence[Tensor] = ()) -> Rounded:
-    """[out, in] float32 as `rule.rounding` says; `moments` for those that need them."""
+def rounded_weight(weight: Tensor, grid: Grid, rule: Rule, moments: Sequence[Tensor] = ()) -> Rounded:
+    """[out, in] float32 as `rule.rounding` says; `moments` of the inputs for those that need them."""
     if rule.rounding == "gptq":
         return gptq(weight, moments, grid)
     return {"nearest": nearest, "hqq": hqq, "searched": searched}[rule.rounding](weight, grid)
 
 
-def store(layer: nn.Linear, rounded: Rounded, grid: Grid) -> None:
-    """Puts rounded weights into `layer` as torchao's configuration for dynamic 8-bit activations would leave them."""
+def stored_weight(rounded: Rounded, grid: Grid) -> Tensor:
+    """Rounded weights as torchao's configuration for dynamic 8-bit activations would leave them."""
     from torchao.quantization import IntxUnpackedToInt8Tensor
 
-    weight = IntxUnpackedToInt8Tensor(
+    return IntxUnpackedToInt8Tensor(
         qdata=rounded.codes,
         scale=rounded.scale,
         zero_point=torch.zeros_like(rounded.scale, dtype=torch.int8),
@@ -96,7 +96,14 @@ def store(layer: nn.Linear, rounded: Rounded, grid: Grid) -> None:
         dtype=torch.float32,
         activation_quantization="int8_asym_per_token",
     )
-    layer.weight = nn.Parameter(weight, requires_grad=False)
+
+
+def quantise_layer(layer: nn.Linear, rule: Rule, moments: Sequence[Tensor] = ()) -> Grid:
+    """Replaces the weight of one layer, which is left to whoever holds it, as `rule` says. Returns the integers that it got."""
+    grid = grid_of(layer, rule)
+    rounded = rounded_weight(layer.weight.detach().float(), grid, rule, moments)
+    layer.weight = nn.Parameter(stored_weight(rounded, grid), requires_grad=False)
+    return grid
 
 
 def _batches(layers: Mapping[str, nn.Linear]) -> Iterator[dict[str, nn.Linear]]:
@@ -157,10 +164,7 @@ def quantise(
         )
 
     def finish(name: str, layer: nn.Linear, moments: Sequence[Tensor] = ()) -> None:
-        grid = grid_of(layer, rules[name])
-        rounded = round_weight(layer.weight.detach().float(), grid, rules[name], moments)
-        store(layer, rounded, grid)
-        counts[f"int{grid.bits}"] += 1
+        counts[f"int{quantise_layer(layer, rules[name], moments).bits}"] += 1
 
     for batch in _batches(fitted):
         moments = input_moments(module, batch, samples)

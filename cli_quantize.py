@@ -1,0 +1,162 @@
+"""The command line for weight recipes: searching one, and comparing ways to round."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from .core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from .quantize.recipes import WeightRecipe
+
+quantize_app = typer.Typer(help="Weight recipes: which layer is stored how, and what that costs.", no_args_is_help=True)
+out, err = Console(), Console(stderr=True)
+
+WorkOption = Annotated[Path, typer.Option("--work", help="Folder of measurements; a killed search goes on from it.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+
+
+@contextmanager
+def _bar(quiet: bool, what: str) -> Iterator[Any]:
+    """A progress bar on the error stream, as a function (done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, disable=quiet) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _save(recipe: WeightRecipe, output: Path, force: bool) -> None:
+    from .core.files import atomic_file
+
+    with atomic_file(output, force) as temporary:
+        rules = ",\n".join(f"  {rule.model_dump_json()}" for rule in recipe.rules)
+        temporary.write_text(f'{{"name": {json.dumps(recipe.name)}, "rules": [\n{rules}\n]}}\n')
+
+
+# -- search ----------------------------------------------------------------------------------------------------------------------
+
+
+@quantize_app.command()
+def search(
+    output: Annotated[Path, typer.Option("--out", help="The recipe to write, .json.", show_default=False)],
+    target_db: Annotated[
+        float | None, typer.Option(help="The smallest weights whose guided velocity has this signal-to-noise ratio in dB.")
+    ] = None,
+    target_share: Annotated[
+        float | None, typer.Option(help="The smallest that keep this share of lip-sync and mouth motion, such as 0.97.")
+    ] = None,
+    max_bytes: Annotated[int | None, typer.Option(min=1, help="The most exact weights that take so many bytes.")] = None,
+    work: WorkOption = Path("quantize-search"),
+    clips: Annotated[int, typer.Option(min=1, help="Held-out clips on which errors are measured.")] = 6,
+    listen: Annotated[
+        int, typer.Option(min=0, help="Clips played to the end for every layer and scheme, for its lip-sync; 0: none.")
+    ] = 0,
+    played: Annotated[int, typer.Option(min=2, help="Clips on which a whole recipe's mouth is judged.")] = 12,
+    group: Annotated[int, typer.Option(min=32, help="Inputs that share a scale at 4 bits; a multiple of 32.")] = 32,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure every layer of nano as each scheme stores it, and write the recipe that its figures justify.
+
+    A layer's error is that of the guided velocity and of the guided direction (conditional minus unconditional), which guidance
+    multiplies. Give one target. The recipe is a file to read and edit: rules from the first to the last, the first that matches a
+    layer holds.
+    """
+    from .core.nano import load_nano
+    from .core.samplers import PLAN_PRESETS, build_plan
+    from .quantize.search import Journal
+    from .runtime.recipe_search import Target, find, measure_layers, nano_basis, presets_beside
+    from .runtime.sensitivity import Laboratory
+
+    target = Target(target_db, target_share, max_bytes)
+    if group % 32:
+        raise ConfigError(f"--group is {group}; the backend takes multiples of 32.")
+    if output.suffix.lower() != ".json":
+        raise ConfigError(f"--out is {str(output)!r}; a recipe's name ends in .json, so that export --weights finds it.")
+    plan = build_plan(PLAN_PRESETS["nano"])
+    journal = Journal(work, nano_basis(plan, clips, listen, group))
+    err.print("[dim]Playing nano in full precision …[/]")
+    laboratory = Laboratory(load_nano(), plan, clips, played)
+    with _bar(as_json, "layers") as progress:
+        measure_layers(laboratory, journal, group, listen, progress)
+    found = find(laboratory, journal, target, group, output.stem, lambda line: err.print(f"[dim]{escape(line)}[/]"))
+    _save(found.recipe, output, force)
+    beside = presets_beside(laboratory)
+    if as_json:
+        print(json.dumps({"recipe": str(output), **found.to_dict(), "presets": beside}))
+        return
+    mouth = found.mouth
+    out.print(
+        f"{found.bytes:,} bytes of weights; guided velocity {found.guided_db:.1f} dB ({found.predicted_db:.1f} predicted), guided "
+        f"direction within {100 * found.direction**0.5:.1f} %; lip-sync {100 * mouth.lipsync:.1f} % and mouth motion "
+        f"{100 * mouth.mouth_energy:.1f} % of full precision's over {played} clips."
+    )
+    for name, figures in beside.items():
+        out.print(f"[dim]{name}: {figures['bytes']:,} bytes, {figures['guided_db']:.1f} dB[/]")
+    out.print(
+        f"[bold]{escape(str(output))}[/] is ready. Next: [cyan]echoedge export --weights {escape(str(output))} --out "
+        f"{escape(output.stem)}.echoedge[/]"
+    )
+
+
+# -- compare ---------------------------------------------------------------------------------------------------------------------
+
+
+@quantize_app.command()
+def compare(
+    output: Annotated[Path, typer.Option("--out", help="The figures to write, .json.", show_default=False)],
+    work: WorkOption = Path("quantize-search"),
+    clips: Annotated[int, typer.Option(min=1, help="Held-out clips on which errors are measured.")] = 6,
+    played: Annotated[int, typer.Option(min=2, help="Held-out clips that are played to the end.")] = 32,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure ways to round nano's 4-bit weights beside each other, and uniform recipes beside searched ones of the same size.
+
+    Uses the measurements of `search` with the same --clips, and makes those that are missing; about 15 minutes on one core.
+    """
+    from .core.files import atomic_file
+    from .core.nano import load_nano
+    from .core.samplers import PLAN_PRESETS, build_plan
+    from .quantize.search import Journal
+    from .runtime import rounding_study
+    from .runtime.recipe_search import measure_layers, nano_basis
+    from .runtime.sensitivity import Laboratory
+
+    plan = build_plan(PLAN_PRESETS["nano"])
+    journal = Journal(work, nano_basis(plan, clips, 0, rounding_study.GROUP))
+    err.print("[dim]Playing nano in full precision …[/]")
+    laboratory = Laboratory(load_nano(), plan, clips, played)
+    with _bar(as_json, "layers") as progress:
+        measure_layers(laboratory, journal, rounding_study.GROUP, progress=progress)
+    record = rounding_study.compare(laboratory, journal, lambda line: err.print(f"[dim]{escape(line)}[/]"))
+    with atomic_file(output, force) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    if as_json:
+        print(json.dumps(record))
+        return
+    for title, rows in (("4-bit blocks, rounded in every way", "int4_roundings"), ("Uniform and searched", "equal_size")):
+        _print_rows(title, record[rows])
+    out.print(f"[bold]{escape(str(output))}[/] is ready.")
+
+
+def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in ("", "bytes", "velocity", "guided", "direction", "lip-sync", "mouth motion"):
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        decibels = (f"{row[name]:.1f} dB" for name in ("velocity_db", "guided_db"))
+        shares = (f"{100 * row[name]:.1f} %" for name in ("direction_error", "lipsync_share", "mouth_energy_share"))
+        table.add_row(row["name"], f"{row['bytes']:,}", *decibels, *shares)
+    out.print(table)
