@@ -46,7 +46,7 @@ def _last_frames(past: Tensor | None, x: Tensor, count: int) -> Tensor:
     if x.shape[1] > count:
         return x[:, x.shape[1] - count :]
     if past is None:
-        past = x.new_zeros(x.shape[0], count - x.shape[1], *x.shape[2:])
+        return F.pad(x, (0, 0, 0, 0, 0, 0, count - x.shape[1], 0))
     have = past.shape[1] - (count - x.shape[1])  # of the past, what is too old
     return torch.cat([past[:, have:] if have else past, x], 1)
 

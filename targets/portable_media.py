@@ -208,7 +208,7 @@ class PortableConv3d(nn.Module):
         count = (len(frames) - self.taps) // self.frame_stride + 1
         paired = count // 2 * 2 if self.in_pairs else 0
         results = self._pairs(frames, paired) + [self._one(frames, index) for index in range(paired, count)]
-        return torch.cat([y.view(b, 1, *y.shape[1:]) for y in results], 1)
+        return _joined([y.view(b, 1, *y.shape[1:]) for y in results], 1)
 
     def _one(self, frames: list[Tensor], index: int) -> Tensor:
         start = index * self.frame_stride
@@ -224,10 +224,10 @@ class PortableConv3d(nn.Module):
             return []
         starts = range(0, count, 2)
         b = d[0].shape[0]
-        m0 = self.older[0](torch.cat([d[i] - d[i + 2] for i in starts]))
-        m1 = self.sum(torch.cat([d[i + 1] + d[i + 2] for i in starts]))
-        m2 = self.difference(torch.cat([d[i + 2] - d[i + 1] for i in starts]))
-        m3 = self.newest_alone(torch.cat([d[i + 1] - d[i + 3] for i in starts]))
+        m0 = self.older[0](_joined([d[i] - d[i + 2] for i in starts]))
+        m1 = self.sum(_joined([d[i + 1] + d[i + 2] for i in starts]))
+        m2 = self.difference(_joined([d[i + 2] - d[i + 1] for i in starts]))
+        m3 = self.newest_alone(_joined([d[i + 1] - d[i + 3] for i in starts]))
         even, odd = m0 + m1 + m2, m1 - m2 - m3
         return [y[b * i : b * i + b] for i in range(len(starts)) for y in (even, odd)]
 
@@ -263,7 +263,7 @@ class PortableUpsampling(nn.Module):
         super().__init__()
         # folds[p][k]: whether row k of the kernel is part of row p of the transposed one; output row 2i + a reads input row i + d
         # through p = a + 1 - 2d
-        folds = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=conv.weight.dtype)
+        folds = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]]).to(conv.weight)
         out, channels = conv.weight.shape[:2]
         self.conv = nn.ConvTranspose2d(channels, out, 4, stride=2, padding=1, bias=conv.bias is not None, device="meta")
         self.conv.weight = _frozen(torch.einsum("pk,ockl,ql->copq", folds, conv.weight.detach(), folds).contiguous())
@@ -346,6 +346,11 @@ def media_rule(module: nn.Module) -> nn.Module | None:
         return PortableUpsampling(module[1])
     rule = RULES.get(kind)
     return rule(module) if rule else None
+
+
+def _joined(parts: list[Tensor], dim: int = 0) -> Tensor:
+    """Concatenation; of one tensor itself, because XNNPACK takes no concatenation of one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _frozen(value: Tensor) -> nn.Parameter:
