@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from echoedge.core.attention import Attention, Rotary, SelfAttention, rope_tables
+from echoedge.core.attention import Attention, CrossAttention, LayerConditions, Rotary, SelfAttention, rope_tables
 from echoedge.core.config import NANO, VAEConfig
 from echoedge.core.encoders import NanoEncoders
+from echoedge.core.errors import ConfigError
 from echoedge.core.programs import Model, build_programs
 from echoedge.core.transformer import PatchEmbedding
 from echoedge.targets import portable
@@ -20,12 +21,14 @@ from echoedge.targets.portable import (
     REWRITTEN,
     ChunkedAttention,
     HalfRotary,
+    PortableCrossAttention,
     PortableGELU,
     PortableLayerNorm,
     PortablePatchEmbedding,
     PortableRMSNorm,
     halve_rotary,
     make_portable,
+    query_chunk,
 )
 
 from ..core.tiny import TINY_CLIP, randomised, tiny_config, tiny_dit, tiny_inputs, tiny_vae
@@ -115,18 +118,69 @@ def test_halved_rotary_within_self_attention() -> None:
         assert off(wrong(x, *tables), reference(x, *tables)) > 1e-3
 
 
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("chunk", [1, 5, 6, 17, 18, 768])
-def test_chunked_attention(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portable, "QUERY_CHUNK", chunk)
+def test_chunked_attention(chunk: int, scaled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portable, "LOGITS", chunk * B * HEADS * N)
     products: list[int] = []
     softmax = torch.softmax
     monkeypatch.setattr(torch, "softmax", lambda x, dim: products.append(x.shape[1]) or softmax(x, dim))
     q, k, v = (torch.randn(B, N, HEADS, HEAD) for _ in range(3))
-    ours = ChunkedAttention()(q, k, v)
+    asked = q * HEAD**-0.5 if scaled else q
+    ours = ChunkedAttention(scaled)(asked, k, v)
     assert off(ours, Attention()(q, k, v)) < 5e-6  # measured: 5.1e-7 of 1.3
-    assert max(products) == min(chunk, N)
+    assert max(products) <= chunk
     assert sum(products) == N
+    assert max(products) - min(products) <= len(products)  # chunks of one size, but for what does not divide
     assert off(ours, Attention()(k, q, v)) > 0.1
+    assert off(ChunkedAttention(not scaled)(asked, k, v), ours) > 0.1
+
+
+@pytest.mark.parametrize(("tokens", "chunk"), [(448, 448), (1792, 1792), (5376, 768)])
+def test_chunks_of_the_released_model(tokens: int, chunk: int) -> None:
+    assert query_chunk(12, tokens, tokens) == chunk
+    assert query_chunk(12, 4096, 10**9) == 1
+
+
+def cross_attention(coupled: bool) -> tuple[CrossAttention, Tensor, LayerConditions, tuple[Tensor, Tensor, Tensor]]:
+    """A cross-attention of random weights and arguments for it: text with a masked row, weights that differ by modality and frame,
+    audio that a third of the tokens do not hear."""
+    config = tiny_config()
+    attention = randomised(CrossAttention(config, coupled))
+    dim, frames, tokens = config.dim, 3, 6
+    lengths = {"text": 5, "image": 7, "audio": frames * config.audio.tokens}
+    keys = {f"{name}_{side}": torch.randn(B, length, dim) for name, length in lengths.items() for side in "kv"}
+    bias = torch.zeros(B, 5)
+    bias[:, -2], bias[:, -1] = 2.0, -1e9
+    text, image, audio = (0.5 + torch.rand(B, frames, 1, 1) for _ in range(3))
+    hears = (torch.arange(tokens) < 4).float().view(1, 1, tokens, 1)
+    return attention, torch.randn(B, frames * tokens, dim), LayerConditions(text_bias=bias, **keys), (text, image, audio * hears)
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.usefixtures("double_precision")
+@torch.no_grad()
+def test_cross_attention(coupled: bool) -> None:
+    attention, *arguments = cross_attention(coupled)
+    expected = attention(*arguments)
+    ours = PortableCrossAttention(copy.deepcopy(attention))
+    assert off(ours(*arguments), expected) < 1e-10  # measured: 2e-15 of 3
+    assert ours.state_dict().keys() == attention.state_dict().keys()
+    ours.coupled = not coupled
+    assert off(ours(*arguments), expected) > 1e-3
+    ours.coupled, ours.norm_q = coupled, attention.norm_q  # queries without their scale
+    assert off(ours(*arguments), expected) > 1e-3
+
+
+@pytest.mark.parametrize("swapped", [(0, 1), (1, 2)])
+@torch.no_grad()
+def test_cross_attention_weighs_each_modality(swapped: tuple[int, int]) -> None:
+    attention, x, conditions, weights = cross_attention(False)
+    ours, order = PortableCrossAttention(copy.deepcopy(attention)), [0, 1, 2]
+    order[swapped[0]], order[swapped[1]] = order[swapped[1]], order[swapped[0]]
+    expected = attention(x, conditions, weights)
+    assert off(ours(x, conditions, weights), expected) < 1e-5  # measured: 4.2e-7 of 2
+    assert off(ours(x, conditions, tuple(weights[i] for i in order)), expected) > 1e-2
 
 
 # ---- patches ---------------------------------------------------------------------------------------------------------------------
@@ -202,7 +256,7 @@ def test_weights_that_stay_are_not_copied() -> None:
     own = {parameter.data_ptr(): name for name, parameter in module.named_parameters()}
     ours = {parameter.data_ptr() for parameter in make_portable(module).parameters()}
     kept = {name for pointer, name in own.items() if pointer in ours}
-    assert {name for name in own.values() if "ffn" in name or "cross_attn" in name} <= kept
+    assert {name for name in own.values() if ("ffn" in name or "cross_attn" in name) and "norm_q" not in name} <= kept
     assert not {name for name in own.values() if "self_attn.q." in name or "self_attn.norm_k" in name} & kept  # reordered
 
 
@@ -219,6 +273,23 @@ def test_a_portable_model_is_for_inference() -> None:
     rewritten = make_portable(tiny_dit(tiny_config()).train())
     assert not rewritten.training
     assert not any(parameter.requires_grad for parameter in rewritten.parameters())
+
+
+@torch.no_grad()
+def test_the_fast_gelu_is_one_operator() -> None:
+    dit = tiny_dit(tiny_config())
+    rewritten = make_portable(dit, gelu="fast")
+    tanh = [child for child in dit.modules() if isinstance(child, nn.GELU) and child.approximate == "tanh"]
+    erf = [child for child in rewritten.modules() if isinstance(child, nn.GELU) and child.approximate == "none"]
+    assert len(tanh) == len(erf) - 1  # and the one that was exact
+    assert not [child for child in rewritten.modules() if isinstance(child, PortableGELU)]
+    x = torch.linspace(-20, 20, 4001)
+    assert 1e-4 < off(erf[0](x), tanh[0](x)) < 4.8e-4  # measured: 4.7e-4
+
+
+def test_an_unknown_gelu_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no gelu 'quick'. Choose from exact, fast"):
+        make_portable(nn.GELU(), gelu="quick")
 
 
 def test_the_exact_gelu_stays() -> None:
