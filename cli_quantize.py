@@ -18,6 +18,7 @@ from .core.errors import ConfigError
 
 if TYPE_CHECKING:
     from .quantize.recipes import WeightRecipe
+    from .runtime.recipe_search import Target
 
 quantize_app = typer.Typer(help="Weight recipes: which layer is stored how, and what that costs.", no_args_is_help=True)
 out, err = Console(), Console(stderr=True)
@@ -46,6 +47,8 @@ def _save(recipe: WeightRecipe, output: Path, force: bool) -> None:
 
 # -- search ----------------------------------------------------------------------------------------------------------------------
 
+PANEL = "With --checkpoint: a released model, a block at a time"
+
 
 @quantize_app.command()
 def search(
@@ -54,40 +57,70 @@ def search(
         float | None, typer.Option(help="The smallest weights whose guided velocity has this signal-to-noise ratio in dB.")
     ] = None,
     target_share: Annotated[
-        float | None, typer.Option(help="The smallest that keep this share of lip-sync and mouth motion, such as 0.97.")
+        float | None, typer.Option(help="The smallest that keep this share of lip-sync and mouth motion, such as 0.97 (nano).")
     ] = None,
     max_bytes: Annotated[int | None, typer.Option(min=1, help="The most exact weights that take so many bytes.")] = None,
     work: WorkOption = Path("quantize-search"),
-    clips: Annotated[int, typer.Option(min=1, help="Held-out clips on which errors are measured.")] = 6,
+    clips: Annotated[int, typer.Option(min=1, help="Held-out clips on which errors of nano are measured.")] = 6,
     listen: Annotated[
         int, typer.Option(min=0, help="Clips played to the end for every layer and scheme, for its lip-sync; 0: none.")
     ] = 0,
     played: Annotated[int, typer.Option(min=2, help="Clips on which a whole recipe's mouth is judged.")] = 12,
     group: Annotated[int, typer.Option(min=32, help="Inputs that share a scale at 4 bits; a multiple of 32.")] = 32,
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder of released weights.", rich_help_panel=PANEL)] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(help="Which to measure, such as 0,15,29; others take the nearest one's figures.", rich_help_panel=PANEL),
+    ] = None,
+    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the measured clip.", rich_help_panel=PANEL)] = "128x128",
+    frames: Annotated[int, typer.Option(min=1, help="Frames of the measured clip, 4n+1.", rich_help_panel=PANEL)] = 9,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure every layer of nano as each scheme stores it, and write the recipe that its figures justify.
+    """Measure every layer as each scheme stores it, and write the recipe that the figures justify.
 
     A layer's error is that of the guided velocity and of the guided direction (conditional minus unconditional), which guidance
-    multiplies. Give one target. The recipe is a file to read and edit: rules from the first to the last, the first that matches a
-    layer holds.
+    multiplies. Give one target. The recipe is a file to read and edit: of its rules, the first that matches a layer holds.
+
+    nano is played; of a released model each block is run alone, on drawn inputs, and what a layer does to the tokens behind its
+    block stands for what it does to the velocity.
     """
-    from .core.nano import load_nano
-    from .core.samplers import PLAN_PRESETS, build_plan
-    from .quantize.search import Journal
-    from .runtime.recipe_search import Target, find, measure_layers, nano_basis, presets_beside
-    from .runtime.sensitivity import Laboratory
+    from .runtime.recipe_search import Target
 
     target = Target(target_db, target_share, max_bytes)
     if group % 32:
         raise ConfigError(f"--group is {group}; the backend takes multiples of 32.")
     if output.suffix.lower() != ".json":
         raise ConfigError(f"--out is {str(output)!r}; a recipe's name ends in .json, so that export --weights finds it.")
+    if checkpoint is not None:
+        _search_checkpoint(checkpoint, target, output, work, blocks, size, frames, group, force, as_json)
+        return
+    if blocks is not None:
+        raise ConfigError("--blocks goes with --checkpoint; nano's layers are all measured.")
+    _search_nano(target, output, work, clips, listen, played, group, force, as_json)
+
+
+def _search_nano(
+    target: Target,
+    output: Path,
+    work: Path,
+    clips: int,
+    listen: int,
+    played: int,
+    group: int,
+    force: bool,
+    as_json: bool,
+) -> None:
+    from .core.nano import load_nano
+    from .core.samplers import PLAN_PRESETS, build_plan
+    from .quantize.search import Journal
+    from .runtime.recipe_search import find, measure_layers, nano_basis, presets_beside
+    from .runtime.sensitivity import Laboratory
+
     plan = build_plan(PLAN_PRESETS["nano"])
     journal = Journal(work, nano_basis(plan, clips, listen, group))
     err.print("[dim]Playing nano in full precision …[/]")
-    laboratory = Laboratory(load_nano(), plan, clips, played)
+    laboratory = Laboratory(load_nano(), plan, clips, max(played, listen))
     with _bar(as_json, "layers") as progress:
         measure_layers(laboratory, journal, group, listen, progress)
     found = find(laboratory, journal, target, group, output.stem, lambda line: err.print(f"[dim]{escape(line)}[/]"))
@@ -100,7 +133,7 @@ def search(
     out.print(
         f"{found.bytes:,} bytes of weights; guided velocity {found.guided_db:.1f} dB ({found.predicted_db:.1f} predicted), guided "
         f"direction within {100 * found.direction**0.5:.1f} %; lip-sync {100 * mouth.lipsync:.1f} % and mouth motion "
-        f"{100 * mouth.mouth_energy:.1f} % of full precision's over {played} clips."
+        f"{100 * mouth.mouth_energy:.1f} % of full precision's over {len(laboratory.truths)} clips."
     )
     for name, figures in beside.items():
         out.print(f"[dim]{name}: {figures['bytes']:,} bytes, {figures['guided_db']:.1f} dB[/]")
@@ -108,6 +141,61 @@ def search(
         f"[bold]{escape(str(output))}[/] is ready. Next: [cyan]echoedge export --weights {escape(str(output))} --out "
         f"{escape(output.stem)}.echoedge[/]"
     )
+
+
+def _search_checkpoint(
+    folder: Path,
+    target: Target,
+    output: Path,
+    work: Path,
+    blocks: str | None,
+    size: str,
+    frames: int,
+    group: int,
+    force: bool,
+    as_json: bool,
+) -> None:
+    from .core.checkpoints import Checkpoint
+    from .core.config import ClipSpec
+    from .core.files import require_free_memory
+    from .core.samplers import build_plan
+    from .quantize.search import Journal
+    from .runtime.block_search import checkpoint_basis, find_for_blocks, measure_blocks, memory_needed
+    from .runtime.reference import Settings, plan_options
+
+    sides = size.lower().split("x")
+    if len(sides) != 2 or not all(side.isdigit() for side in sides):
+        raise ConfigError(f"--size is {size!r}; write HEIGHTxWIDTH, such as 128x128.")
+    clip = ClipSpec(int(sides[0]), int(sides[1]), frames)
+    wanted = None if blocks is None else _numbers(blocks)
+    opened = Checkpoint.open(folder)
+    config = opened.config()
+    plan = build_plan(plan_options(config.variant, Settings()))
+    require_free_memory(memory_needed(config, clip), "measuring a block at a time")
+    err.print("[dim]Reading the weights' hash …[/]")
+    journal = Journal(work, checkpoint_basis(opened, plan, clip, group, config))
+    with _bar(as_json, "blocks") as progress:
+        measure_blocks(opened, config, plan, clip, journal, group, wanted, progress)
+    found = find_for_blocks(journal, config.layers, target, group, output.stem)
+    _save(found.recipe, output, force)
+    if as_json:
+        print(json.dumps({"recipe": str(output), **found.to_dict()}))
+        return
+    out.print(
+        f"{found.bytes:,} bytes of weights in {found.layers} layers of blocks, {found.measured} of them measured; tokens behind "
+        f"the blocks {found.predicted_db:.1f} dB by the sum of the layers' errors."
+    )
+    out.print(
+        f"[bold]{escape(str(output))}[/] is ready. Next: [cyan]echoedge export --model {config.name} --checkpoint "
+        f"{escape(str(folder))} --weights {escape(str(output))} --out {escape(output.stem)}.echoedge[/]"
+    )
+
+
+def _numbers(text: str) -> list[int]:
+    parts = text.replace(" ", "").split(",")
+    if not all(part.isdigit() for part in parts):
+        raise ConfigError(f"--blocks is {text!r}; write numbers with commas between them, such as 0,15,29.")
+    return [int(part) for part in parts]
 
 
 # -- compare ---------------------------------------------------------------------------------------------------------------------

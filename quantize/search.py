@@ -200,7 +200,7 @@ def recipe_of(name: str, choice: Choice, group: int, rounding: Callable[[str, We
 # ---- 3. The journal --------------------------------------------------------------------------------------------------------------
 
 
-class Journal:
+class Journal(Mapping[str, dict[str, Any]]):
     """Measurements in a folder, a line each, behind a first line that says what they are of.
 
     Raises:
@@ -235,14 +235,14 @@ class Journal:
                     break  # the line that a kill cut
         return found
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._found
-
     def __getitem__(self, key: str) -> dict[str, Any]:
         return self._found[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
     def add(self, key: str, value: Mapping[str, Any]) -> None:
         """Keeps a measurement; it is on the disk when this returns."""

@@ -21,6 +21,7 @@ from .sensitivity import Laboratory, Mouth, decibels
 
 SCHEMES: tuple[Weights, ...] = ("int4", "int8")
 Report = Callable[[str], None]
+Measurements = Mapping[str, Mapping[str, Any]]  # "program/module weights" -> energies and more
 Progress = Callable[[int, int], None]
 
 
@@ -106,33 +107,32 @@ def schemes_of(inputs: int, group: int) -> tuple[Weights, ...]:
     return SCHEMES if inputs % group == 0 else ("int8",)
 
 
-def options_of(sizes: Mapping[str, tuple[int, int]], journal: Journal, group: int) -> dict[str, list[Option]]:
-    """Every layer's options from the journal; `sizes`: outputs and inputs of each.
+def options_of(
+    sizes: Mapping[str, tuple[int, int]], found: Measurements, group: int, weigh: Mapping[str, float] | None = None
+) -> dict[str, list[Option]]:
+    """Every layer's options from its measurements; `sizes`: outputs and inputs of each.
 
-    The error of an option weighs the guided velocity's and the guided direction's alike: each relative to what all layers together
-    would do at their smallest.
+    An option's error is the sum of its energies by `weigh`. By default the guided velocity's and the guided direction's count
+    alike: each relative to what all layers together would do at their smallest.
     """
-    smallest = [journal[f"{layer} {schemes_of(inputs, group)[0]}"] for layer, (_, inputs) in sizes.items()]
-    whole = {kind: sum(found[kind] for found in smallest) or 1.0 for kind in ("guided", "direction")}
+    if weigh is None:
+        smallest = [found[f"{layer} {schemes_of(inputs, group)[0]}"] for layer, (_, inputs) in sizes.items()]
+        weigh = {kind: 0.5 / (sum(one[kind] for one in smallest) or 1.0) for kind in ("guided", "direction")}
+
+    def option(layer: str, outputs: int, inputs: int, weights: Weights) -> Option:
+        energies = found[f"{layer} {weights}"] if weights != "fp32" else dict.fromkeys(weigh, 0.0)
+        error = sum(factor * energies[kind] for kind, factor in weigh.items())
+        return Option(weights, weight_bytes(outputs, inputs, weights, group), error)
+
     return {
-        layer: [
-            Option("fp32", weight_bytes(outputs, inputs, "fp32"), 0.0),
-            *(
-                Option(
-                    weights,
-                    weight_bytes(outputs, inputs, weights, group),
-                    sum(journal[f"{layer} {weights}"][kind] / whole[kind] for kind in whole) / len(whole),
-                )
-                for weights in schemes_of(inputs, group)
-            ),
-        ]
+        layer: [option(layer, outputs, inputs, weights) for weights in ("fp32", *schemes_of(inputs, group))]
         for layer, (outputs, inputs) in sizes.items()
     }
 
 
-def predicted(choice: Choice, journal: Journal, kind: str) -> float:
+def predicted(choice: Choice, found: Measurements, kind: str) -> float:
     """Sum over layers of what each alone does."""
-    return sum(journal[f"{layer} {option.weights}"][kind] for layer, option in choice.picks.items() if option.weights != "fp32")
+    return sum(found[f"{layer} {option.weights}"][kind] for layer, option in choice.picks.items() if option.weights != "fp32")
 
 
 def find(
