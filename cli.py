@@ -24,6 +24,7 @@ from rich.table import Table
 
 from . import __version__
 from .cli_checkpoint import checkpoint_app, inspect_checkpoint, is_checkpoint
+from .cli_quantize import quantize_app
 from .core.errors import ConfigError, EchoEdgeError, EngineError, OutputError
 
 if TYPE_CHECKING:
@@ -45,11 +46,12 @@ app = typer.Typer(
 train_app = typer.Typer(help="Train the built-in model.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(checkpoint_app, name="checkpoint")
+app.add_typer(quantize_app, name="quantize")
 CLIP_COMPRESSION = 4  # an MP4 is at least this much smaller than its pixels; used to check the disk before a clip is begun
 out, err = Console(), Console(stderr=True)
 
 STAGE_NAMES = {
-    "plan": "plan", "reference": "full-precision run", "programs": "programs", "clip": "whole clip", "clips": "held-out clips",
+    "plan": "plan", "reference": "full-precision run", "programs": "programs", "proof": "proof of the files", "clip": "whole clip", "clips": "held-out clips",
     "listen": "1 listen", "look": "2 look", "prepare": "3 prepare", "denoise": "4 denoise", "decode": "5 decode", "runs": "runs",
 }  # fmt: skip
 
@@ -116,10 +118,6 @@ def _export(
     config = preset(model)
     if target not in TARGETS:
         raise ConfigError(f"This version compiles for: {', '.join(TARGETS)}. It does not compile for {target!r} yet.")
-    if config.name != "nano":
-        raise ConfigError(
-            f"This version compiles the built-in nano; {config.name} needs its published checkpoint, which it cannot read yet."
-        )
     recipe = read_recipe(weights)
     height, width = _parse_size(size) if size else (NANO_CLIP.height, NANO_CLIP.width)
     clip = ClipSpec(height, width, frames or NANO_CLIP.frames)
@@ -142,31 +140,88 @@ def _export(
         return export_bundle(request, output, partial(record_golden, clip=clip), progress, force)
 
 
+RELEASED_PANEL = "With --model flash or preview, from --checkpoint"
+
+
 @app.command()
 def export(
-    model: Annotated[str, typer.Option(help="nano. (flash and preview: not in this version.)")] = "nano",
+    context: typer.Context,
+    model: Annotated[str, typer.Option(help="nano, flash or preview.")] = "nano",
     target: Annotated[str, typer.Option(help="executorch. (coreml and onnx: not in this version.)")] = "executorch",
-    weights: Annotated[str, typer.Option(help="fp32, int8, int4, or a recipe file (.json).")] = "int8",
+    weights: Annotated[str, typer.Option(help="fp32, int8, int4, mixed, or a recipe file (.json).")] = "int8",
     output: Annotated[Path, typer.Option("--out", help="The bundle to write, NAME.echoedge.", show_default=False)] = ...,  # type: ignore[assignment]
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Folder with the weights of flash or preview; not in this version.")
-    ] = None,
-    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the clip.", show_default="the model's")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Frames of one window, 4n+1.", show_default="the model's")] = None,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the clip.", show_default="the model's, or 256x256")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames of one window, 4n+1.", show_default="25")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps.", show_default="the model's")] = None,
-    plan: Annotated[str, typer.Option(help="nano, or nano-png: with negative guidance, one more evaluation per step.")] = "nano",
+    plan: Annotated[
+        str | None,
+        typer.Option(help="nano, or nano-png: with negative guidance, one more evaluation per step.", show_default="the model's"),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Programs compiled at once.")] = 2,
     force: ForceOption = False,
     as_json: JsonOption = False,
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder of released weights.", rich_help_panel=RELEASED_PANEL)] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="HEIGHTxWIDTHxFRAMES: a further shape, sharing the weights; may be repeated.", rich_help_panel=RELEASED_PANEL
+        ),
+    ] = None,
+    decoders: Annotated[
+        str, typer.Option(help="full, tiny, or full,tiny: which decoders go in.", rich_help_panel=RELEASED_PANEL)
+    ] = "full,tiny",
+    layout: Annotated[
+        str,
+        typer.Option(
+            help="separate: a file for each program, loaded and freed in turn; one: all in one.", rich_help_panel=RELEASED_PANEL
+        ),
+    ] = "separate",
+    backend: Annotated[
+        str, typer.Option(help="xnnpack; or vulkan, coreml, mps: lowered, not executed here.", rich_help_panel=RELEASED_PANEL)
+    ] = "xnnpack",
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompt pack that travels in the bundle.", rich_help_panel=RELEASED_PANEL)
+    ] = None,
+    text_rows: Annotated[
+        int, typer.Option(min=2, help="Longest prompt in tokens, and one for the padding.", rich_help_panel=RELEASED_PANEL)
+    ] = 64,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Most memory to take, such as 4GB.", show_default="what is free", rich_help_panel=RELEASED_PANEL),
+    ] = None,
+    way: Annotated[
+        str,
+        typer.Option(help="auto, stamped or plain: how the transformer's blocks are compiled.", rich_help_panel=RELEASED_PANEL),
+    ] = "auto",
 ) -> None:
-    """Compile a model into a bundle."""
-    if checkpoint is not None and model == "nano":
-        raise ConfigError("nano's weights are built in; --checkpoint is for flash and preview.")
-    manifest = _export(output, weights, model, target, size, frames, steps, jobs, force, as_json, plan)
+    """Compile a model into a bundle. The same command goes on where a killed one stopped."""
+    if model == "nano":
+        if checkpoint is not None:
+            raise ConfigError("nano's weights are built in; --checkpoint is for flash and preview.")
+        _refuse_options(context, RELEASED_PANEL, "goes with --model flash or preview")
+        manifest = _export(output, weights, model, target, size, frames, steps, jobs, force, as_json, plan or "nano")
+    else:
+        from .cli_export import export_checkpoint
+
+        if checkpoint is None:
+            raise ConfigError(f"--checkpoint names the folder with the weights of {model}; see docs/RELEASED_MODEL.md.")
+        if plan is not None:
+            raise ConfigError(f"--plan is {plan!r}; only nano has several plans.")
+        warn = lambda line: err.print(f"[yellow]{escape(line)}[/]")  # noqa: E731
+        with _bars(as_json) as progress:
+            manifest = export_checkpoint(
+                output, checkpoint, model, target, weights, size or "256x256", frames or 25, steps, also or (), decoders, layout,
+                backend, prompts, text_rows, memory, way, jobs, force, progress, warn,
+            )  # fmt: skip
     if as_json:
         print(json.dumps({"bundle": str(output), "programs": {n: p.bytes for n, p in manifest.programs.items()}}))
         return
     _print_programs(manifest)
+    if manifest.target == "executorch" and manifest.backend != "xnnpack":
+        out.print(
+            f"\n[bold]{escape(str(output))}[/] is ready, lowered to {manifest.backend}: [yellow]not executed on this host[/]."
+        )
+        return
     out.print(f"\n[bold]{escape(str(output))}[/] is ready. Next: [cyan]echoedge verify {escape(str(output))}[/]")
 
 
@@ -435,14 +490,15 @@ def _print_verdict(verdict: Verdict) -> None:
             _number(found.max_abs, 4),
             verdict_mark(row.passed),
         )
-    table.add_row(
-        "lip-sync" if verdict.lipsync_clips == 1 else f"lip-sync, {verdict.lipsync_clips} clips",
-        f"{verdict.lipsync_measured:.3f}",
-        f"{verdict.lipsync_reference:.3f} × 95 %",
-        "",
-        "",
-        verdict_mark(verdict.lipsync_passed),
-    )
+    if verdict.lipsync_measured is not None:
+        table.add_row(
+            "lip-sync" if verdict.lipsync_clips == 1 else f"lip-sync, {verdict.lipsync_clips} clips",
+            f"{verdict.lipsync_measured:.3f}",
+            f"{verdict.lipsync_reference:.3f} × 95 %",
+            "",
+            "",
+            verdict_mark(verdict.lipsync_passed),
+        )
     out.print(table)
 
 
@@ -656,11 +712,9 @@ def doctor(as_json: JsonOption = False) -> None:
             checks.append((name, False, str(error)))
 
     def xnnpack() -> str:
-        from .runtime.engines.executorch import quiet_stderr
+        from .targets.program_file import registered_backends
 
-        with quiet_stderr():
-            from executorch.runtime import Runtime
-        names = Runtime.get().backend_registry.registered_backend_names
+        names = registered_backends()
         if "XnnpackBackend" not in names:
             raise EngineError(f"this ExecuTorch has no XNNPACK; it has {', '.join(names)}. Install executorch again.")
         return f"XNNPACK, and {len(names) - 1} other backends"

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import multiprocessing
@@ -18,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from ..core.bundle import BundleWriter, ClipRecord, Figures, Manifest, Method, M
 from ..core.config import ClipSpec
 from ..core.errors import ExportError
 from ..core.files import require_free_memory
+from ..core.golden import GOLDEN, GOLDEN_INDEX, Golden
 from ..core.plan import SamplingPlan
 from ..core.programs import Model, Program, build_programs
 from ..quantize.recipes import WeightRecipe
@@ -37,8 +37,6 @@ from .executorch import Compiled
 
 TARGETS = ("executorch",)
 STEP_TABLES = "step_tables.safetensors"
-GOLDEN = "tests/golden.safetensors"
-GOLDEN_INDEX = "tests/golden.json"
 LIBRARIES = ("echoedge", "torch", "torchao", "executorch", "diffusers", "numpy")
 COMPILE_MEMORY = 1_000_000_000  # bytes for one compiler process of nano; 0.6 GB measured at its peak
 
@@ -61,28 +59,6 @@ def thresholds_for(recipe: WeightRecipe, programs: Iterable[str]) -> dict[str, F
     used = {rule.weights for rule in recipe.rules}
     demanded = THRESHOLDS["int4" if "int4" in used else "int8" if "int8" in used else "fp32"]
     return {name: demanded["*"] for name in programs} | {name: demanded[name] for name in _CLIP}
-
-
-@dataclass(frozen=True)
-class Golden:
-    """Recorded full-precision calls: arrays by content, and an index that names them.
-
-    index: {"programs": {name: {method: [{"inputs": [key…], "outputs": [key…]}…]}}, "clip": {name: key}, "settings": {…}}.
-    """
-
-    tensors: dict[str, np.ndarray] = field(default_factory=dict)
-    index: dict[str, Any] = field(default_factory=lambda: {"programs": {}, "clip": {}, "settings": {}})
-
-    def add(self, array: np.ndarray) -> str:
-        """Keeps an array once and returns its key."""
-        array = np.ascontiguousarray(array)
-        key = hashlib.sha256(str((array.shape, array.dtype)).encode() + array.tobytes()).hexdigest()[:24]
-        self.tensors.setdefault(key, array)
-        return key
-
-    def add_call(self, program: str, method: str, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> None:
-        call = {"inputs": [self.add(a) for a in inputs], "outputs": [self.add(a) for a in outputs]}
-        self.index["programs"].setdefault(program, {}).setdefault(method, []).append(call)
 
 
 RecordGolden = Callable[[Model, dict[str, Program], SamplingPlan, Mapping[str, np.ndarray]], Golden]

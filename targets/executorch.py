@@ -20,7 +20,7 @@ from ..quantize.recipes import WeightRecipe
 from ..quantize.weights import quantise
 from .backends import BACKENDS, Backend
 from .gate import delegation, require_delegated
-from .portable import make_portable
+from .portable import GELU, make_portable
 
 SUFFIX = ".pte"
 DATA_SUFFIX = ".ptd"
@@ -50,6 +50,11 @@ class Compiled:
     prefix: str = ""
 
 
+def gelu_for(recipe: WeightRecipe) -> GELU:
+    """The form of GELU that goes with a recipe: one operator instead of six where quantised weights hide the difference."""
+    return "fast" if any(rule.weights != "fp32" for rule in recipe.rules) else "exact"
+
+
 def lower_program(
     name: str, program: Program, recipe: WeightRecipe, backend: Backend = XNNPACK, external: str | None = None
 ) -> Lowered:
@@ -65,7 +70,7 @@ def lower_program(
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         for method_name, method in program.items():
-            portable = make_portable(method.module)
+            portable = make_portable(method.module, gelu=gelu_for(recipe))
             layers.update(quantise(portable, name, recipe, tuple(method.inputs.values())))
             try:
                 exported[method_name] = torch.export.export(portable, tuple(method.inputs.values()), strict=False)

@@ -15,6 +15,7 @@ from typing import Any
 from ..core.bundle import Delegation
 from ..core.errors import ExportError
 
+CONTENTS = "contents"
 LEAST_SHARE = 0.99  # of a method's FLOPs that the backend must take
 
 
@@ -41,29 +42,29 @@ def flops(program: Any) -> Counter[str]:
     return found
 
 
-def delegation(program: Any, inside: Mapping[str, int] | None = None) -> Delegation:
-    """What of an exported program the backend took in and what stayed outside.
+def contents(program: Any) -> dict[str, int]:
+    """How many operators the graph of a delegate has, and their FLOPs."""
+    nodes = program.graph_module.graph.nodes
+    operators = sum(node.op == "call_function" and "getitem" not in str(node.target) for node in nodes)
+    return {"operators": operators, "flops": sum(flops(program).values())}
 
-    `inside`: FLOPs of delegates whose own graph is not kept, by the name that the graph has for them.
-    """
+
+def delegation(program: Any) -> Delegation:
+    """What of an exported program the backend took in and what stayed outside. A delegate that does not keep its own graph carries
+    its `contents` in its `meta`."""
     calls = taken = work = 0
     others: Counter[str] = Counter()
-    module = program.graph_module
     for node in program.graph.nodes:
         if node.op != "call_function" or "getitem" in str(node.target):
             continue
         if "executorch_call_delegate" not in str(node.target):
             others[_name(node)] += 1
             continue
-        calls += 1
-        lowered = node.args[0].target
-        original = getattr(module, lowered).original_module
-        graph = original.graph_module.graph
-        taken += sum(n.op == "call_function" and "getitem" not in str(n.target) for n in graph.nodes)
-        work += inside[lowered] if inside and lowered in inside else sum(flops(original).values())
-    outside = flops(program)
+        lowered = getattr(program.graph_module, node.args[0].target)
+        inside = (lowered.meta or {}).get(CONTENTS) or contents(lowered.original_module)
+        calls, taken, work = calls + 1, taken + inside["operators"], work + inside["flops"]
     return Delegation(
-        delegate_calls=calls, delegated_ops=taken, other_ops=dict(others), delegated_flops=work, other_flops=dict(outside)
+        delegate_calls=calls, delegated_ops=taken, other_ops=dict(others), delegated_flops=work, other_flops=dict(flops(program))
     )
 
 

@@ -27,7 +27,7 @@ from ..core.conditions import AUDIO_RADIUS, Conditions, collapse_padding, pad_te
 from ..core.config import PATCH, ClipSpec, ModelConfig
 from ..core.errors import ConfigError, ExportError
 from ..core.plan import SamplingPlan, check_count
-from ..core.transformer import DiT, PatchEmbedding, patchify
+from ..core.transformer import Block, DiT, PatchEmbedding, patchify
 
 Per = Literal["branch", "plan", "program"]
 FLOAT_BYTES = 4  # conditions, step tables and rotary tables are float32
@@ -156,6 +156,14 @@ class NoisePatches(nn.Module):
                 f"{PATCH_BIAS.name} took the others out. Embed them with the whole model."
             )
         return self.noise(patchify(x))
+
+
+def strip_block(block: Block) -> Block:
+    """A block without the parameters that a step without keys and values leaves unread; what stays is shared with `block`."""
+    step = copy.deepcopy(block, {id(parameter): parameter for parameter in block.parameters()})
+    for name in _KEYS_VALUES:
+        step.set_submodule(f"cross_attn.{name}", Gone(f"cross_attn.{name}", KEYS_VALUES))
+    return step
 
 
 def strip(dit: DiT, rewrites: Collection[Rewrite] = REWRITES) -> DiT:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ExportError
+from .gate import CONTENTS, contents
 
 Part = Literal["tensor", "integers", "scales"]
 
@@ -262,4 +263,7 @@ def _lowered(like: Any, program: Any, payload: bytes, entries: dict[str, tuple[b
     store = NamedDataStore()
     for key, (data, alignment) in entries.items():
         store.add_named_data(key, data, alignment, external_tag=external)
-    return LoweredBackendModule(program, like.backend_id, payload, like.compile_specs, store.get_named_data_store_output())
+    data = store.get_named_data_store_output()
+    lowered = LoweredBackendModule(program, like.backend_id, payload, like.compile_specs, data)
+    lowered.meta = {**(like.meta or {}), CONTENTS: (like.meta or {}).get(CONTENTS) or contents(like.original_module)}
+    return lowered

@@ -27,7 +27,7 @@ from echoedge.core.bundle import MANIFEST, Bundle
 from echoedge.core.nano import assets
 from echoedge.runtime.media import read_clip, read_speech
 from echoedge.targets import bundle_builder
-from echoedge.targets.bundle_builder import GOLDEN, GOLDEN_INDEX
+from echoedge.core.golden import GOLDEN, GOLDEN_INDEX
 from echoedge.targets.hoist import REWRITES, savings
 
 from .bundles import CLIP, demanding_bundle

@@ -1,84 +1,76 @@
-"""ExecuTorch's runtime: each `.pte` is loaded on first use and stays loaded."""
+"""ExecuTorch's runtime: each program is loaded on first use and stays loaded while memory allows."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-import torch
-
-from ...core.bundle import Bundle
+from ...core.bundle import Bundle, Program
 from ...core.errors import EngineError
-from .base import Array, check_inputs, contiguous
+from ...core.files import available_memory
+from ...targets.backends import BACKENDS
+from ...targets.program_file import ProgramFile, registered_backends, set_threads
+from .base import Array, check_inputs
 
-
-@contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Keeps what native libraries print while they load (probes of the processor) off the error stream."""
-    sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
+LOADED_PER_BYTE = 2  # a file is mapped, and XNNPACK packs a copy of its weights
 
 
 class ExecuTorchEngine:
-    """Runs a bundle's compiled programs through XNNPACK. `threads`: 0 leaves the runtime's choice."""
+    """Runs a bundle's compiled programs. `threads`: 0 leaves the runtime's choice. `keep_bytes`: of the files of programs that stay
+    loaded together, so that a machine need not hold all of them; by default a third of the memory that is free now. One always
+    stays: the one that runs.
+
+    Raises:
+        EngineError: the bundle is for another target, or lowered to a backend that this machine does not have.
+    """
 
     name = "executorch"
 
-    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
-        if bundle.manifest.target != "executorch":
+    def __init__(self, bundle: Bundle, threads: int = 0, keep_bytes: int | None = None) -> None:
+        manifest = bundle.manifest
+        if manifest.target != "executorch":
+            raise EngineError(f"The bundle {bundle.root} was compiled for {manifest.target}; the executorch engine cannot play it.")
+        known = BACKENDS.get(manifest.backend)
+        if known is None or known.identifier not in registered_backends():
+            title = known.title if known else manifest.backend
             raise EngineError(
-                f"The bundle {bundle.root} was compiled for {bundle.manifest.target}; the executorch engine cannot play it."
+                f"The bundle {bundle.root} is lowered to {title}, which this machine does not have: it plays on a device that "
+                "does. Export it with --backend xnnpack to play it here."
             )
         self.bundle = bundle
-        self._programs: dict[str, Any] = {}
-        self._methods: dict[tuple[str, str], Any] = {}
+        self.keep_bytes = (available_memory() or 0) // (LOADED_PER_BYTE + 1) if keep_bytes is None else keep_bytes
+        self._files: dict[str, ProgramFile] = {}  # the one used last is the last
         if threads:
-            with quiet_stderr():
-                from executorch.extension.pybindings import portable_lib
-            portable_lib._unsafe_reset_threadpool(threads)
+            set_threads(threads)
 
     def has(self, program: str) -> bool:
         return program in self.bundle.manifest.programs
 
-    def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
-        loaded = self._methods.get((program, method)) or self._load(program, method)
-        specs = self.bundle.program(program).methods[method].inputs
-        check_inputs(f"{program}.{method}", [(spec.name, spec.dtype, spec.shape) for spec in specs], inputs)
-        try:
-            outputs = loaded.execute([torch.from_numpy(contiguous(array)) for array in inputs])
-        except RuntimeError as error:
-            raise EngineError(f"{program}.{method} failed in ExecuTorch: {error}") from error
-        return [np.array(tensor) for tensor in outputs]  # copies: the runtime may use its output buffers again
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The paths of the program files that are loaded now, the one used last at the end."""
+        return tuple(self._files)
 
-    def _load(self, program: str, method: str) -> Any:
-        with quiet_stderr():
-            from executorch.runtime import Runtime, Verification
+    def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
         if not self.has(program):
             raise EngineError(f"The bundle has no program {program!r}. It has: {', '.join(self.bundle.manifest.programs)}.")
         record = self.bundle.program(program)
         if method not in record.methods:
             raise EngineError(f"{program} has no method {method!r}. It has: {', '.join(record.methods)}.")
-        path: Path = self.bundle.path(record.path)
-        try:
-            with quiet_stderr():
-                if program not in self._programs:
-                    self._programs[program] = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
-                if method not in self._programs[program].method_names:
-                    raise EngineError(f"{path} has no method {method!r}. Export the bundle again.")
-                loaded = self._programs[program].load_method(method)
-        except (RuntimeError, ValueError) as error:
-            raise EngineError(f"{path} cannot be loaded by ExecuTorch ({error}). Export the bundle again.") from error
-        self._methods[program, method] = loaded
-        return loaded
+        specs = record.methods[method].inputs
+        check_inputs(f"{program}.{method}", [(spec.name, spec.dtype, spec.shape) for spec in specs], inputs)
+        return self._file(record).run(record.prefix + method, inputs)
+
+    def _file(self, record: Program) -> ProgramFile:
+        files = self._files
+        if record.path in files:
+            files[record.path] = files.pop(record.path)
+            return files[record.path]
+        sizes = {other.path: self._bytes(other) for other in self.bundle.manifest.programs.values()}
+        while files and sum(sizes[path] for path in files) + sizes[record.path] > self.keep_bytes:
+            del files[next(iter(files))]
+        data = self.bundle.path(record.data) if record.data else None
+        files[record.path] = ProgramFile(self.bundle.path(record.path), data)
+        return files[record.path]
+
+    def _bytes(self, record: Program) -> int:
+        return record.bytes + (self.bundle.manifest.files[record.data].bytes if record.data else 0)

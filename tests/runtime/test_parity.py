@@ -19,9 +19,11 @@ from echoedge.core.samplers import PLAN_PRESETS, build_plan
 from echoedge.quantize.recipes import PRESETS
 from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.base import Array, Engine
-from echoedge.runtime.parity import LIPSYNC_SHARE, Row, Verdict, demo_case, figures, lipsync_over, record_golden, verify, worst
+from echoedge.core.metrics.agreement import figures, worst
+from echoedge.runtime.parity import LIPSYNC_SHARE, Row, Verdict, demo_case, lipsync_over, record_golden, verify
 from echoedge.targets import bundle_builder
-from echoedge.targets.bundle_builder import GOLDEN, GOLDEN_INDEX, ExportRequest, export_bundle
+from echoedge.core.golden import GOLDEN, GOLDEN_INDEX
+from echoedge.targets.bundle_builder import ExportRequest, export_bundle
 
 from ..bundles import CLIP, changed_bundle, demanding_bundle, small_engine
 from ..targets import stand_ins

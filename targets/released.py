@@ -1,0 +1,667 @@
+"""From a checkpoint of the released model to a bundle, on a machine that cannot hold the model.
+
+1. source      what the files are: hashes of everything that is read
+2. reference   each program's recorded calls in full precision, the transformer's blocks streamed from their file
+3. programs    each compiled in a process of its own
+4. proof       each file run once, alone, and compared with the record
+5. bundle      everything hashed, written beside, renamed
+
+Stages 2 to 4 are tasks of a workshop beside the bundle: a run that was killed goes on behind what it had finished, and the folder
+goes when the bundle is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core import checkpoints
+from ..core.architecture import Architecture, ComponentName
+from ..core.attention import LayerConditions
+from ..core.bundle import (
+    BundleWriter,
+    ClipRecord,
+    Delegation,
+    Figures,
+    Manifest,
+    Method,
+    ModelRecord,
+    Parity,
+    Recipe,
+    TensorSpec,
+    shaped_name,
+)
+from ..core.checkpoints import Checkpoint
+from ..core.conditions import Conditions, collapse_padding, frame_windows
+from ..core.config import TEMPORAL_STRIDE, ClipSpec
+from ..core.errors import ConfigError, ExportError
+from ..core.files import available_memory, file_sha256, require_free_disk
+from ..core.golden import GOLDEN, GOLDEN_INDEX, Given, Golden, compare
+from ..core.metrics.agreement import falls_short
+from ..core.plan import SamplingPlan, noise
+from ..core.programs import (
+    CONDITION_INPUTS,
+    Program,
+    audio_encoder_program,
+    denoise_program,
+    encode_conditions_program,
+    image_encoder_program,
+    vae_decode_program,
+    vae_encode_program,
+)
+from ..core.streamed import stream_transformer
+from ..core.tasks import Task as SoupTask
+from ..core.tasks import condition_latents, task_mask
+from ..core.transformer import DiT
+from ..quantize.recipes import WeightRecipe
+from .backends import BACKENDS, backend
+from .blockwise import Request as BlockwiseRequest
+from .blockwise import Way, lower_denoise, lower_encode_conditions
+from .bundle_builder import STEP_TABLES, library_versions, thresholds_for
+from .executorch import DATA_SUFFIX, SUFFIX, Compiled, Lowered, lower_program, write_programs
+from .preflight import condition_bytes, needs
+from .program_file import ProgramFile
+from .tasks import Done, Progress, Task, Workshop
+
+DECODERS: dict[str, ComponentName] = {"full": "vae", "tiny": "tiny_vae"}
+DECODE_PROGRAMS = {"full": "vae_decode", "tiny": "tiny_decode"}
+LAYOUTS = ("separate", "one")
+TEXT_ROWS = 64  # rows of a collapsed prompt: 63 tokens and the padding
+KEPT_ELEMENTS = 1 << 18  # of an output that is recorded; of larger ones every n-th element
+DATA_ALIGNMENT = 16  # of a constant in a data file, as XNNPACK wants it
+ONE_FILE = "model"
+_CALIBRATION_STEPS = 2  # of the plan, evenly, for roundings that look at data
+_COMPONENTS: tuple[ComponentName, ...] = ("transformer", "vae", "clip", "wav2vec2")
+
+
+@dataclass(frozen=True)
+class ReleasedExport:
+    """What to compile. `clips`: the shapes, the main one first; programs of further shapes share the main one's weights. `prompts`:
+    packs of prompt embeddings that travel in the bundle. `layout`: a file for each program, or one for all. `decoders`: full, tiny
+    or both. `way`: how the transformer's blocks are compiled (see `blockwise`)."""
+
+    checkpoint: str
+    model: str | None
+    sizes: Architecture
+    clips: tuple[ClipSpec, ...]
+    plan: SamplingPlan
+    recipe: WeightRecipe
+    backend: str = "xnnpack"
+    decoders: tuple[str, ...] = ("full", "tiny")
+    layout: str = "separate"
+    text_rows: int = TEXT_ROWS
+    way: Way = "auto"
+    prompts: Mapping[str, Any] = field(default_factory=dict)  # {prompt: rows [L, text_dim]}
+    portrait: Any = None  # [3, H, W] in [-1, 1] of the main clip's size, for the recorded calls
+    speech: Any = None  # [n] at the clip's rate, one main clip long
+
+    def __post_init__(self) -> None:
+        for name in self.decoders:
+            if name not in DECODERS:
+                raise ConfigError(f"There is no decoder {name!r}. Choose from: {', '.join(DECODERS)}.")
+        if self.layout not in LAYOUTS:
+            raise ConfigError(f"layout is {self.layout!r}. Choose from: {', '.join(LAYOUTS)}.")
+        if self.layout == "one" and len(self.clips) > 1:
+            raise ConfigError("One file holds the programs of one clip shape. Take --layout separate for several shapes.")
+        if not self.decoders or len(set(self.clips)) != len(self.clips):
+            raise ConfigError("At least one decoder is needed, and every clip shape once.")
+        chosen = backend(self.backend)
+        chosen.check_weights({rule.weights for rule in self.recipe.rules} or {"fp32"})
+        if self.recipe.needs_samples and not chosen.executed:
+            raise ConfigError(f"The recipe {self.recipe.name!r} is fitted to data, which goes with the backend xnnpack.")
+
+    def opened(self) -> Checkpoint:
+        return Checkpoint.open(self.checkpoint, self.model)
+
+    @property
+    def external(self) -> bool:
+        """Whether weights lie in data files, which programs of several shapes share."""
+        return len(self.clips) > 1
+
+
+# ---- 1. Source ------------------------------------------------------------------------------------------------------------------
+
+
+def source_hashes(request: ReleasedExport) -> dict[str, str]:
+    """SHA-256 of what each component's programs are made from: of its files, in the order in which they are read."""
+    checkpoint, found = request.opened(), {}
+    wanted = [*_COMPONENTS, *(["tiny_vae"] if "tiny" in request.decoders else [])]
+    for name in wanted:
+        layout = request.sizes.layout(name)  # type: ignore[arg-type]
+        assert layout is not None
+        account = checkpoint.account(name, layout)  # type: ignore[arg-type]
+        if account.status != "complete":
+            from ..core.errors import CheckpointError
+
+            raise CheckpointError(account.complaint())
+        used = [path for path in account.files if account.origins.get(path)]
+        digest = hashlib.sha256("".join(f"{file_sha256(path)}\n" for path in used).encode())
+        found[str(name)] = digest.hexdigest()
+    return found
+
+
+# ---- 2. Reference ---------------------------------------------------------------------------------------------------------------
+
+
+def _load(request: ReleasedExport, name: str) -> Any:
+    checkpoint, sizes = request.opened(), request.sizes
+    loaders: dict[str, Callable[[], Any]] = {
+        "vae": lambda: checkpoints.load_vae(checkpoint, config=sizes.transformer.vae),
+        "tiny_vae": lambda: checkpoints.load_tiny_vae(checkpoint, config=sizes.tiny_vae),
+        "clip": lambda: checkpoints.load_image_encoder(checkpoint, config=sizes.clip),
+        "wav2vec2": lambda: checkpoints.load_speech_encoder(checkpoint, config=sizes.wav2vec2),
+    }
+    return loaders[name]()
+
+
+def _program(request: ReleasedExport, name: str, clip: ClipSpec) -> Program:
+    """A program that is not one of the transformer's."""
+    makers: dict[str, Callable[[], Program]] = {
+        "audio_encoder": lambda: audio_encoder_program(_load(request, "wav2vec2"), clip, request.sizes.transformer.variant),
+        "image_encoder": lambda: image_encoder_program(_load(request, "clip"), clip),
+        "vae_encode": lambda: vae_encode_program(_load(request, "vae"), clip),
+        "vae_decode": lambda: vae_decode_program(_load(request, "vae"), clip),
+        "tiny_decode": lambda: vae_decode_program(_load(request, "tiny_vae"), clip),
+    }
+    return makers[name]()
+
+
+def _save_golden(golden: Golden, folder: Path, name: str) -> dict[str, Any]:
+    from safetensors.numpy import save_file
+
+    save_file(golden.tensors, folder / f"golden-{name}.safetensors")
+    (folder / f"golden-{name}.json").write_text(json.dumps(golden.index))
+    return {}
+
+
+def _read_golden(folder: Path, name: str) -> Golden:
+    from safetensors.numpy import load_file
+
+    return Golden(load_file(folder / f"golden-{name}.safetensors"), json.loads((folder / f"golden-{name}.json").read_text()))
+
+
+def _outputs(program: Program, method: str, *inputs: Any) -> list[Any]:
+    return [tensor.numpy() for tensor in program[method].run(*(torch.as_tensor(value) for value in inputs))]
+
+
+def record_encoders(request: ReleasedExport, folder: Path) -> dict[str, Any]:
+    """Calls of the audio, image and video encoders on the portrait and the speech, and what the condition encoding reads."""
+    clip, golden = request.clips[0], Golden()
+    speech, portrait = request.speech[None], request.portrait[None]
+    for name, given in (("audio_encoder", speech), ("image_encoder", portrait)):
+        outputs = _outputs(_program(request, name, clip), "forward", given)
+        golden.add_call(name, "forward", [given], outputs, KEPT_ELEMENTS)
+        np.save(folder / f"{name}.npy", outputs[0])
+    program = _program(request, "vae_encode", clip)
+    latents: list[Any] = []
+
+    def encode(video: torch.Tensor) -> torch.Tensor:
+        """As a player does: the first frame alone, then four at a time."""
+        state: list[Any] = []
+        for index, chunk in enumerate([video[:, :1], *(video[:, 1:].split(TEMPORAL_STRIDE, 1) if video.shape[1] > 1 else ())]):
+            method = "next" if index else "first"
+            result, *kept = _outputs(program, method, chunk, *state)
+            if index < 2:
+                given = [chunk.numpy(), *(Given("vae_encode", "first", 0, 1 + i) for i in range(len(state)))]
+                golden.add_call("vae_encode", method, given, [result, *[None] * len(kept)], KEPT_ELEMENTS)
+            state = kept
+            latents.append(result)
+        return torch.from_numpy(np.concatenate(latents, 2))
+
+    video = torch.zeros(clip.frames, 3, clip.height, clip.width)
+    video[0] = torch.from_numpy(request.portrait)
+    mask = task_mask(frozenset({SoupTask.I2V, SoupTask.A2V}), clip)
+    y = condition_latents(video, mask, clip, encode, request.sizes.transformer.encode_unknown)
+    np.save(folder / "y.npy", y.numpy())
+    return _save_golden(golden, folder, "encoders")
+
+
+def record_step(request: ReleasedExport, folder: Path) -> dict[str, Any]:
+    """The condition encoding and one denoising step in full precision; the conditions stay in the folder for the proof, and, where
+    rounding looks at data, what each block is given in a few steps."""
+    clip, plan, config = request.clips[0], request.plan, request.sizes.transformer
+    dit, golden = stream_transformer(request.opened(), config), Golden()
+    y, image = np.load(folder / "y.npy"), np.load(folder / "image_encoder.npy")
+    heard = torch.from_numpy(np.load(folder / "audio_encoder.npy"))
+    audio = frame_windows(heard) if config.variant == "flash" else heard
+    rows, bias = _prompt(request)
+    inputs = [y, rows, image, audio.numpy()]
+    conditions = _without_grad(lambda: dit.encode_conditions(*(torch.from_numpy(value) for value in inputs)))
+    outputs = [getattr(conditions, name).numpy() for name in CONDITION_INPUTS]
+    for name, value in zip(CONDITION_INPUTS, outputs, strict=True):
+        np.save(folder / f"condition-{name}.npy", value)
+    golden.add_call("encode_conditions", "forward", inputs, outputs, KEPT_ELEMENTS)
+
+    tables, step = step_tables(dit, plan), plan.steps // 2
+    given = Conditions(**{name: getattr(conditions, name) for name in CONDITION_INPUTS}, text_bias=torch.from_numpy(bias),
+                       audio_mask=torch.ones(1, clip.tokens_per_frame))  # fmt: skip
+    latents = noise(plan.noise.seed, (config.latent_channels, clip.latent_frames, clip.latent_height, clip.latent_width))[None]
+    modality = plan.modality(step, clip.latent_frames)[None]
+    time, modulation = tables["time"][step : step + 1], tables["modulation"][step : step + 1]
+    velocity, residual = _without_grad(
+        lambda: dit.denoise_keeping(
+            torch.from_numpy(latents), torch.from_numpy(time), torch.from_numpy(modulation), torch.from_numpy(modality), given
+        )
+    )
+    sources: list[Any] = [latents, time, modulation, modality]
+    for name in Conditions.names():
+        made = name in CONDITION_INPUTS
+        sources.append(
+            Given("encode_conditions", "forward", 0, CONDITION_INPUTS.index(name)) if made else getattr(given, name).numpy()
+        )
+    results = [velocity.numpy(), *([residual.numpy()] if _keeps_residual(plan) else [])]
+    golden.add_call("denoise", "forward", sources, results, KEPT_ELEMENTS)
+    if request.recipe.needs_samples:
+        _record_calls(dit, clip, plan, tables, given, folder)
+    return _save_golden(golden, folder, "step")
+
+
+def record_decoders(request: ReleasedExport, folder: Path) -> dict[str, Any]:
+    """The first two latent frames of a clip of noise through each decoder."""
+    clip, golden = request.clips[0], Golden()
+    shape = (request.sizes.transformer.latent_channels, clip.latent_frames, clip.latent_height, clip.latent_width)
+    latents = noise(request.plan.noise.seed + 1, shape)[None]
+    for decoder in request.decoders:
+        name = DECODE_PROGRAMS[decoder]
+        program, state = _program(request, name, clip), []  # type: ignore[var-annotated]
+        for index, method in enumerate(program):
+            chunk = np.ascontiguousarray(latents[:, :, index : index + 1])
+            video, *kept = _outputs(program, method, chunk, *state)
+            given = [chunk, *(Given(name, "first", 0, 1 + i) for i in range(len(state)))]
+            golden.add_call(name, method, given, [video, *[None] * len(kept)], KEPT_ELEMENTS)
+            state = kept
+    return _save_golden(golden, folder, "decoders")
+
+
+def _without_grad(compute: Callable[[], Any]) -> Any:
+    with torch.no_grad():
+        return compute()
+
+
+def step_tables(dit: DiT, plan: SamplingPlan) -> dict[str, np.ndarray]:
+    """time [n, D] and modulation [n, 6, D] of the plan's steps."""
+    time, modulation = _without_grad(lambda: dit.step_tables(torch.tensor(plan.timesteps, dtype=torch.float64)))
+    return {"time": time.numpy(), "modulation": modulation.numpy()}
+
+
+def _keeps_residual(plan: SamplingPlan) -> bool:
+    return any(any(row) for row in plan.reuse)
+
+
+def _prompt(request: ReleasedExport) -> tuple[Any, Any]:
+    """Rows [1, text_rows, text_dim] and bias of the bundle's first prompt; without one, of an empty text."""
+    config = request.sizes.transformer
+    embedding = torch.zeros(1, config.text_dim)
+    if request.prompts:
+        embedding = torch.as_tensor(next(iter(request.prompts.values()))).float()
+    rows, bias = collapse_padding(embedding, config.text_len, request.text_rows)
+    return rows[None].numpy(), bias[None].numpy()
+
+
+def _record_calls(dit: DiT, clip: ClipSpec, plan: SamplingPlan, tables: Mapping[str, Any], given: Conditions, folder: Path) -> None:
+    """What goes into each block at steps spread over the plan, from noise: the tokens, in files by block and step."""
+    steps = sorted({round(i * (plan.steps - 1) / max(1, _CALIBRATION_STEPS - 1)) for i in range(_CALIBRATION_STEPS)})
+    shape = (1, dit.config.latent_channels, clip.latent_frames, clip.latent_height, clip.latent_width)
+    rope = dit.rope(torch.empty(shape))
+    tokens = {s: _without_grad(lambda s=s: dit.embed(torch.from_numpy(noise(s, shape[1:])[None]), given)) for s in steps}
+    for index, block in enumerate(dit.blocks):
+        for step in steps:
+            np.save(folder / f"block-{index}-step-{step}.npy", tokens[step].numpy())
+            modulation = torch.from_numpy(tables["modulation"][step : step + 1])
+            weights = _weights(plan, step, clip, given)
+            tokens[step] = _without_grad(
+                lambda step=step, block=block, modulation=modulation, weights=weights, index=index: block(
+                    tokens[step], modulation, rope, given.layer(index), weights
+                )
+            )
+
+
+def _weights(plan: SamplingPlan, step: int, clip: ClipSpec, given: Conditions) -> tuple[torch.Tensor, ...]:
+    modality = torch.from_numpy(plan.modality(step, clip.latent_frames)[None])
+    text, image, audio = (modality[:, i].view(1, -1, 1, 1) for i in range(3))
+    return text, image, audio * given.audio_mask.view(1, 1, -1, 1)
+
+
+def _recorded_calls(request: ReleasedExport, folder: Path, dit: DiT) -> Callable[[int], Sequence[Sequence[Any]]]:
+    """The calibration calls of a block, read back."""
+    if not request.recipe.needs_samples:
+        return lambda _: ()
+    clip, plan = request.clips[0], request.plan
+    tables = step_tables(dit, plan)
+    shape = (1, dit.config.latent_channels, clip.latent_frames, clip.latent_height, clip.latent_width)
+    rope = dit.rope(torch.empty(shape))
+    golden = _read_golden(folder, "step")
+    call = golden.index["programs"]["denoise"]["forward"][0]["inputs"]
+    stored = dict(zip(Conditions.names(), call[4:], strict=True))
+
+    def value(name: str) -> torch.Tensor:
+        if name in CONDITION_INPUTS:
+            return torch.from_numpy(np.load(folder / f"condition-{name}.npy", mmap_mode="c"))
+        return torch.from_numpy(golden.tensors[stored[name]])
+
+    given = Conditions(**{name: value(name) for name in Conditions.names()})
+
+    def calls(index: int) -> Sequence[Sequence[Any]]:
+        found = []
+        for path in sorted(folder.glob(f"block-{index}-step-*.npy")):
+            step = int(path.stem.rsplit("-", 1)[1])
+            modulation = torch.from_numpy(tables["modulation"][step : step + 1])
+            layer: LayerConditions = given.layer(index)
+            found.append((torch.from_numpy(np.load(path)), modulation, rope, layer, _weights(plan, step, clip, given)))
+        return found
+
+    return calls
+
+
+# ---- 3. Programs ----------------------------------------------------------------------------------------------------------------
+
+
+def program_names(request: ReleasedExport) -> tuple[str, ...]:
+    """The programs of one clip shape, in the order in which a player runs them."""
+    decode = tuple(DECODE_PROGRAMS[name] for name in request.decoders)
+    return ("audio_encoder", "image_encoder", "vae_encode", "encode_conditions", "denoise", *decode)
+
+
+def _lower(request: ReleasedExport, folder: Path, name: str, clip: ClipSpec) -> tuple[Lowered, list[str], dict[str, Method]]:
+    """A program in the backend's hands, what there is to say of how it got there, and its methods."""
+    said: list[str] = []
+    external = name if request.external else None
+    if name not in ("denoise", "encode_conditions"):
+        program = _program(request, name, clip)
+        recipe_name = "vae_decode" if name == "tiny_decode" else name
+        lowered = lower_program(recipe_name, program, request.recipe, BACKENDS[request.backend], external)
+        return Lowered(name, lowered.methods, lowered.delegation, lowered.layers), said, method_records(program)
+    dit = stream_transformer(request.opened(), request.sizes.transformer)
+    keep = _keeps_residual(request.plan)
+    way: Way = request.way if request.backend == "xnnpack" else "plain"
+    samples = _recorded_calls(request, folder, dit)
+    wanted = BlockwiseRequest(
+        dit, clip, request.text_rows, request.recipe, BACKENDS[request.backend], keep, way, external, samples, said.append
+    )
+    if name == "denoise":
+        return lower_denoise(wanted), said, method_records(denoise_program(_shapes(request), clip, request.text_rows, keep))
+    records = method_records(encode_conditions_program(_shapes(request), clip, request.text_rows))
+    return lower_encode_conditions(wanted), said, records
+
+
+def _shapes(request: ReleasedExport) -> DiT:
+    from ..core.architecture import skeleton
+
+    return skeleton(DiT, request.sizes.transformer)
+
+
+def method_records(program: Program) -> dict[str, Method]:
+    """Inputs and outputs of a program's methods for the manifest, without running them."""
+
+    def spec(name: str, dtype: torch.dtype, shape: Sequence[int]) -> TensorSpec:
+        return TensorSpec(name=name, dtype=str(dtype).removeprefix("torch."), shape=tuple(shape))  # type: ignore[arg-type]
+
+    return {
+        method_name: Method(
+            inputs=tuple(spec(name, value.dtype, value.shape) for name, value in method.inputs.items()),
+            outputs=tuple(spec(output.name, output.dtype, output.shape) for output in method.output_specs()),
+        )
+        for method_name, method in program.items()
+    }
+
+
+def compile_one(request: ReleasedExport, folder: Path, name: str, shape: int) -> dict[str, Any]:
+    """Compiles one program for the clip shape of that index to a file of its own."""
+    clip = request.clips[shape]
+    label = shaped_name(name, clip) if shape else name
+    lowered, said, methods = _lower(request, folder, name, clip)
+    own = folder / f"compiled-{label}"
+    own.mkdir(exist_ok=True)
+    (compiled,) = write_programs([lowered], own / f"{label}{SUFFIX}")
+    return _compiled_record(compiled, methods, said)
+
+
+def compile_together(request: ReleasedExport, folder: Path) -> dict[str, Any]:
+    """Compiles all programs of the one clip shape into one file."""
+    parts = {name: _lower(request, folder, name, request.clips[0]) for name in program_names(request)}
+    compiled = write_programs([lowered for lowered, _, _ in parts.values()], folder / f"{ONE_FILE}{SUFFIX}", together=True)
+    return {
+        name: _compiled_record(result, methods, said)
+        for (name, (_, said, methods)), result in zip(parts.items(), compiled, strict=True)
+    }
+
+
+def _compiled_record(compiled: Compiled, methods: Mapping[str, Method], said: Sequence[str]) -> dict[str, Any]:
+    return {
+        "path": str(compiled.path), "data": str(compiled.data) if compiled.data else None, "prefix": compiled.prefix,
+        "delegation": {name: record.model_dump() for name, record in compiled.delegation.items()}, "layers": compiled.layers,
+        "methods": {name: record.model_dump(mode="json") for name, record in methods.items()}, "said": list(said),
+    }  # fmt: skip
+
+
+# ---- 4. Proof -------------------------------------------------------------------------------------------------------------------
+
+_GOLDEN_OF = {
+    "audio_encoder": "encoders", "image_encoder": "encoders", "vae_encode": "encoders", "encode_conditions": "step",
+    "denoise": "step", "vae_decode": "decoders", "tiny_decode": "decoders",
+}  # fmt: skip
+
+
+def prove(request: ReleasedExport, folder: Path, name: str) -> dict[str, Any]:
+    """Runs a compiled program of the main shape on its recorded calls, from the file, and refuses one that computes something else.
+
+    What other programs make is taken from the record, in full precision: each program is judged alone.
+    """
+    golden = _read_golden(folder, _GOLDEN_OF[name])
+    task = "programs" if request.layout == "one" else f"compile {name}"
+    record = json.loads((folder / f"{task.replace(' ', '-')}.done.json").read_text())["result"]
+    record = record[name] if request.layout == "one" else record
+    if not BACKENDS[request.backend].executed:
+        return {"figures": None, "size": _check_structure(Path(record["path"]), BACKENDS[request.backend].identifier)}
+    file = ProgramFile(Path(record["path"]), Path(record["data"]) if record["data"] else None)
+
+    def given(source: Given) -> Any:
+        return np.load(folder / f"condition-{CONDITION_INPUTS[source.output]}.npy", mmap_mode="c")
+
+    def run(program: str, method: str, inputs: Sequence[Any]) -> list[Any]:
+        del program
+        return file.run(record["prefix"] + method, inputs)
+
+    found = compare(golden, run, [name], given)[name]
+    wanted = thresholds_for(request.recipe, [name])[name]
+    if falls_short(found, wanted):
+        raise ExportError(
+            f"{name} was compiled, and the file does not compute what the model computes: {found.psnr_db:.1f} dB and cosine "
+            f"{found.cosine:.6f}, where {wanted.psnr_db} dB and {wanted.cosine} are demanded. Take finer weights for it "
+            "(--weights int8, or a recipe file), or report it."
+        )
+    return {"figures": found.model_dump()}
+
+
+def _check_structure(path: Path, identifier: str) -> int:
+    """That the file is a program whose delegates are this backend's. Returns how many there are."""
+    from executorch.exir._serialize import _deserialize_pte_binary
+
+    program = _deserialize_pte_binary(path.read_bytes()).program
+    found = [delegate.id for plan in program.execution_plan for delegate in plan.delegates]
+    if not found or set(found) != {identifier}:
+        raise ExportError(
+            f"{path.name} has delegates of {', '.join(sorted(set(found))) or 'no backend'}, not of {identifier} alone."
+        )
+    return len(found)
+
+
+# ---- 5. Bundle ------------------------------------------------------------------------------------------------------------------
+
+
+def workshop_folder(out: Path) -> Path:
+    """Where the work on a bundle lies until it is finished."""
+    return out.with_name(f".{out.stem}.work")
+
+
+def request_key(request: ReleasedExport, sources: Mapping[str, str]) -> str:
+    """What a compiled program depends on; two requests with one key may share their work."""
+    content = {
+        "sources": dict(sources), "config": request.sizes.transformer.to_dict(), "clips": [asdict(clip) for clip in request.clips],
+        "plan": request.plan.to_json(), "recipe": request.recipe.model_dump(), "backend": request.backend, "layout": request.layout,
+        "decoders": request.decoders, "text_rows": request.text_rows, "way": request.way, "versions": library_versions(),
+        "prompts": {name: hashlib.sha256(np.asarray(rows).tobytes()).hexdigest() for name, rows in request.prompts.items()},
+        "portrait": hashlib.sha256(np.asarray(request.portrait).tobytes()).hexdigest(),
+        "speech": hashlib.sha256(np.asarray(request.speech).tobytes()).hexdigest(),
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def tasks_of(request: ReleasedExport) -> list[Task]:
+    """What has to be done, and after what."""
+    sizes, clip = request.sizes, request.clips[0]
+    need = needs(sizes, clip, request.recipe, request.text_rows, [DECODE_PROGRAMS[name] for name in request.decoders])
+    tasks = [
+        Task("reference of the encoders", "reference", record_encoders, need["reference of the encoders"]),
+        Task("reference of the step", "reference", record_step, need["reference of the step"], ("reference of the encoders",)),
+        Task("reference of the decoders", "reference", record_decoders, need["reference of the decoders"]),
+    ]
+    record = {name: f"reference of the {'step' if kind == 'step' else kind}" for name, kind in _GOLDEN_OF.items()}
+    fitted = ("reference of the step",) if request.recipe.needs_samples else ()
+    if request.layout == "one":
+        tasks.append(Task("programs", "programs", compile_together, need["programs"], fitted))
+    for name in program_names(request):
+        after = fitted if name == "denoise" else ()
+        if request.layout == "separate":
+            for shape in range(len(request.clips)):
+                label = f"compile {shaped_name(name, request.clips[shape]) if shape else name}"
+                tasks.append(Task(label, "programs", partial(compile_one, name=name, shape=shape), need[name], after))
+        made = "programs" if request.layout == "one" else f"compile {name}"
+        tasks.append(Task(f"proof of {name}", "proof", partial(prove, name=name), need[f"proof of {name}"], (made, record[name])))
+    return sorted(tasks, key=lambda task: (len(task.after) > 0, -task.need.total))
+
+
+def export_released(
+    request: ReleasedExport,
+    out: Path,
+    progress: Progress,
+    force: bool = False,
+    jobs: int = 2,
+    budget: int | None = None,
+    warn: Callable[[str], None] = print,
+) -> Manifest:
+    """Writes the bundle `out`. `jobs` processes at once, as far as `budget` bytes of memory allow (all that is free, by default).
+
+    Raises:
+        OutputError, ResourceError: `out` exists or cannot be written; disk or memory is short.
+        CheckpointError: a component is missing or not what it should be.
+        ExportError: a program could not be compiled, a backend took too little of it, or its file computes something else.
+    """
+    sources = source_hashes(request)
+    room = available_memory()
+    workshop = Workshop(workshop_folder(out), request_key(request, sources), jobs, budget if budget is not None else room)
+    with BundleWriter(out, force=force) as writer:
+        done = workshop.run(tasks_of(request), request, progress)
+        programs = _records(request, done)
+        require_free_disk(out, sum(Path(record["path"]).stat().st_size for record in programs.values()))
+        for record in programs.values():
+            for line in record["said"]:
+                warn(line)
+        dit = stream_transformer(request.opened(), request.sizes.transformer)
+        writer.add_bytes("plan.json", request.plan.to_json().encode())
+        writer.add_tensors(STEP_TABLES, step_tables(dit, request.plan))
+        del dit
+        golden = Golden()
+        for part in ("encoders", "step", "decoders"):
+            golden.merge(_read_golden(workshop.folder, part))
+        writer.add_tensors(GOLDEN, golden.tensors)
+        writer.add_json(GOLDEN_INDEX, golden.index)
+        if request.prompts:
+            packs = {name: np.asarray(rows, np.float32) for name, rows in request.prompts.items()}
+            writer.add_tensors("prompts/prompts.safetensors", packs)
+        data = _shared_data(request, programs, workshop.folder)
+        for path in data.values():
+            writer.add_file(f"programs/{path.name}", path)
+        for name, record in programs.items():
+            methods = {key: Method.model_validate(value) for key, value in record["methods"].items()}
+            delegation = {key: Delegation.model_validate(value) for key, value in record["delegation"].items()}
+            shared = f"programs/{data[name.split('-')[0]].name}" if record["data"] else None
+            writer.add_program(name, record["path"], methods, delegation, record["prefix"], shared)
+        recipe = json.loads(request.recipe.model_dump_json())
+        measured = {
+            name: Figures.model_validate(result)
+            for name in program_names(request)
+            if (result := done[f"proof of {name}"].result["figures"]) is not None
+        }
+        layers = {name: record["layers"] for name, record in programs.items()}
+        manifest = writer.finish(
+            model=ModelRecord.of(request.sizes.transformer, _digest(sources)),
+            clip=ClipRecord.of(request.clips[0]),
+            other_clips=[ClipRecord.of(clip) for clip in request.clips[1:]],
+            target="executorch",
+            backend=request.backend,
+            weights=Recipe(name=recipe.pop("name"), settings={**recipe, "layers": layers, "sources": sources}),  # type: ignore[dict-item]
+            versions=library_versions(),
+            parity=Parity(thresholds=thresholds_for(request.recipe, program_names(request)), measured=measured),
+            memory=_memory(request, done, workshop.peak_bytes),
+        )
+    workshop.remove()
+    return manifest
+
+
+def _digest(sources: Mapping[str, str]) -> str:
+    return hashlib.sha256("".join(f"{name} {value}\n" for name, value in sorted(sources.items())).encode()).hexdigest()
+
+
+def _records(request: ReleasedExport, done: Mapping[str, Done]) -> dict[str, dict[str, Any]]:
+    """What was compiled, by the program's name in the bundle."""
+    if request.layout == "one":
+        return dict(done["programs"].result)
+    found = {}
+    for shape, clip in enumerate(request.clips):
+        for name in program_names(request):
+            label = shaped_name(name, clip) if shape else name
+            found[label] = done[f"compile {label}"].result
+    return found
+
+
+def merge_data(files: Sequence[Path], out: Path) -> None:
+    """One data file with everything that `files` hold, each constant once: they are named by their content."""
+    from executorch.exir._serialize._cord import Cord
+    from executorch.exir._serialize.data_serializer import DataEntry, DataPayload
+    from executorch.extension.flat_tensor.serialize.serialize import FlatTensorSerializer
+
+    serializer = FlatTensorSerializer()
+    buffers: list[bytes] = []
+    named: dict[str, DataEntry] = {}
+    for file in files:
+        payload = serializer.deserialize(Cord(file.read_bytes()))
+        for key, entry in payload.named_data.items():
+            if key not in named:
+                named[key] = DataEntry(len(buffers), DATA_ALIGNMENT, entry.tensor_layout)
+                buffers.append(payload.buffers[entry.buffer_index])
+    with out.open("wb") as target:
+        serializer.serialize(DataPayload(buffers, named)).write_to_file(target)
+
+
+def _shared_data(request: ReleasedExport, records: Mapping[str, Any], folder: Path) -> dict[str, Path]:
+    """By program, the data file that its shapes share."""
+    found = {}
+    for name in program_names(request) if request.external else ():
+        labels = [name, *(shaped_name(name, clip) for clip in request.clips[1:])]
+        files = [Path(records[label]["data"]) for label in labels if records[label]["data"]]
+        if files:
+            found[name] = folder / f"{name}{DATA_SUFFIX}"
+            merge_data(files, found[name])
+    return found
+
+
+def _memory(request: ReleasedExport, done: Mapping[str, Done], peak: int) -> dict[str, Any]:
+    """Bytes that a player holds beside the programs' weights, and what the export took."""
+    clip, config = request.clips[0], request.sizes.transformer
+    latents = 4 * config.latent_channels * clip.latent_frames * clip.latent_height * clip.latent_width
+    return {
+        "conditions_bytes_per_branch": condition_bytes(request.sizes, clip, request.text_rows),
+        "latents_bytes": latents,
+        "export_peak_bytes": peak,
+        "export_peak_bytes_by_task": {name: task.peak_bytes for name, task in done.items()},
+        "export_seconds_by_task": {name: round(task.seconds, 1) for name, task in done.items()},
+    }
