@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -239,7 +240,7 @@ def denoise_program(dit: DiT, clip: ClipSpec, text_rows: int, reuse: bool = Fals
         "modality_weights": torch.ones(1, 3, clip.latent_frames),
     }
     shapes = condition_shapes(config, clip, text_rows)
-    step |= {field.name: torch.zeros(shapes[field.name]) for field in fields(Conditions)}
+    step |= {field.name: _zeros(*shapes[field.name]) for field in fields(Conditions)}
     step["audio_mask"] = torch.ones(1, clip.tokens_per_frame)
     outputs = ["velocity", "residual"] if reuse else ["velocity"]
     return {"forward": Method(Denoise(dit, clip, keep_residual=reuse).eval(), step, outputs)}
@@ -248,7 +249,7 @@ def denoise_program(dit: DiT, clip: ClipSpec, text_rows: int, reuse: bool = Fals
 def denoise_reusing_program(dit: DiT, clip: ClipSpec) -> Program:
     """latents, time [1, D], residual and patch_bias [1, N, D] -> velocity. Reads the patch embedding and the head alone."""
     tokens = (1, clip.tokens, dit.config.dim)
-    inputs = _step_inputs(dit.config, clip) | {"residual": torch.zeros(tokens), "patch_bias": torch.zeros(tokens)}
+    inputs = _step_inputs(dit.config, clip) | {"residual": _zeros(*tokens), "patch_bias": _zeros(*tokens)}
     return {"forward": Method(DenoiseReusing(dit).eval(), inputs, ["velocity"])}
 
 
@@ -311,7 +312,7 @@ def _stream_program(vae: VAE | TinyVAE, clip: ClipSpec, encode: bool) -> Program
     names = [f"state_{i}" for i in range(len(state))]
     program = {"first": Method(first, {source: example(1)}, [result, *names])}
     if clip.latent_frames > 1:
-        inputs = {source: example(TEMPORAL_STRIDE)} | {name: torch.zeros(x.shape) for name, x in zip(names, state, strict=True)}
+        inputs = {source: example(TEMPORAL_STRIDE)} | {name: _zeros(*x.shape) for name, x in zip(names, state, strict=True)}
         program["next"] = Method(StreamChunk(vae, encode, first=False).eval(), inputs, [result, *names])
     return program
 
@@ -329,6 +330,11 @@ def _faked(module: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _zeros(*shape: int) -> Tensor:
+    """Zeros that take no memory before they are written to."""
+    return torch.from_numpy(np.zeros(shape, np.float32))
 
 
 def _device_of(module: nn.Module) -> torch.device:

@@ -166,7 +166,7 @@ class PortableSpeech(nn.Module):
         for layer in self.layers:
             x = layer(x)[0]
             outputs.append(x.view(1, length, 1, dim))
-        return x[:, : 2 * self.frames] if self.stretch is None else torch.cat(outputs, 2)
+        return x[:, : 2 * self.frames] if self.stretch is None else _joined(outputs, 2)
 
 
 # -- autoencoders ----------------------------------------------------------------------------------------------------------------

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from executorch.runtime import Runtime
 from torch import Tensor, nn
 
 from echoedge.core.config import ClipSpec, Variant
 from echoedge.core.errors import ConfigError
+from echoedge.core.metrics.psnr import psnr
 from echoedge.core.pretrained_image import PictureEncoder, PictureEncoderConfig
 from echoedge.core.pretrained_speech import SpeechEncoder, SpeechEncoderConfig
 from echoedge.core.programs import Method, audio_encoder_program, image_encoder_program, vae_decode_program
 from echoedge.core.tiny_vae import Grow, MemoryBlock, TinyVAE, TinyVAEConfig
 from echoedge.core.vae import CausalConv3d, ChannelNorm, NearestDouble, Stream
+from echoedge.quantize.recipes import PRESETS
+from echoedge.targets.executorch import compile_program
 from echoedge.targets.portable import make_portable
 from echoedge.targets.portable_media import (
     PortableChannelNorm,
@@ -278,3 +285,29 @@ def test_the_tiny_decoder_draws_the_same_frames() -> None:
     assert not [part for method in ours.values() for part in method.module.modules() if isinstance(part, (Grow, NearestDouble))]
     swapped = chunks(ours["next"], ours["first"], [latents[1], latents[0], latents[2]])
     assert off(swapped[2], theirs[2]) > 0.01
+
+
+# ---- compiled --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["audio_encoder", "image_encoder", "vae_decode"])
+@torch.no_grad()
+def test_each_method_is_one_delegate_that_computes_the_same(part: str, tmp_path: Path) -> None:
+    clip = ClipSpec(height=32, width=48, frames=5)
+    program = {
+        "audio_encoder": lambda: audio_encoder_program(randomised(SpeechEncoder(replace(SPEECH, layers=1))), clip),
+        "image_encoder": lambda: image_encoder_program(randomised(PictureEncoder(replace(PICTURE, layers=2))), clip),
+        "vae_decode": lambda: vae_decode_program(randomised(TinyVAE(TINY)), clip),
+    }[part]()
+    compiled = compile_program(part, program, PRESETS["fp32"], tmp_path)
+    assert {name: (taken.delegate_calls, taken.other_ops) for name, taken in compiled.delegation.items()} == {
+        name: (1, {}) for name in program
+    }
+    loaded = Runtime.get().load_program(compiled.path)
+    for name, method in program.items():
+        inputs = list(method.drawn(seed=3).values())
+        results = loaded.load_method(name).execute(inputs)
+        for ours, theirs in zip(results, method.run(*inputs), strict=True):
+            assert psnr(theirs.numpy(), np.array(ours)) > 90  # measured: 119 dB or more
+        others = method.run(*method.drawn(seed=4).values())
+        assert psnr(others[0].numpy(), np.array(results[0])) < 40
