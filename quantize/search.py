@@ -19,6 +19,7 @@ from ..core.errors import ConfigError
 from .recipes import Rounding, Rule, WeightRecipe, Weights
 
 JOURNAL = "measurements.jsonl"
+REST: tuple[Weights, Rounding] = ("int8", "nearest")  # of layers that a recipe does not name
 
 
 def weight_bytes(outputs: int, inputs: int, weights: Weights, group: int = 32) -> int:
@@ -178,7 +179,7 @@ def _numbers(numbers: Sequence[int]) -> list[str]:
 
 def recipe_of(name: str, choice: Choice, group: int, rounding: Callable[[str, Weights], Rounding]) -> WeightRecipe:
     """The choice as rules; layers are named `program/module`, and `rounding` says how each is rounded to its weights. What is not
-    named, other encoders for instance, is int8."""
+    named, other encoders for instance, is 8 bits."""
     modules: dict[str, list[str]] = {}
     for layer in choice.picks:
         program, module = layer.split("/", 1)
@@ -189,12 +190,13 @@ def recipe_of(name: str, choice: Choice, group: int, rounding: Callable[[str, We
         for module in every:
             weights = choice.picks[f"{program}/{module}"].weights
             kinds.setdefault((weights, rounding(f"{program}/{module}", weights)), []).append(module)
+        kinds = {kind: chosen for kind, chosen in kinds.items() if kind != REST}
         for (weights, rounded), chosen in sorted(kinds.items()):
             rules += [
                 Rule(programs=f"{program}*", modules=pattern, weights=weights, group=group, rounding=rounded)
                 for pattern in patterns(chosen, every)
             ]
-    return WeightRecipe(name=name, rules=(*rules, Rule(weights="int8")))
+    return WeightRecipe(name=name, rules=(*rules, Rule(weights=REST[0], rounding=REST[1])))
 
 
 # ---- 3. The journal --------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def chosen(recipe: WeightRecipe, program: str, module: str) -> str | None:
 # ---- presets ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("name", ["fp32", "int8", "int4", "mixed"])
 def test_a_presets_name_is_the_preset(name: str) -> None:
     assert read_recipe(name) is PRESETS[name]
     assert PRESETS[name].name == name
@@ -47,6 +47,17 @@ def test_a_presets_name_is_the_preset(name: str) -> None:
         ("int8", "denoise", "dit.blocks.0.self_attn.q", "int8"),
         ("int4", "encode_conditions", "dit.blocks.0.cross_attn.k_audio", "int8"),
         ("int4", "encode_conditions", "dit.audio_injection.proj1", "int8"),
+        ("mixed", "denoise", "dit.head.head", "fp32"),
+        ("mixed", "denoise", "dit.blocks.11.self_attn.q", "int4"),
+        ("mixed", "denoise", "dit.blocks.11.self_attn.v", "int8"),
+        ("mixed", "denoise", "dit.blocks.11.cross_attn.o", "int8"),
+        ("mixed", "denoise", "dit.blocks.11.ffn.2", "int4"),
+        ("mixed", "encode_conditions", "dit.blocks.11.cross_attn.k", "int4"),
+        ("mixed", "encode_conditions", "dit.blocks.11.cross_attn.v_img", "int4"),
+        ("mixed", "encode_conditions", "dit.blocks.11.cross_attn.k_audio", "int8"),
+        ("mixed", "encode_conditions", "dit.blocks.11.cross_attn.v_audio", "int8"),
+        ("mixed", "encode_conditions", "dit.audio_injection.proj3", "int8"),
+        ("mixed", "audio_encoder", "mlp.0", "int8"),
         ("int4", "encode_conditions", "dit.blocks.0.cross_attn.k", "int8"),
         ("int4", "audio_encoder", "mlp.0", "int8"),
     ],
@@ -90,6 +101,21 @@ def test_a_rule_that_nothing_can_execute_is_refused(fields: dict[str, object]) -
         Rule(**fields)  # type: ignore[arg-type]
 
 
+def test_which_recipes_need_samples() -> None:
+    assert [name for name, recipe in PRESETS.items() if recipe.needs_samples] == ["mixed"]
+    idle = WeightRecipe(name="x", rules=(Rule(weights="fp32", rounding="gptq"),))
+    assert not idle.needs_samples
+
+
+def test_without_samples_the_same_layers_get_the_same_weights() -> None:
+    free = PRESETS["mixed"].data_free()
+    assert not free.needs_samples
+    assert [(r.programs, r.modules, r.weights, r.group) for r in free.rules] == [
+        (r.programs, r.modules, r.weights, r.group) for r in PRESETS["mixed"].rules
+    ]
+    assert {r.rounding for r in free.rules} == {"nearest", "searched"}
+
+
 # ---- files -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -113,7 +139,7 @@ def test_an_unknown_name_gets_the_list_and_the_nearest(text: str, near: str) -> 
 
 
 def test_a_name_like_no_other_gets_the_list_alone() -> None:
-    with pytest.raises(ConfigError, match=r"Choose from fp32, int8, int4, or name a recipe file \(\.json\)\.$"):
+    with pytest.raises(ConfigError, match=r"Choose from fp32, int8, int4, mixed, or name a recipe file \(\.json\)\.$"):
         read_recipe("zzz")
 
 
