@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-_PAGE_OUT = 21  # Linux: MADV_PAGEOUT, since 5.4
+_DONT_NEED = 4  # MADV_DONTNEED
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD
 
 
 class _Reads(TorchFunctionMode):
@@ -48,16 +50,36 @@ def drop_idle(module: nn.Module, inputs: Sequence[Tensor], keep_shapes: bool = F
 def release_pages(module: nn.Module) -> None:
     """Hands the pages of memory-mapped weights back to the system, which reads them again where they are needed again.
 
-    Other memory stays as it is; where the system has no such call (it is Linux's), nothing happens.
+    Other memory stays as it is, and so do mappings that have been written to. Where the system does not tell which are which (it is
+    Linux that does), nothing happens.
     """
-    if sys.platform != "linux":
-        return
-    advise = ctypes.CDLL(None).madvise
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.device.type != "cpu" or type(tensor.data) is not Tensor:
-            continue
-        storage = tensor.untyped_storage()
-        first = -(-storage.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-        size = (storage.data_ptr() + storage.nbytes() - first) // mmap.PAGESIZE * mmap.PAGESIZE
-        if size > 0:
-            advise(ctypes.c_void_p(first), ctypes.c_size_t(size), _PAGE_OUT)
+    addresses = {
+        tensor.untyped_storage().data_ptr()
+        for tensor in (*module.parameters(), *module.buffers())
+        if tensor.device.type == "cpu" and type(tensor.data) is Tensor
+    }
+    for first, last in _unwritten_mappings():
+        if any(first <= address < last for address in addresses):
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _DONT_NEED)
+
+
+def _unwritten_mappings() -> list[tuple[int, int]]:
+    """The address ranges of this process that show a file as it is: a page that goes comes back the same."""
+    try:
+        text = Path("/proc/self/smaps").read_text()
+    except OSError:
+        return []
+    found = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ +/.*\n(?:(?!Anonymous)\w+:.*\n)*Anonymous: +0 kB", text, re.M)
+    return [(int(first, 16), int(last, 16)) for first, last in found]
+
+
+def return_freed_memory() -> None:
+    """From now on memory of a megabyte or more goes back to the system when it is freed.
+
+    By default glibc keeps what is freed below 32 MB for later, and what is allocated in between keeps it from ever going back:
+    quantising CLIP's visual tower held 4.6 GB that way, of which 1.0 was in use. Other systems are left as they are.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_MMAP_THRESHOLD, 1 << 20)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,37 @@ def test_mapped_weights_leave_memory_and_come_back(tmp_path: Path) -> None:
     assert held - resident("RssFile") > 12_000
     release_pages(layer)  # it has no file to come back from
     assert torch.equal(mapped.weight, layer.weight)
+    mapped.weight[0] = 5.0  # in memory alone
+    release_pages(mapped)
+    assert bool((mapped.weight[0] == 5.0).all())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's way")
+def test_freed_memory_goes_back() -> None:
+    kept, freed = subprocess.run([sys.executable, "-c", FREEING], capture_output=True, text=True, check=True).stdout.split()
+    assert int(freed) < 30_000 < 60_000 < int(kept)  # measured: 0 and 99,000
+
+
+FREEING = """
+import re, sys
+from pathlib import Path
+import torch
+from echoedge.targets.idle import return_freed_memory
+
+def held():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+def churn():  # 100 MB are freed, and a little between them stays
+    torch.ones(6_000_000)  # from here on glibc keeps what is freed up to this size
+    before, large, small = held(), [], []
+    for _ in range(20):
+        large.append(torch.ones(1_250_000))
+        small.append(torch.ones(20_000))
+    del large
+    return held() - before, small
+
+first, keep = churn()
+return_freed_memory()
+second, keep = churn()
+print(first, second)
+"""
