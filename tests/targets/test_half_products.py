@@ -64,7 +64,7 @@ def test_products_are_those_of_bfloat16(weights: str, tmp_path: Path) -> None:
     taken, y = compiled("bf16", tmp_path, weights)
     assert taken.delegate_calls == 1
     assert not taken.other_ops
-    # measured: fp32 57, int8 50; float32 products give 140: rounding to bfloat16 shows, and is all that does
+    # measured: fp32 56.1, int8 54.9; with float32 products 150 and 61: the rounding to bfloat16 shows, and is all that does
     assert 45 < decibels(y) < 75
 
 
