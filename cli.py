@@ -24,6 +24,7 @@ from rich.table import Table
 
 from . import __version__
 from .cli_checkpoint import checkpoint_app, inspect_checkpoint, is_checkpoint
+from .cli_operators import bench_operators
 from .cli_quantize import quantize_app
 from .core.errors import ConfigError, EchoEdgeError, EngineError, OutputError
 
@@ -47,11 +48,13 @@ train_app = typer.Typer(help="Train the built-in model.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(quantize_app, name="quantize")
+app.command()(bench_operators)
 CLIP_COMPRESSION = 4  # an MP4 is at least this much smaller than its pixels; used to check the disk before a clip is begun
 out, err = Console(), Console(stderr=True)
 
 STAGE_NAMES = {
-    "plan": "plan", "reference": "full-precision run", "programs": "programs", "proof": "proof of the files", "clip": "whole clip", "clips": "held-out clips",
+    "plan": "plan", "reference": "full-precision run", "programs": "programs", "proof": "proof of the files",
+    "clip": "whole clip", "clips": "held-out clips",
     "listen": "1 listen", "look": "2 look", "prepare": "3 prepare", "denoise": "4 denoise", "decode": "5 decode", "runs": "runs",
 }  # fmt: skip
 
@@ -193,6 +196,13 @@ def export(
         str,
         typer.Option(help="auto, stamped or plain: how the transformer's blocks are compiled.", rich_help_panel=RELEASED_PANEL),
     ] = "auto",
+    products: Annotated[
+        str,
+        typer.Option(
+            help="fp32, or bf16: attention in bfloat16, for processors that multiply it (avx512_bf16, ARM bf16).",
+            rich_help_panel=RELEASED_PANEL,
+        ),
+    ] = "fp32",
 ) -> None:
     """Compile a model into a bundle. The same command goes on where a killed one stopped."""
     if model == "nano":
@@ -211,7 +221,7 @@ def export(
         with _bars(as_json) as progress:
             manifest = export_checkpoint(
                 output, checkpoint, model, target, weights, size or "256x256", frames or 25, steps, also or (), decoders, layout,
-                backend, prompts, text_rows, memory, way, jobs, force, progress, warn,
+                backend, prompts, text_rows, memory, way, products, jobs, force, progress, warn,
             )  # fmt: skip
     if as_json:
         print(json.dumps({"bundle": str(output), "programs": {n: p.bytes for n, p in manifest.programs.items()}}))
@@ -228,11 +238,34 @@ def export(
 # -- animate ---------------------------------------------------------------------------------------------------------------------
 
 
+def _decode_program(bundle: Bundle, decoder: str | None) -> str | None:
+    """The program that `--decoder` names; None where it is left open."""
+    from .runtime.player import DECODE_PROGRAMS
+
+    if decoder is None:
+        return None
+    there = {name: program for name, program in DECODE_PROGRAMS.items() if program in bundle.manifest.programs}
+    if decoder not in there:
+        raise ConfigError(f"--decoder is {decoder!r}; {bundle.root} has: {', '.join(there)}.")
+    return there[decoder]
+
+
 def _animate(
-    bundle: Bundle, image: Path, audio: Path, output: Path, prompt: str, seed: int, engine_name: str, force: bool, quiet: bool
+    bundle: Bundle,
+    image: Path,
+    audio: Path,
+    output: Path,
+    prompt: str,
+    seed: int,
+    engine_name: str,
+    force: bool,
+    quiet: bool,
+    decoder: str | None = None,
+    pack: Path | None = None,
 ) -> dict[str, Any]:
     from .core.encoders import byte_ids
-    from .core.files import require_free_disk, require_free_memory
+    from .core.files import require_free_disk
+    from .core.memory import require
     from .core.plan import check_seed
     from .runtime.engines import open_engine
     from .runtime.media import ClipWriter, read_portrait, read_speech
@@ -243,15 +276,20 @@ def _animate(
     portrait = read_portrait(image, clip.height, clip.width)
     speech = read_speech(audio, clip.sample_rate, clip.fps)
     seconds = len(speech) / clip.sample_rate
-    require_free_memory(memory_needed(bundle, seconds), "playing this clip")
+    decode = _decode_program(bundle, decoder)
+    require(memory_needed(bundle, seconds, decode), "playing this clip")
     require_free_disk(output, int(seconds * clip.fps * clip.height * clip.width * 3 / CLIP_COMPRESSION))
     score = Score.of(bundle)
+    if pack is not None:
+        from .runtime.reference import read_prompts
+
+        score = replace(score, prompts={**score.prompts, **read_prompts(pack, score.config.text_dim)})
     _, used = byte_ids(prompt, score.config.text_len)
-    if used < len(prompt.encode("utf-8", errors="replace")):
+    if "text_encoder" in bundle.manifest.programs and used < len(prompt.encode("utf-8", errors="replace")):
         read = prompt.encode("utf-8", errors="replace")[:used].decode()
         err.print(f"[yellow]The prompt is longer than this model reads; it ends after {escape(repr(read))}.[/]")
     with _bars(quiet) as progress:
-        player = Player(score, open_engine(bundle, engine_name), progress)
+        player = Player(score, open_engine(bundle, engine_name), progress, decode)
         writer = ClipWriter(
             output, height=clip.height, width=clip.width, fps=clip.fps, audio=speech, sample_rate=clip.sample_rate, force=force
         )
@@ -379,7 +417,9 @@ def animate(
     dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.", rich_help_panel=PANEL)] = "fp32",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", rich_help_panel=PANEL)] = "cpu",
     resident: Annotated[bool, typer.Option("--resident", help="Keep every part in memory.", rich_help_panel=PANEL)] = False,
-    decoder: Annotated[str, typer.Option(help="full, or tiny: the small autoencoder.", rich_help_panel=PANEL)] = "full",
+    decoder: Annotated[
+        str | None, typer.Option(help="full, or tiny: the small autoencoder.", show_default="full, where it is there")
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Denoising steps.", show_default="8 or 25", rich_help_panel=PANEL)
     ] = None,
@@ -400,7 +440,7 @@ def animate(
         str | None, typer.Option(help="What to stay away from (preview).", show_default="a built-in one", rich_help_panel=PANEL)
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Prompt pack: texts that need no text encoder.", rich_help_panel=PANEL)
+        Path | None, typer.Option(help="Prompt pack: texts that need no text encoder, beside those of a bundle.")
     ] = None,
     face: Annotated[
         str | None,
@@ -439,7 +479,7 @@ def animate(
         raise ConfigError("Give a bundle to play, or --checkpoint FOLDER to play the released model; one of the two.")
     if bundle is not None:
         _refuse_options(context, PANEL, "goes with --checkpoint; a bundle has it fixed when it is compiled")
-        result = _animate(Bundle.open(bundle), image, audio, output, prompt, seed, engine, force, as_json)
+        result = _animate(Bundle.open(bundle), image, audio, output, prompt, seed, engine, force, as_json, decoder, prompts)
     else:
         from .runtime.reference import Settings
 
@@ -449,7 +489,7 @@ def animate(
         settings = Settings(
             steps=steps, solver=solver, shift=shift, guidance=guidance, audio_guidance=audio_guidance, audio_scale=audio_scale,
             negative_prompt=negative_prompt, window=window, overlap=overlap, anchor=anchor, long_video=long_video, riflex=riflex,
-            reuse=reuse, seed=seed, dtype=dtype, device=device, decoder=decoder, upstream_compat=upstream_compat,
+            reuse=reuse, seed=seed, dtype=dtype, device=device, decoder=decoder or "full", upstream_compat=upstream_compat,
         )  # fmt: skip
         result = _animate_reference(
             checkpoint, model, settings, image, audio, output, prompt, prompts, size, frames, face, match_colours, resident, force,

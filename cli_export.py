@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .core.config import ClipSpec
     from .core.plan import SamplingPlan
     from .targets.blockwise import Way
+    from .targets.half_products import Products
     from .targets.tasks import Progress
 
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
@@ -81,6 +82,7 @@ def export_checkpoint(
     text_rows: int,
     memory: str | None,
     way: str,
+    products: str,
     jobs: int,
     force: bool,
     progress: Progress,
@@ -99,6 +101,7 @@ def export_checkpoint(
     if target not in TARGETS:
         raise ConfigError(f"This version compiles for: {', '.join(TARGETS)}. It does not compile for {target!r} yet.")
     check_choice("way", way, ("auto", "stamped", "plain"))
+    check_choice("products", products, ("fp32", "bf16"))
     config = Checkpoint.open(folder, model).config()
     clip = parse_shape(f"{size}x{frames}", "--size and --frames")
     pack = read_prompts(prompts, config.text_dim) if prompts else {}
@@ -107,9 +110,10 @@ def export_checkpoint(
         raise InputError(f"A prompt of {prompts} has {longest} tokens; --text-rows {text_rows} reads up to {text_rows - 1}.")
     case = demo_case(clip, clip.frames)
     request = ReleasedExport(
-        str(folder), model, Architecture(config), (clip, *(parse_shape(text, "--also") for text in also)),
-        plan_for(config.variant, clip, steps), read_recipe(weights), backend, tuple(decoders.split(",")), layout, text_rows,
-        cast("Way", way), pack, case["portrait"], case["speech"],
+        checkpoint=str(folder), model=model, sizes=Architecture(config),
+        clips=(clip, *(parse_shape(text, "--also") for text in also)), plan=plan_for(config.variant, clip, steps),
+        recipe=read_recipe(weights), backend=backend, decoders=tuple(decoders.split(",")), layout=layout, text_rows=text_rows,
+        way=cast("Way", way), products=cast("Products", products), prompts=pack, portrait=case["portrait"], speech=case["speech"],
     )  # fmt: skip
     budget = parse_bytes(memory) if memory else None
     return export_released(request, out, progress, force, jobs, budget, warn)

@@ -40,10 +40,14 @@ def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
 
 
 def executed_layers(module: nn.Module, inputs: Sequence[Tensor]) -> set[str]:
-    """Names of the linear layers that `module` runs on `inputs`: a program holds the whole model and uses a part of it."""
+    """Names of the linear layers that `module` runs on inputs of these shapes: a program holds the whole model and uses a part of
+    it. Nothing is computed for that."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
     names: dict[str, None] = {}
-    with _watching(linear_layers(module), lambda name, _: names.setdefault(name)), torch.no_grad():
-        module(*inputs)
+    watching = _watching(linear_layers(module), lambda name, _: names.setdefault(name))
+    with watching, torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        module(*(torch.empty(x.shape, dtype=x.dtype) for x in inputs))
     return set(names)
 
 

@@ -24,12 +24,14 @@ from ..core.conditions import collapse_padding, frame_windows, pad_text
 from ..core.config import TEMPORAL_STRIDE, ClipSpec, ModelConfig
 from ..core.encoders import byte_ids
 from ..core.errors import InputError
+from ..core.memory import Need
 from ..core.phases import PROMPT
 from ..core.plan import Branch, SamplingPlan, Window, WindowRule, advance, blend_frame, guide, noise, windows
 from ..core.tasks import Task, condition_latents, task_mask
 from .engines.base import Array, Engine
 
 Float32 = NDArray[np.float32]
+DECODE_PROGRAMS = {"full": "vae_decode", "tiny": "tiny_decode"}
 STAGES = ("listen", "look", "prepare", "denoise", "decode")
 Progress = Callable[[str, int, int], None]
 
@@ -89,9 +91,10 @@ def windows_under_way(steps: int, rule: WindowRule) -> int:
     return (steps - 1) * (math.ceil(rule.length / (rule.length - rule.overlap)) - 1) + 2
 
 
-def memory_needed(bundle: Bundle, seconds: float) -> int:
-    """Bytes that playing `seconds` of speech takes, from the manifest: programs thrice (file, loaded, packed), conditions per
-    branch and window under way, the VAE's states twice, and the latents with their noise and the history of those under way."""
+def memory_needed(bundle: Bundle, seconds: float, decoder: str | None = None) -> Need:
+    """What playing `seconds` of speech takes, by the manifest: of the largest program (file, loaded, packed: a machine that cannot
+    hold all holds one at a time), the conditions of each branch and window under way, the states of encoder and decoder, one step's
+    activations, and latents with their history."""
     manifest, plan, clip = bundle.manifest, bundle.plan(), bundle.clip
 
     def size(name: str) -> int:
@@ -101,12 +104,28 @@ def memory_needed(bundle: Bundle, seconds: float) -> int:
     latent_frames = max(clip.latent_frames, math.ceil(seconds * clip.fps / TEMPORAL_STRIDE))
     rule = plan.window or WindowRule(length=clip.latent_frames, overlap=0)
     spans = min(math.ceil(latent_frames / (rule.length - rule.overlap)), windows_under_way(plan.steps, rule))
-    programs = 3 * sum(program.bytes for program in manifest.programs.values())
-    conditions = spans * len(plan.branches) * size("conditions_bytes_per_branch")
-    states = 2 * (size("vae_encode_state_bytes") + size("vae_decode_state_bytes"))
+    files = {program.path: program.bytes for program in manifest.programs.values()}
+    files |= {program.data: manifest.files[program.data].bytes for program in manifest.programs.values() if program.data}
     moving = min(latent_frames, windows_under_way(plan.steps, rule) * rule.length)
     history = ((plan.steps + 2) * moving + 2 * latent_frames) * size("latents_bytes") // clip.latent_frames
-    return programs + conditions + states + history
+    decoding = decoder or next((name for name in DECODE_PROGRAMS.values() if name in manifest.programs), DECODE_PROGRAMS["full"])
+    shorter = "play a bundle that was compiled for a smaller --size or fewer --frames, or a shorter clip."
+    return Need(
+        {
+            "the largest program, loaded and packed": 3 * max(files.values(), default=0),
+            "conditions of the windows under way": spans * len(plan.branches) * size("conditions_bytes_per_branch"),
+            "states of the encoder and the decoder": 2 * (size("vae_encode_state_bytes") + size(f"{decoding}_state_bytes")),
+            "one step": size("step_bytes"),
+            "latents": history,
+        },
+        {
+            "the largest program, loaded and packed": "export with coarser --weights, int8 or int4.",
+            "conditions of the windows under way": shorter,
+            "states of the encoder and the decoder": "decode with --decoder tiny, if the bundle has it.",
+            "one step": shorter,
+            "latents": "play a shorter clip.",
+        },
+    )
 
 
 @dataclass
@@ -120,10 +139,12 @@ class Take:
 
 
 class Player:
-    """Plays clips of any length on one engine. `progress(stage, done, total)` is called as work advances."""
+    """Plays clips of any length on one engine. `progress(stage, done, total)` is called as work advances. `decoder`: the program
+    that makes frames of latents, the only one there by default."""
 
-    def __init__(self, score: Score, engine: Engine, progress: Progress = _silent) -> None:
+    def __init__(self, score: Score, engine: Engine, progress: Progress = _silent, decoder: str | None = None) -> None:
         self.score, self.engine, self.progress = score, engine, progress
+        self.decoder = decoder or next((name for name in DECODE_PROGRAMS.values() if engine.has(name)), DECODE_PROGRAMS["full"])
 
     # -- the whole way -------------------------------------------------------------------------------------------------------------
 
@@ -212,7 +233,7 @@ class Player:
                 return
             with _timed(seconds, "decode"):
                 chunk = np.ascontiguousarray(latents[None, :, index : index + 1])
-                video, *state = self.engine.run("vae_decode", "next" if index else "first", [chunk, *state])
+                video, *state = self.engine.run(self.decoder, "next" if index else "first", [chunk, *state])
             self.progress("decode", index + 1, chunks)
             done += video.shape[1]
             yield video[0]

@@ -31,6 +31,7 @@ from ..quantize.weights import quantise
 from .backends import Backend
 from .executorch import Lowered, gelu_for
 from .gate import delegation
+from .half_products import Products, products_in
 from .hoist import NoisePatches, strip_block
 from .portable import make_portable
 from .stamp import Call, StampError, Template, call, lower_whole, scheme
@@ -193,7 +194,8 @@ class Encode(nn.Module):
 @dataclass(frozen=True)
 class Request:
     """What a transformer's program is made of, and how. `samples`: calls of each block, for roundings that look at data: index ->
-    argument lists of `Block.forward`. `external`: the data file that is to hold the weights."""
+    argument lists of `Block.forward`. `external`: the data file that is to hold the weights. `products`: the type of products
+    between activations (see `half_products`)."""
 
     dit: DiT
     clip: ClipSpec
@@ -205,6 +207,7 @@ class Request:
     external: str | None = None
     samples: Callable[[int], Sequence[Sequence[Any]]] = lambda _: ()
     warn: Warn = warnings.warn
+    products: Products = "fp32"
 
 
 def lower_denoise(request: Request) -> Lowered:
@@ -218,15 +221,18 @@ def lower_encode_conditions(request: Request) -> Lowered:
 
 
 def _either(request: Request, lower: Callable[[Request, bool], Lowered]) -> Lowered:
-    if request.way == "plain":
-        return lower(request, False)
-    try:
-        return lower(request, True)
-    except StampError as error:
-        if request.way == "stamped":
-            raise
-        request.warn(f"The quick way to compile does not work here ({error}) The slow one is taken, which gives the same program.")
-        return lower(request, False)
+    with products_in(request.products):
+        if request.way == "plain":
+            return lower(request, False)
+        try:
+            return lower(request, True)
+        except StampError as error:
+            if request.way == "stamped":
+                raise
+            request.warn(
+                f"The quick way to compile does not work here: {error} The slow one is taken, which gives the same program."
+            )
+            return lower(request, False)
 
 
 def _denoise(request: Request, stamped: bool) -> Lowered:

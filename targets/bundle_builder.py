@@ -34,6 +34,7 @@ from ..core.programs import Model, Program, build_programs
 from ..quantize.recipes import WeightRecipe
 from . import executorch
 from .executorch import Compiled
+from .preflight import step_activations
 
 TARGETS = ("executorch",)
 STEP_TABLES = "step_tables.safetensors"
@@ -134,7 +135,7 @@ def export_bundle(request: ExportRequest, out: Path, record: RecordGolden, progr
             weights=Recipe(name=recipe.pop("name"), settings={**recipe, "layers": layers}),  # type: ignore[dict-item]
             versions=library_versions(),
             parity=Parity(thresholds=thresholds_for(request.recipe, programs)),
-            memory=_memory(programs),
+            memory=_memory(programs, step_activations(request.model.config, request.clip)),
         )
 
 
@@ -153,8 +154,8 @@ def _spec(name: str, tensor: torch.Tensor) -> TensorSpec:
     return TensorSpec(name=name, dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape))  # type: ignore[arg-type]
 
 
-def _memory(programs: dict[str, Program]) -> dict[str, Any]:
-    """Bytes that a player holds beside the programs' weights, computed from the shapes."""
+def _memory(programs: dict[str, Program], step: int) -> dict[str, Any]:
+    """Bytes that a player holds beside the programs' weights, computed from the shapes; `step`: one step's activations."""
 
     def size(*tensors: torch.Tensor) -> int:
         return sum(t.numel() * t.element_size() for t in tensors)
@@ -166,7 +167,7 @@ def _memory(programs: dict[str, Program]) -> dict[str, Any]:
     }
     inputs = programs["denoise"]["forward"].inputs
     conditions = [value for key, value in inputs.items() if key not in ("latents", "time", "modulation", "modality_weights")]
-    return {"conditions_bytes_per_branch": size(*conditions), "latents_bytes": size(inputs["latents"]), **state}
+    return {"conditions_bytes_per_branch": size(*conditions), "latents_bytes": size(inputs["latents"]), **state, "step_bytes": step}
 
 
 def _compile(name: str, program: Program, recipe: WeightRecipe, folder: Path) -> Compiled:

@@ -20,6 +20,8 @@ from ..quantize.recipes import WeightRecipe
 from ..quantize.weights import quantise
 from .backends import BACKENDS, Backend
 from .gate import delegation, require_delegated
+from .half_products import Products, products_in
+from .idle import release_pages
 from .portable import GELU, make_portable
 
 SUFFIX = ".pte"
@@ -56,9 +58,15 @@ def gelu_for(recipe: WeightRecipe) -> GELU:
 
 
 def lower_program(
-    name: str, program: Program, recipe: WeightRecipe, backend: Backend = XNNPACK, external: str | None = None
+    name: str,
+    program: Program,
+    recipe: WeightRecipe,
+    backend: Backend = XNNPACK,
+    external: str | None = None,
+    products: Products = "fp32",
 ) -> Lowered:
-    """Lowers `program` as it is, whatever it is. `external`: the data file that is to hold its weights.
+    """Lowers `program` as it is, whatever it is. `external`: the data file that is to hold its weights; `products`: the type of
+    products between activations (see `half_products`).
 
     Raises:
         ExportError: the exporter or the backend refuses; the message names the program and the method.
@@ -70,19 +78,22 @@ def lower_program(
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         for method_name, method in program.items():
-            portable = make_portable(method.module, gelu=gelu_for(recipe))
-            layers.update(quantise(portable, name, recipe, tuple(method.inputs.values())))
+            inputs = tuple(method.inputs.values())
+            portable = make_portable(method.module, inputs=inputs, gelu=gelu_for(recipe))
+            layers.update(quantise(portable, name, recipe, inputs))
+            release_pages(method.module)
             try:
-                exported[method_name] = torch.export.export(portable, tuple(method.inputs.values()), strict=False)
+                exported[method_name] = torch.export.export(portable, inputs, strict=False)
             except Exception as error:
                 raise ExportError(f"{name}.{method_name} could not be traced: {error}") from error
         partitioner = backend.partitioner()
         try:
-            edge = to_edge_transform_and_lower(
-                exported,
-                partitioner={method_name: [partitioner] for method_name in exported},
-                compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
-            )
+            with products_in(products):
+                edge = to_edge_transform_and_lower(
+                    exported,
+                    partitioner={method_name: [partitioner] for method_name in exported},
+                    compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+                )
         except Exception as error:
             raise ExportError(f"{name} could not be lowered to {backend.title}: {error}") from error
     programs = {method_name: edge.exported_program(method_name) for method_name in exported}

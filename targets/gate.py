@@ -28,7 +28,7 @@ def flops(program: Any) -> Counter[str]:
     for node in program.graph.nodes:
         if node.op != "call_function":
             continue
-        operator = getattr(node.target, "_op", node.target)
+        operator = node.target if hasattr(node.target, "overloadpacket") else getattr(node.target, "_op", None)
         packet = getattr(operator, "overloadpacket", None)
         values = [argument.meta.get("val") if hasattr(argument, "meta") else argument for argument in node.args]
         if packet is torch.ops.aten.linear:

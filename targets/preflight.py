@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from ..core.architecture import Architecture, skeleton
-from ..core.config import ClipSpec
+from ..core.config import ClipSpec, ModelConfig
 from ..core.memory import Need
 from ..core.pretrained import EncoderConfig
 from ..core.programs import condition_shapes
@@ -24,6 +24,7 @@ from .portable import query_chunk
 
 PROCESS = 700_000_000  # a process with torch, torchao and executorch loaded
 FLOAT = 4
+LOWERED_CONVOLUTIONS = 7  # copies of a VAE's weights while it is lowered: two methods, each rewritten, traced and encoded
 STATE_PER_PIXEL = {"vae_encode": 1404, "vae_decode": 2366, "tiny_decode": 84}  # elements at full width
 
 
@@ -82,9 +83,9 @@ def condition_bytes(sizes: Architecture, clip: ClipSpec, text_rows: int) -> int:
     return total
 
 
-def step_activations(sizes: Architecture, clip: ClipSpec) -> int:
+def step_activations(model: ModelConfig, clip: ClipSpec) -> int:
     """Of the widest moments of a block: the feed-forward's hidden layer twice, and a chunk of attention logits twice."""
-    model, n = sizes.transformer, clip.tokens
+    n = clip.tokens
     hidden = 2 * n * model.ffn_dim + 8 * n * model.dim
     logits = 2 * model.heads * query_chunk(model.heads, n, n) * n
     return FLOAT * (hidden + logits)
@@ -97,7 +98,7 @@ def needs(sizes: Architecture, clip: ClipSpec, recipe: WeightRecipe, text_rows: 
     blocks = [block for block in dit.blocks if isinstance(block, Block)]
     block = FLOAT * _elements(blocks[0])
     outer = FLOAT * (_elements(dit) - _elements(*blocks))
-    conditions, activations = condition_bytes(sizes, clip, text_rows), step_activations(sizes, clip)
+    conditions, activations = condition_bytes(sizes, clip, text_rows), step_activations(config, clip)
     pixels = clip.height * clip.width
     picture = FLOAT * 8 * config.vae.dim * pixels  # four frames of the VAE's widest layers
     states = {name: FLOAT * STATE_PER_PIXEL[name] * pixels * config.vae.dim // 96 for name in ("vae_encode", *decoders)}
@@ -133,9 +134,12 @@ def needs(sizes: Architecture, clip: ClipSpec, recipe: WeightRecipe, text_rows: 
     found["proof of denoise"] = need(weights=2 * step, conditions=conditions, activations=activations)
     found["proof of encode_conditions"] = need(weights=2 * encode, conditions=3 * conditions)
     for name in ("audio_encoder", "image_encoder", "vae_encode", *decoders):
-        held = 2 * states.get(name, 0)
-        found[name] = need(weights=3 * weights[name])
-        found[f"proof of {name}"] = need(weights=2 * weights[name], state=held, activations=picture if name in states else 0)
+        linear = name in ("audio_encoder", "image_encoder")  # the others are convolutions, which stay in full precision
+        stored = weights[name] * bits_of(recipe, name, "blocks") // 32 if linear else weights[name]
+        found[name] = need(mapped_weights=weights[name], weights=(2 if linear else LOWERED_CONVOLUTIONS) * stored)
+        found[f"proof of {name}"] = need(
+            weights=2 * stored, state=2 * states.get(name, 0), activations=picture if name in states else 0
+        )
     found["programs"] = Need(
         {
             "the process": PROCESS,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -67,7 +68,8 @@ from .blockwise import Request as BlockwiseRequest
 from .blockwise import Way, lower_denoise, lower_encode_conditions
 from .bundle_builder import STEP_TABLES, library_versions, thresholds_for
 from .executorch import DATA_SUFFIX, SUFFIX, Compiled, Lowered, lower_program, write_programs
-from .preflight import condition_bytes, needs
+from .half_products import Products, multiplies_bfloat16
+from .preflight import condition_bytes, needs, step_activations
 from .program_file import ProgramFile
 from .tasks import Done, Progress, Task, Workshop
 
@@ -86,7 +88,8 @@ _COMPONENTS: tuple[ComponentName, ...] = ("transformer", "vae", "clip", "wav2vec
 class ReleasedExport:
     """What to compile. `clips`: the shapes, the main one first; programs of further shapes share the main one's weights. `prompts`:
     packs of prompt embeddings that travel in the bundle. `layout`: a file for each program, or one for all. `decoders`: full, tiny
-    or both. `way`: how the transformer's blocks are compiled (see `blockwise`)."""
+    or both. `way`: how the transformer's blocks are compiled (see `blockwise`); `products`: the type of products between
+    activations (see `half_products`)."""
 
     checkpoint: str
     model: str | None
@@ -99,6 +102,7 @@ class ReleasedExport:
     layout: str = "separate"
     text_rows: int = TEXT_ROWS
     way: Way = "auto"
+    products: Products = "fp32"
     prompts: Mapping[str, Any] = field(default_factory=dict)  # {prompt: rows [L, text_dim]}
     portrait: Any = None  # [3, H, W] in [-1, 1] of the main clip's size, for the recorded calls
     speech: Any = None  # [n] at the clip's rate, one main clip long
@@ -115,6 +119,11 @@ class ReleasedExport:
             raise ConfigError("At least one decoder is needed, and every clip shape once.")
         chosen = backend(self.backend)
         chosen.check_weights({rule.weights for rule in self.recipe.rules} or {"fp32"})
+        if self.products == "bf16" and (self.backend != "xnnpack" or not multiplies_bfloat16()):
+            raise ConfigError(
+                "products are 'bf16', which is for XNNPACK on processors that multiply bfloat16, as this one would have to for the "
+                "proof. Choose fp32."
+            )
         if self.recipe.needs_samples and not chosen.executed:
             raise ConfigError(f"The recipe {self.recipe.name!r} is fitted to data, which goes with the backend xnnpack.")
 
@@ -377,14 +386,24 @@ def _lower(request: ReleasedExport, folder: Path, name: str, clip: ClipSpec) -> 
     if name not in ("denoise", "encode_conditions"):
         program = _program(request, name, clip)
         recipe_name = "vae_decode" if name == "tiny_decode" else name
-        lowered = lower_program(recipe_name, program, request.recipe, BACKENDS[request.backend], external)
+        lowered = lower_program(recipe_name, program, request.recipe, BACKENDS[request.backend], external, request.products)
         return Lowered(name, lowered.methods, lowered.delegation, lowered.layers), said, method_records(program)
     dit = stream_transformer(request.opened(), request.sizes.transformer)
     keep = _keeps_residual(request.plan)
     way: Way = request.way if request.backend == "xnnpack" else "plain"
     samples = _recorded_calls(request, folder, dit)
     wanted = BlockwiseRequest(
-        dit, clip, request.text_rows, request.recipe, BACKENDS[request.backend], keep, way, external, samples, said.append
+        dit,
+        clip,
+        request.text_rows,
+        request.recipe,
+        BACKENDS[request.backend],
+        keep,
+        way,
+        external,
+        samples,
+        said.append,
+        request.products,
     )
     if name == "denoise":
         return lower_denoise(wanted), said, method_records(denoise_program(_shapes(request), clip, request.text_rows, keep))
@@ -507,7 +526,8 @@ def request_key(request: ReleasedExport, sources: Mapping[str, str]) -> str:
     content = {
         "sources": dict(sources), "config": request.sizes.transformer.to_dict(), "clips": [asdict(clip) for clip in request.clips],
         "plan": request.plan.to_json(), "recipe": request.recipe.model_dump(), "backend": request.backend, "layout": request.layout,
-        "decoders": request.decoders, "text_rows": request.text_rows, "way": request.way, "versions": library_versions(),
+        "decoders": request.decoders, "text_rows": request.text_rows, "way": request.way, "products": request.products,
+        "versions": library_versions(),
         "prompts": {name: hashlib.sha256(np.asarray(rows).tobytes()).hexdigest() for name, rows in request.prompts.items()},
         "portrait": hashlib.sha256(np.asarray(request.portrait).tobytes()).hexdigest(),
         "speech": hashlib.sha256(np.asarray(request.speech).tobytes()).hexdigest(),
@@ -601,7 +621,7 @@ def export_released(
             weights=Recipe(name=recipe.pop("name"), settings={**recipe, "layers": layers, "sources": sources}),  # type: ignore[dict-item]
             versions=library_versions(),
             parity=Parity(thresholds=thresholds_for(request.recipe, program_names(request)), measured=measured),
-            memory=_memory(request, done, workshop.peak_bytes),
+            memory=_memory(request, {name: record["methods"] for name, record in programs.items()}, done, workshop.peak_bytes),
         )
     workshop.remove()
     return manifest
@@ -654,13 +674,24 @@ def _shared_data(request: ReleasedExport, records: Mapping[str, Any], folder: Pa
     return found
 
 
-def _memory(request: ReleasedExport, done: Mapping[str, Done], peak: int) -> dict[str, Any]:
-    """Bytes that a player holds beside the programs' weights, and what the export took."""
+def _memory(request: ReleasedExport, methods: Mapping[str, Any], done: Mapping[str, Done], peak: int) -> dict[str, Any]:
+    """Bytes that a player holds beside the programs' weights, and what the export took. `methods`: of the main shape's programs."""
+
+    def state(name: str) -> int:
+        inputs = methods[name].get("next", {"inputs": ()})["inputs"]
+        return sum(4 * math.prod(spec["shape"]) for spec in inputs if spec["name"].startswith("state_"))
+
     clip, config = request.clips[0], request.sizes.transformer
     latents = 4 * config.latent_channels * clip.latent_frames * clip.latent_height * clip.latent_width
     return {
         "conditions_bytes_per_branch": condition_bytes(request.sizes, clip, request.text_rows),
         "latents_bytes": latents,
+        "step_bytes": step_activations(config, clip),
+        **{
+            f"{name}_state_bytes": state(name)
+            for name in program_names(request)
+            if name in ("vae_encode", *DECODE_PROGRAMS.values())
+        },
         "export_peak_bytes": peak,
         "export_peak_bytes_by_task": {name: task.peak_bytes for name, task in done.items()},
         "export_seconds_by_task": {name: round(task.seconds, 1) for name, task in done.items()},

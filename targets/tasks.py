@@ -24,6 +24,7 @@ from typing import Any
 from ..core.errors import EchoEdgeError, ExportError
 from ..core.files import atomic_file, human_bytes
 from ..core.memory import Need, require
+from .idle import return_freed_memory
 
 _POLL_SECONDS = 0.1
 Progress = Callable[[str, int, int], None]
@@ -59,6 +60,7 @@ def _enter(work: Callable[[Any, Path], dict[str, Any]], request: Any, folder: Pa
     os.dup2(null, 2)
     import torch
 
+    return_freed_memory()
     torch.set_num_threads(threads)
     started = time.perf_counter()
     try:
