@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench bench-peers lint clean
 
 demo: $(STAMP)
 	$(BIN)/echoedge demo --out out/demo --force
@@ -13,6 +13,11 @@ test: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest --benchmark-only --benchmark-sort=name
+
+# The same two blocks in other tools; on a quiet machine. ARGS="--tokens 448 --rounds 15" and so on.
+bench-peers: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable ".[peers]"
+	$(BIN)/python tests/benchmarks/peers.py --out out/peers $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
