@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core.bundle import Delegation
-from ..core.errors import ExportError
+from ..core.errors import ConfigError, ExportError
 from ..core.programs import Program
 from ..quantize.recipes import WeightRecipe
 from ..quantize.weights import quantise
@@ -64,9 +64,10 @@ def lower_program(
     backend: Backend = XNNPACK,
     external: str | None = None,
     products: Products = "fp32",
+    samples: Sequence[Sequence[Any]] = (),
 ) -> Lowered:
     """Lowers `program` as it is, whatever it is. `external`: the data file that is to hold its weights; `products`: the type of
-    products between activations (see `half_products`).
+    products between activations (see `half_products`); `samples`: calls of it, for roundings that look at data.
 
     Raises:
         ExportError: the exporter or the backend refuses; the message names the program and the method.
@@ -79,11 +80,13 @@ def lower_program(
         warnings.simplefilter("ignore")
         for method_name, method in program.items():
             inputs = tuple(method.inputs.values())
-            portable = make_portable(method.module, inputs=inputs, gelu=gelu_for(recipe))
-            layers.update(quantise(portable, name, recipe, inputs))
-            release_pages(method.module)
             try:
+                portable = make_portable(method.module, inputs=inputs, gelu=gelu_for(recipe))
+                layers.update(quantise(portable, name, recipe, inputs, samples=samples))
+                release_pages(method.module)
                 exported[method_name] = torch.export.export(portable, inputs, strict=False)
+            except ConfigError:
+                raise
             except Exception as error:
                 raise ExportError(f"{name}.{method_name} could not be traced: {error}") from error
         partitioner = backend.partitioner()
@@ -123,7 +126,8 @@ def write_programs(lowered: Iterable[Lowered], path: Path, together: bool = Fals
     Raises:
         ExportError: a backend took too little of a program, or the file cannot be made.
     """
-    from executorch.exir import EdgeCompileConfig, EdgeProgramManager
+    from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig
+    from executorch.exir.passes import MemoryPlanningPass
 
     programs = list(lowered)
     methods = {}
@@ -133,8 +137,10 @@ def write_programs(lowered: Iterable[Lowered], path: Path, together: bool = Fals
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
+        inputs_stay = MemoryPlanningPass(alloc_graph_input=False)  # a player's inputs are read where they lie, not copied in
         try:
-            made = EdgeProgramManager(methods, compile_config=config).to_executorch()
+            manager = EdgeProgramManager(methods, compile_config=config)
+            made = manager.to_executorch(ExecutorchBackendConfig(memory_planning_pass=inputs_stay))
         except Exception as error:
             raise ExportError(f"{path.name} could not be made: {error}") from error
     with path.open("wb") as file:
@@ -149,10 +155,12 @@ def _prefix(name: str, together: bool) -> str:
     return f"{name}." if together else ""
 
 
-def compile_program(name: str, program: Program, recipe: WeightRecipe, folder: Path) -> Compiled:
-    """Compiles `program` to `folder/name.pte` with XNNPACK, its weights inside.
+def compile_program(
+    name: str, program: Program, recipe: WeightRecipe, folder: Path, samples: Sequence[Sequence[Any]] = ()
+) -> Compiled:
+    """Compiles `program` to `folder/name.pte` with XNNPACK, its weights inside. `samples`: as in `lower_program`.
 
     Raises:
         ExportError: the exporter or the backend refuses, or takes too little of it; the message names the program.
     """
-    return write_programs([lower_program(name, program, recipe)], folder / f"{name}{SUFFIX}")[0]
+    return write_programs([lower_program(name, program, recipe, samples=samples)], folder / f"{name}{SUFFIX}")[0]
