@@ -115,6 +115,7 @@ def _export(
     from .core.plan import check_choice
     from .core.samplers import NANO_PLANS, PLAN_PRESETS, build_plan
     from .quantize.recipes import read_recipe
+    from .runtime.calibration import calibration_samples
     from .runtime.parity import record_golden
     from .targets.bundle_builder import TARGETS, ExportRequest, export_bundle
 
@@ -137,7 +138,11 @@ def _export(
         update={"length": clip.latent_frames, "overlap": min(options.window.overlap, clip.latent_frames - 1)}
     )
     options = replace(options, steps=steps or options.steps, window=window)
-    request = ExportRequest(load_nano(config), nano_digest(), clip, build_plan(options), recipe, config.text_len, jobs)
+    nano, plan_of_clip, samples = load_nano(config), build_plan(options), {}
+    if recipe.needs_samples:
+        err.print("[dim]Playing nano in full precision, to fit the weights to it …[/]")
+        samples = calibration_samples(nano, plan_of_clip, clip=clip)
+    request = ExportRequest(nano, nano_digest(), clip, plan_of_clip, recipe, config.text_len, jobs, samples)
 
     with _bars(quiet) as progress:
         return export_bundle(request, output, partial(record_golden, clip=clip), progress, force)

@@ -117,6 +117,8 @@ def _search_nano(
     from .runtime.recipe_search import find, measure_layers, nano_basis, presets_beside
     from .runtime.sensitivity import Laboratory
 
+    if listen == 1:
+        raise ConfigError("--listen is 1; lip-sync is a mean over clips: give 2 or more, or 0 for none.")
     plan = build_plan(PLAN_PRESETS["nano"])
     journal = Journal(work, nano_basis(plan, clips, listen, group))
     err.print("[dim]Playing nano in full precision …[/]")
@@ -160,16 +162,16 @@ def _search_checkpoint(
     from .core.files import require_free_memory
     from .core.samplers import build_plan
     from .quantize.search import Journal
-    from .runtime.block_search import checkpoint_basis, find_for_blocks, measure_blocks, memory_needed
+    from .runtime.block_search import checkpoint_basis, find_for_blocks, measure_blocks, memory_needed, wanted_blocks
     from .runtime.reference import Settings, plan_options
 
     sides = size.lower().split("x")
     if len(sides) != 2 or not all(side.isdigit() for side in sides):
         raise ConfigError(f"--size is {size!r}; write HEIGHTxWIDTH, such as 128x128.")
     clip = ClipSpec(int(sides[0]), int(sides[1]), frames)
-    wanted = None if blocks is None else _numbers(blocks)
     opened = Checkpoint.open(folder)
     config = opened.config()
+    wanted = wanted_blocks(config, None if blocks is None else _numbers(blocks))
     plan = build_plan(plan_options(config.variant, Settings()))
     require_free_memory(memory_needed(config, clip), "measuring a block at a time")
     err.print("[dim]Reading the weights' hash …[/]")

@@ -34,10 +34,10 @@ from ..core.streamed import stream_transformer
 from ..core.transformer import Block, DiT
 from ..quantize.gptq import WIDEST
 from ..quantize.recipes import HIGH, Rule, WeightRecipe
-from ..quantize.search import Journal, best_under, recipe_of, smallest_within
+from ..quantize.search import Journal, recipe_of, smallest_within
 from ..quantize.weights import input_moments, linear_layers, quantise_layer
 from ..targets.portable import make_portable
-from .recipe_search import SCHEMES, Target, options_of, predicted, rounding_of, schemes_of
+from .recipe_search import SCHEMES, Target, best_of_size, options_of, predicted, rounding_of, schemes_of
 from .sensitivity import decibels
 
 TEXT_ROWS = 64
@@ -148,6 +148,18 @@ def checkpoint_basis(checkpoint: Checkpoint, plan: SamplingPlan, clip: ClipSpec,
     }  # fmt: skip
 
 
+def wanted_blocks(config: ModelConfig, blocks: Sequence[int] | None) -> list[int]:
+    """The blocks asked for, in order; None: all.
+
+    Raises:
+        ConfigError: there is no such block.
+    """
+    wanted = sorted(set(range(config.layers) if blocks is None else blocks))
+    if not wanted or not 0 <= wanted[0] <= wanted[-1] < config.layers:
+        raise ConfigError(f"--blocks is {wanted}; the model has blocks 0 to {config.layers - 1}.")
+    return wanted
+
+
 @torch.no_grad()
 def measure_blocks(
     checkpoint: Checkpoint,
@@ -166,9 +178,7 @@ def measure_blocks(
     Raises:
         ConfigError: there is no such block.
     """
-    wanted = sorted(set(range(config.layers) if blocks is None else blocks))
-    if not wanted or not 0 <= wanted[0] <= wanted[-1] < config.layers:
-        raise ConfigError(f"--blocks is {wanted}; the model has blocks 0 to {config.layers - 1}.")
+    wanted = wanted_blocks(config, blocks)
     dit = stream_transformer(checkpoint, config)
     steps = range(0, plan.steps, max(1, plan.steps // 4))  # four of them, alternately measuring and calibrating
     inputs = drawn_inputs(dit, plan, clip, list(steps))
@@ -285,7 +295,7 @@ def find_for_blocks(journal: Journal, layers: int, target: Target, group: int, n
     found = spread(journal, layers)
     sizes = {key.rpartition(" ")[0]: (value["outputs"], value["inputs"]) for key, value in found.items()}
     if target.most_bytes is not None:
-        choice = best_under(options_of(sizes, found, group), target.most_bytes)
+        choice = best_of_size(sizes, found, group, target.most_bytes)
     else:
         assert target.db is not None
         choice = smallest_within(options_of(sizes, found, group, {"guided": 1.0}), 10 ** (-target.db / 10))

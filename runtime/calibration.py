@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.conditions import Conditions
+from ..core.config import NANO_CLIP, ClipSpec
 from ..core.plan import SamplingPlan
 from ..core.programs import Model
 from ..core.train.evaluate import sample
@@ -44,10 +45,10 @@ class Recorder:
         return self.velocities[-1]
 
 
-def record(model: Model, clips: Sequence[PuppetClip], plan: SamplingPlan, seed: int) -> Recorder:
+def record(model: Model, clips: Sequence[PuppetClip], plan: SamplingPlan, seed: int, clip: ClipSpec = NANO_CLIP) -> Recorder:
     """Plays the clips together, in full precision."""
     recorder = Recorder(model.dit)
-    sample(replace(model, dit=cast(DiT, recorder)), clips, plan, seed=seed)
+    sample(replace(model, dit=cast(DiT, recorder)), clips, plan, clip, seed)
     return recorder
 
 
@@ -59,12 +60,12 @@ def some_clips(tensors: Sequence[Tensor], conditions: Conditions, chosen: Tensor
 
 
 @torch.no_grad()
-def calibration_samples(model: Model, plan: SamplingPlan, clips: int = CLIPS) -> Samples:
+def calibration_samples(model: Model, plan: SamplingPlan, clips: int = CLIPS, clip: ClipSpec = NANO_CLIP) -> Samples:
     """Calls of `denoise` and `encode_conditions` by program, as `quantise` takes them, from drawn clips of training's kind.
 
     A call has a batch of clips; a step and branch of the plan keeps one in SHARES of them, another one each time.
     """
-    recorder = record(model, [draw_clip(FIRST_SEED + i) for i in range(clips)], plan, NOISE_SEED)
+    recorder = record(model, [draw_clip(FIRST_SEED + i, clip.frames) for i in range(clips)], plan, NOISE_SEED, clip)
     shares = min(SHARES, clips)
     samples: Samples = {"encode_conditions": list(recorder.encoded), "denoise": []}
     for number, (latents, time, modulation, weights, conditions, *_) in enumerate(recorder.denoised):

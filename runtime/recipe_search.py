@@ -20,6 +20,8 @@ from ..quantize.search import Choice, Journal, Option, best_under, frontier, rec
 from .sensitivity import Laboratory, Mouth, decibels
 
 SCHEMES: tuple[Weights, ...] = ("int4", "int8")
+REWEIGHED = 8  # times at most
+
 Report = Callable[[str], None]
 Measurements = Mapping[str, Mapping[str, Any]]  # "program/module weights" -> energies and more
 Progress = Callable[[int, int], None]
@@ -80,7 +82,7 @@ def measure_layers(
     laboratory: Laboratory, journal: Journal, group: int, listened: int = 0, progress: Progress = lambda *_: None
 ) -> None:
     """Fills the journal; what it has is not measured again. `listened`: clips that are played to the end for every measurement."""
-    full = laboratory.mouth(clips=listened) if listened else None
+    full = laboratory.full_mouth(listened) if listened else None
     for number, (layer, linear) in enumerate(laboratory.layers.items()):
         for weights in schemes_of(linear.in_features, group):
             key = f"{layer} {weights}"
@@ -130,6 +132,24 @@ def options_of(
     }
 
 
+def best_of_size(sizes: Mapping[str, tuple[int, int]], found: Measurements, group: int, most_bytes: int) -> Choice:
+    """The choice within a size with the least product of both energies: neither a decibel of the velocity nor one of the direction
+    is worth more than the other.
+
+    Sums are what can be minimised, so the weights of the sum are set to what the last choice made of each, until nothing changes.
+
+    Raises:
+        ConfigError: the size is too small.
+    """
+    tried = [best_under(options_of(sizes, found, group), most_bytes)]
+    for _ in range(REWEIGHED):
+        weigh = {kind: 0.5 / max(predicted(tried[-1], found, kind), 1e-30) for kind in ("guided", "direction")}
+        tried.append(best_under(options_of(sizes, found, group, weigh), most_bytes))
+        if tried[-1].picks == tried[-2].picks:
+            break
+    return min(tried, key=lambda choice: predicted(choice, found, "guided") * predicted(choice, found, "direction"))
+
+
 def predicted(choice: Choice, found: Measurements, kind: str) -> float:
     """Sum over layers of what each alone does."""
     return sum(found[f"{layer} {option.weights}"][kind] for layer, option in choice.picks.items() if option.weights != "fp32")
@@ -149,11 +169,11 @@ def find(
         ConfigError: nothing on the frontier reaches the target.
     """
     sizes = {layer: (linear.out_features, linear.in_features) for layer, linear in laboratory.layers.items()}
-    options = options_of(sizes, journal, group)
     if target.most_bytes is not None:
-        return prove(laboratory, journal, best_under(options, target.most_bytes), group, name)
+        return prove(laboratory, journal, best_of_size(sizes, journal, group, target.most_bytes), group, name)
+    options = options_of(sizes, journal, group)
     path = frontier(options)
-    full = laboratory.mouth() if target.share is not None else None
+    full = laboratory.full_mouth() if target.share is not None else None
 
     def reaches(choice: Choice) -> bool:
         dit = laboratory.quantised(recipe_of(name, choice, group, rounding_of))
@@ -181,7 +201,7 @@ def prove(laboratory: Laboratory, journal: Journal, choice: Choice, group: int, 
     recipe = recipe_of(name, choice, group, rounding_of)
     dit = laboratory.quantised(recipe)
     error = laboratory.probe.error(dit)
-    mouth = laboratory.mouth(dit).shares(laboratory.mouth())
+    mouth = laboratory.mouth(dit).shares(laboratory.full_mouth())
     schemes = {weights: sum(option.weights == weights for option in choice.picks.values()) for weights in ("fp32", "int8", "int4")}
     return Found(
         recipe,

@@ -18,13 +18,14 @@ from ..core.transformer import DiT
 from ..quantize.gptq import gptq
 from ..quantize.recipes import PRESETS, Rounding, WeightRecipe
 from ..quantize.rounding import Rounded, nearest
-from ..quantize.search import Journal, best_under, recipe_of
+from ..quantize.search import Journal, recipe_of
 from ..quantize.transforms import FOLDABLE, awq, rotated
 from ..quantize.weights import grid_of
-from .recipe_search import Report, options_of, rounding_of
+from .recipe_search import Report, best_of_size, rounding_of
 from .sensitivity import Laboratory, Mouth, decibels
 
 GROUP = 32
+UNIFORM = ("int8", "int4", "mixed")  # presets that searched recipes are held against
 Record = dict[str, Any]
 
 
@@ -36,7 +37,7 @@ def rounded_as(recipe: WeightRecipe, rounding: Rounding, name: str | None = None
 
 def compare(laboratory: Laboratory, journal: Journal, report: Report = lambda _: None) -> Record:
     """Both tables, JSON-ready. `journal`: full measurements of every layer (`measure_layers`)."""
-    full = laboratory.mouth()
+    full = laboratory.full_mouth()
     roundings = [
         _row(laboratory, full, name, laboratory.bytes_of(PRESETS["int4"]), make(), report) for name, make in _ways(laboratory)
     ]
@@ -98,11 +99,10 @@ def _transformed(laboratory: Laboratory, transform: Callable[..., nn.Module], ro
 
 def _equal_sizes(laboratory: Laboratory, journal: Journal, full: Mouth, report: Report) -> Iterator[Record]:
     sizes = {layer: (linear.out_features, linear.in_features) for layer, linear in laboratory.layers.items()}
-    options = options_of(sizes, journal, GROUP)
-    for name in ("int8", "int4", "mixed"):
+    for name in UNIFORM:
         recipe = rounded_as(PRESETS[name], "gptq", name)
         size = laboratory.bytes_of(recipe)
-        choice = best_under(options, size)
+        choice = best_of_size(sizes, journal, GROUP, size)
         searched = laboratory.quantised(recipe_of("searched", choice, GROUP, rounding_of))
         yield _row(laboratory, full, name, size, laboratory.quantised(recipe), report)
         yield _row(laboratory, full, f"searched, within {name}", choice.bytes, searched, report)

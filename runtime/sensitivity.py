@@ -96,18 +96,24 @@ class Laboratory:
         parts = programs_of(self.dit)
         self.layers: dict[str, nn.Linear] = {}  # by program/module
         self.moments: dict[str, list[Tensor]] = {}
+        self._full: dict[int | None, Mouth] = {}
         for program, module in parts.items():
             layers = linear_layers(module)
             for name, moments in input_moments(module, layers, self.samples[program]).items():
                 self.layers[f"{program}/{name}"], self.moments[f"{program}/{name}"] = layers[name], moments
 
-    def mouth(self, dit: DiT | None = None, clips: int | None = None) -> Mouth:
-        """Plays the first clips, all by default, to the end, with `dit` or in full precision, and looks at the mouths."""
-        model = self.model if dit is None else replace(self.model, dit=dit)
-        truths = self.truths[:clips]
+    def mouth(self, dit: DiT, clips: int | None = None) -> Mouth:
+        """Plays the first clips, all by default, to the end with `dit` and looks at the mouths."""
+        model, truths = replace(self.model, dit=dit), self.truths[:clips]
         videos = decode(model, sample(model, truths, self.plan))
         found = measure([Take(videos)], truths, only={"lipsync", "mouth_energy"})
         return Mouth(*(float(np.nanmean(found[name])) for name in ("lipsync", "mouth_energy")))
+
+    def full_mouth(self, clips: int | None = None) -> Mouth:
+        """As `mouth`, in full precision; played once."""
+        if clips not in self._full:
+            self._full[clips] = self.mouth(self.model.dit, clips)
+        return self._full[clips]
 
     def quantised(self, recipe: WeightRecipe) -> DiT:
         """A copy of the transformer with the layers of both programs as `recipe` says."""

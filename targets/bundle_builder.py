@@ -14,10 +14,10 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to compile. `plan` fixes the steps; `text_rows` how many prompt rows the programs read."""
+    """What to compile. `plan` fixes the steps; `text_rows` how many prompt rows the programs read; `samples` holds calls of
+    programs by name, for roundings that look at data."""
 
     model: Model
     source_sha256: str
@@ -77,6 +78,7 @@ class ExportRequest:
     recipe: WeightRecipe
     text_rows: int
     jobs: int = 2
+    samples: Mapping[str, Sequence[Sequence[Any]]] = field(default_factory=dict)
 
 
 def step_tables(model: Model, plan: SamplingPlan) -> dict[str, np.ndarray]:
@@ -121,7 +123,7 @@ def export_bundle(request: ExportRequest, out: Path, record: RecordGolden, progr
         progress("reference", 1, 1)
 
         with tempfile.TemporaryDirectory(dir=writer.folder) as scratch:
-            compiled = _compile_all(programs, request.recipe, Path(scratch), request.jobs, progress)
+            compiled = _compile_all(programs, request.recipe, Path(scratch), request.jobs, progress, request.samples)
             layers: dict[str, dict[str, int]] = {}
             for name in programs:
                 result = compiled[name]
@@ -170,9 +172,9 @@ def _memory(programs: dict[str, Program], step: int) -> dict[str, Any]:
     return {"conditions_bytes_per_branch": size(*conditions), "latents_bytes": size(inputs["latents"]), **state, "step_bytes": step}
 
 
-def _compile(name: str, program: Program, recipe: WeightRecipe, folder: Path) -> Compiled:
+def _compile(name: str, program: Program, recipe: WeightRecipe, folder: Path, samples: Sequence[Sequence[Any]] = ()) -> Compiled:
     torch.set_num_threads(1)
-    return executorch.compile_program(name, program, recipe, folder)
+    return executorch.compile_program(name, program, recipe, folder, samples)
 
 
 def _quiet_worker() -> None:
@@ -184,7 +186,12 @@ def _quiet_worker() -> None:
 
 
 def _compile_all(
-    programs: dict[str, Program], recipe: WeightRecipe, folder: Path, jobs: int, progress: Progress
+    programs: dict[str, Program],
+    recipe: WeightRecipe,
+    folder: Path,
+    jobs: int,
+    progress: Progress,
+    samples: Mapping[str, Sequence[Sequence[Any]]],
 ) -> dict[str, Compiled]:
     """Compiles every program, the largest first, `jobs` at a time."""
     order = sorted(programs, key=lambda name: -sum(p.numel() for m in programs[name].values() for p in m.module.parameters()))
@@ -193,7 +200,7 @@ def _compile_all(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(max_workers=jobs, mp_context=context, initializer=_quiet_worker)
     try:
-        futures = {pool.submit(_compile, name, programs[name], recipe, folder): name for name in order}
+        futures = {pool.submit(_compile, name, programs[name], recipe, folder, samples.get(name, ())): name for name in order}
         for future in as_completed(futures):
             results[futures[future]] = future.result()
             progress("programs", len(results), len(order))
