@@ -250,3 +250,35 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
         shares = (f"{100 * row[name]:.1f} %" for name in ("direction_error", "lipsync_share", "mouth_energy_share"))
         table.add_row(row["name"], f"{row['bytes']:,}", *decibels, *shares)
     out.print(table)
+
+
+# -- judge -----------------------------------------------------------------------------------------------------------------------
+
+
+@quantize_app.command()
+def judge(
+    bundle: Annotated[Path, typer.Argument(help="A bundle of nano, NAME.echoedge.", show_default=False)],
+    clips: Annotated[int, typer.Option(min=2, help="Held-out clips.")] = 32,
+    engine: Annotated[str, typer.Option(help="auto, executorch, or torch (full precision).")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Play held-out clips with a compiled bundle and in full precision, and say what the bundle keeps of the mouth."""
+    from dataclasses import asdict
+
+    from .core.bundle import Bundle
+    from .runtime.engines import open_engine
+    from .runtime.mouths import mouths_of_bundle
+
+    opened = Bundle.open(bundle)
+    with _bar(as_json, "clips") as progress:
+        full, measured = mouths_of_bundle(opened, open_engine(opened, engine), clips, progress)
+    shares = measured.shares(full)
+    if as_json:
+        figures = {"full_precision": full, "measured": measured, "shares": shares}
+        print(json.dumps({name: {k: round(v, 4) for k, v in asdict(mouth).items()} for name, mouth in figures.items()}))
+        return
+    out.print(
+        f"{opened.manifest.weights.name}, {clips} clips: lip-sync {measured.lipsync:.3f}, {100 * shares.lipsync:.1f} % of full "
+        f"precision's {full.lipsync:.3f}; mouth-motion energy {measured.mouth_energy:.3f} of the truth's, "
+        f"{100 * shares.mouth_energy:.1f} % of full precision's {full.mouth_energy:.3f}."
+    )

@@ -17,7 +17,8 @@ from ..core.nano import nano_digest
 from ..core.plan import SamplingPlan
 from ..quantize.recipes import DATA_FREE, PRESETS, Rounding, Rule, WeightRecipe, Weights
 from ..quantize.search import Choice, Journal, Option, best_under, frontier, recipe_of, weight_bytes
-from .sensitivity import Laboratory, Mouth, decibels
+from .mouths import Mouth
+from .sensitivity import Laboratory, decibels
 
 SCHEMES: tuple[Weights, ...] = ("int4", "int8")
 REWEIGHED = 8  # times at most

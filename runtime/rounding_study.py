@@ -21,8 +21,9 @@ from ..quantize.rounding import Rounded, nearest
 from ..quantize.search import Journal, recipe_of
 from ..quantize.transforms import FOLDABLE, awq, rotated
 from ..quantize.weights import grid_of
+from .mouths import Mouth
 from .recipe_search import Report, best_of_size, rounding_of
-from .sensitivity import Laboratory, Mouth, decibels
+from .sensitivity import Laboratory, decibels
 
 GROUP = 32
 UNIFORM = ("int8", "int4", "mixed")  # presets that searched recipes are held against

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -20,29 +20,18 @@ from ..core.config import NANO_CLIP
 from ..core.metrics.guidance import GuidanceError, guidance_error
 from ..core.plan import SamplingPlan
 from ..core.programs import Denoise, EncodeConditions, Model
-from ..core.train.evaluate import Take, decode, held_out, measure, sample
+from ..core.train.evaluate import decode, held_out, sample
 from ..core.transformer import DiT
 from ..quantize.recipes import Rule, WeightRecipe
 from ..quantize.search import weight_bytes
 from ..quantize.weights import input_moments, linear_layers, quantise, quantise_layer
 from ..targets.portable import make_portable
 from .calibration import CLIPS, calibration_samples, record
+from .mouths import PLAYED_FIRST, Mouth, mouth_of
 
 PROGRAMS = ("encode_conditions", "denoise")  # whose layers are searched; the encoders are small and stay int8
-PROBE_FIRST, PLAYED_FIRST = 12_000, 5000  # held-out clips: errors are measured on the first, figures reported on the second
+PROBE_FIRST = 12_000  # held-out clips on which errors are measured; mouths are judged on others
 EVERY = 2  # of the plan's steps, one in so many is probed
-
-
-@dataclass(frozen=True)
-class Mouth:
-    """Means over clips: lip-sync, and mouth-motion energy against the drawn truth's."""
-
-    lipsync: float
-    mouth_energy: float
-
-    def shares(self, full: Mouth) -> Mouth:
-        """Of full precision's."""
-        return Mouth(self.lipsync / full.lipsync, self.mouth_energy / full.mouth_energy)
 
 
 def decibels(energy: float) -> float:
@@ -105,9 +94,7 @@ class Laboratory:
     def mouth(self, dit: DiT, clips: int | None = None) -> Mouth:
         """Plays the first clips, all by default, to the end with `dit` and looks at the mouths."""
         model, truths = replace(self.model, dit=dit), self.truths[:clips]
-        videos = decode(model, sample(model, truths, self.plan))
-        found = measure([Take(videos)], truths, only={"lipsync", "mouth_energy"})
-        return Mouth(*(float(np.nanmean(found[name])) for name in ("lipsync", "mouth_energy")))
+        return mouth_of(decode(model, sample(model, truths, self.plan)), truths)
 
     def full_mouth(self, clips: int | None = None) -> Mouth:
         """As `mouth`, in full precision; played once."""

@@ -15,7 +15,7 @@ from echoedge.core.samplers import PLAN_PRESETS, build_plan
 from echoedge.quantize.recipes import PRESETS, Rule
 from echoedge.quantize.search import Journal
 from echoedge.runtime.recipe_search import Target, find, measure_layers, nano_basis, rounding_of, schemes_of
-from echoedge.runtime.sensitivity import Laboratory, Mouth, decibels
+from echoedge.runtime.sensitivity import Laboratory, decibels
 
 PLAN = build_plan(replace(PLAN_PRESETS["nano"], steps=2))
 FEW = ("denoise/dit.head.head", "denoise/dit.blocks.1.self_attn.o", "denoise/dit.blocks.0.ffn.2", "denoise/dit.blocks.3.ffn.2",
@@ -78,10 +78,6 @@ def test_bytes_of_a_recipe_are_those_of_its_layers(laboratory: Laboratory) -> No
     assert laboratory.bytes_of(PRESETS["fp32"]) == 4 * total
     assert 1.0 < laboratory.bytes_of(PRESETS["int8"]) / total < 1.1
     assert laboratory.bytes_of(PRESETS["int4"]) < laboratory.bytes_of(PRESETS["int8"])
-
-
-def test_shares_of_full_precision() -> None:
-    assert Mouth(0.9, 0.45).shares(Mouth(0.9, 0.9)) == Mouth(1.0, 0.5)
 
 
 # ---- search ----------------------------------------------------------------------------------------------------------------------
