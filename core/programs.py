@@ -333,8 +333,8 @@ def _random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def _zeros(*shape: int) -> Tensor:
-    """Zeros that take no memory before they are written to."""
-    return torch.from_numpy(np.zeros(shape, np.float32))
+    """Zeros that take no memory before they are written to, of torch's default type."""
+    return torch.from_numpy(np.zeros(shape, torch.empty(0).numpy().dtype))
 
 
 def _device_of(module: nn.Module) -> torch.device:

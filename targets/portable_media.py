@@ -176,8 +176,8 @@ class PortableConv3d(nn.Module):
     """A causal 3D convolution as 2D ones, two frames at a time.
 
     With kernels g0, g1, g2 for the frames d0 … d3 the two new frames are y0 = g0·d0 + g1·d1 + g2·d2 and y1 = g0·d1 + g1·d2 + g2·d3:
-    six convolutions. Four give the same sums (Winograd's F(2, 3), in time; the transformed kernels are as many bytes as frames
-    saved):
+    six convolutions. Four give the same sums (Winograd's F(2, 3), in time), with four kernels, of which the last one is also what a
+    clip's first frame takes:
 
         m0 = g0·(d0-d2)   m1 = (g0+g1+g2)/2·(d1+d2)   m2 = (g0-g1+g2)/2·(d2-d1)   m3 = g2·(d1-d3)
         y0 = m0+m1+m2     y1 = m1-m2-m3
@@ -202,12 +202,15 @@ class PortableConv3d(nn.Module):
         b, t, c, h, w = x.shape
         if self.taps == 1 or (past is None and t == 1 and self.frame_stride == 1):
             return self.newest(x.reshape(b * t, c, h, w)).view(b, t, -1, h, w)
+        frames = [x[:, index : index + 1].reshape(b, c, h, w) for index in range(t)]
         if self.frame_stride == 1:
-            x = torch.cat([x.new_zeros(b, self.taps - 1, c, h, w) if past is None else past, x], 1)
-        frames = [x[:, index : index + 1].reshape(b, c, h, w) for index in range(x.shape[1])]
+            if past is None:
+                past = x.new_zeros(b, self.taps - 1, c, h, w)
+            frames = [past[:, index : index + 1].reshape(b, c, h, w) for index in range(self.taps - 1)] + frames
         count = (len(frames) - self.taps) // self.frame_stride + 1
         paired = count // 2 * 2 if self.in_pairs else 0
-        results = self._pairs(frames, paired) + [self._one(frames, index) for index in range(paired, count)]
+        results = [y for index in range(0, paired, 2) for y in self._two(*frames[index : index + 4])]
+        results += [self._one(frames, index) for index in range(paired, count)]
         return _joined([y.view(b, 1, *y.shape[1:]) for y in results], 1)
 
     def _one(self, frames: list[Tensor], index: int) -> Tensor:
@@ -218,18 +221,10 @@ class PortableConv3d(nn.Module):
             y = y + conv(frame)
         return y
 
-    def _pairs(self, d: list[Tensor], count: int) -> list[Tensor]:
-        """The first `count` frames, an even number; each kernel runs over all pairs at once."""
-        if not count:
-            return []
-        starts = range(0, count, 2)
-        b = d[0].shape[0]
-        m0 = self.older[0](_joined([d[i] - d[i + 2] for i in starts]))
-        m1 = self.sum(_joined([d[i + 1] + d[i + 2] for i in starts]))
-        m2 = self.difference(_joined([d[i + 2] - d[i + 1] for i in starts]))
-        m3 = self.newest_alone(_joined([d[i + 1] - d[i + 3] for i in starts]))
-        even, odd = m0 + m1 + m2, m1 - m2 - m3
-        return [y[b * i : b * i + b] for i in range(len(starts)) for y in (even, odd)]
+    def _two(self, d0: Tensor, d1: Tensor, d2: Tensor, d3: Tensor) -> tuple[Tensor, Tensor]:
+        m0, m1 = self.older[0](d0 - d2), self.sum(d1 + d2)
+        m2, m3 = self.difference(d2 - d1), self.newest_alone(d1 - d3)
+        return m0 + m1 + m2, m1 - m2 - m3
 
     step = CausalConv3d.step
 
