@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .core.errors import ConfigError
+from .core.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from .quantize.recipes import WeightRecipe
@@ -35,6 +35,12 @@ def _bar(quiet: bool, what: str) -> Iterator[Any]:
     with Progress(*columns, console=err, disable=quiet) as bars:
         task = bars.add_task(what, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _refuse_existing(output: Path, force: bool) -> None:
+    """Before anything is measured."""
+    if output.exists() and not force:
+        raise OutputError(f"{output} exists. Give another name or --force.")
 
 
 def _save(recipe: WeightRecipe, output: Path, force: bool) -> None:
@@ -92,6 +98,7 @@ def search(
         raise ConfigError(f"--group is {group}; the backend takes multiples of 32.")
     if output.suffix.lower() != ".json":
         raise ConfigError(f"--out is {str(output)!r}; a recipe's name ends in .json, so that export --weights finds it.")
+    _refuse_existing(output, force)
     if checkpoint is not None:
         _search_checkpoint(checkpoint, target, output, work, blocks, size, frames, group, force, as_json)
         return
@@ -224,6 +231,7 @@ def compare(
     from .runtime.recipe_search import measure_layers, nano_basis
     from .runtime.sensitivity import Laboratory
 
+    _refuse_existing(output, force)
     plan = build_plan(PLAN_PRESETS["nano"])
     journal = Journal(work, nano_basis(plan, clips, 0, rounding_study.GROUP))
     err.print("[dim]Playing nano in full precision …[/]")

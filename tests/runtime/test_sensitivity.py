@@ -14,7 +14,9 @@ from echoedge.core.nano import load_nano
 from echoedge.core.samplers import PLAN_PRESETS, build_plan
 from echoedge.quantize.recipes import PRESETS, Rule
 from echoedge.quantize.search import Journal
+from echoedge.quantize.transforms import FOLDABLE, Transformed, awq
 from echoedge.runtime.recipe_search import Target, find, measure_layers, nano_basis, rounding_of, schemes_of
+from echoedge.runtime.rounding_study import _transformed, rounded_as
 from echoedge.runtime.sensitivity import Laboratory, decibels
 
 PLAN = build_plan(replace(PLAN_PRESETS["nano"], steps=2))
@@ -140,3 +142,16 @@ def test_one_target_is_given(given: dict[str, float]) -> None:
 def test_a_share_is_a_share(share: float) -> None:
     with pytest.raises(ConfigError, match=f"--target-share is {share}"):
         Target(share=share)
+
+
+# ---- comparisons -----------------------------------------------------------------------------------------------------------------
+
+
+def test_transformed_layers_stand_where_the_layers_stood(few: Laboratory) -> None:
+    dit = _transformed(few, awq, "nearest", FOLDABLE)
+    assert isinstance(dit.get_submodule("blocks.1.self_attn.o"), Transformed)
+    assert not isinstance(dit.get_submodule("blocks.0.ffn.2"), Transformed)
+    plain = few.quantised(rounded_as(PRESETS["int4"], "nearest"))
+    errors = [few.probe.error(each).guided for each in (dit, plain)]
+    assert 0.5 < errors[0] / errors[1] < 2.0
+    assert errors[0] != errors[1]
