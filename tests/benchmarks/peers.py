@@ -412,9 +412,11 @@ class Row:
     psnr_db: float
 
 
-def compare(names: list[str], task: Task, rounds: int) -> list[Row]:
+def compare(names: list[str], task: Task, rounds: int, wait: bool = False) -> list[Row]:
     """All peers in one setting at one clip size: prepared one after the other, then timed in turn; the first two rounds warm up."""
     workers = [Worker(name, task) for name in names]
+    if wait:
+        input("Ready. Press Enter when the machine is quiet. ")
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for turn in range(rounds + 2):
         for one in workers:
@@ -450,6 +452,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", default="flash", choices=sorted(PRESETS))
     parser.add_argument("--prepare", action="store_true", help="compile everything, measure nothing")
+    parser.add_argument("--wait", action="store_true", help="measure on Enter, when everything has started")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
@@ -470,10 +473,9 @@ def main() -> None:
                     print(f"{name}, {setting}, {tokens} tokens: {one.psnr_db:.1f} dB", flush=True)
                     one.close()
                 continue
-            load = os.getloadavg()[0]
-            found = compare(given.peers, task, given.rounds)
+            found = compare(given.peers, task, given.rounds, given.wait)
             rows += found
-            print(f"\n{setting}, {tokens} tokens, {given.threads} threads, medians of {given.rounds}, load before {load:.1f}")
+            print(f"\n{setting}, {tokens} tokens, {given.threads} threads, medians of {given.rounds}")
             ours = next((row.seconds for row in found if row.peer == "echoedge int8"), None)
             for row in found:
                 ratio = f"{ours / row.seconds:6.2f}" if ours else ""
