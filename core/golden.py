@@ -73,6 +73,15 @@ class Golden:
         every = -(-array.size // most)
         return {"key": self.add(array.reshape(-1)[::every]), "every": every}
 
+    def used(self, program: str, method: str) -> set[int]:
+        """Positions of the outputs of a method that are compared, or that calls of the same program read."""
+        calls = self.index["programs"][program]
+        found = {i for call in calls[method] for i, expected in enumerate(call["outputs"]) if expected is not None}
+        for call in (call for others in calls.values() for call in others):
+            sources = [Given(**source) for source in call["inputs"] if isinstance(source, dict)]
+            found |= {source.output for source in sources if (source.program, source.method) == (program, method)}
+        return found
+
     def merge(self, other: Golden) -> None:
         """Takes over what `other` recorded of other programs."""
         self.tensors.update(other.tensors)

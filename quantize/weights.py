@@ -9,7 +9,7 @@ activations.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from .gptq import gptq, parts_of
 from .recipes import NEEDS_SAMPLES, Rule, WeightRecipe
 from .rounding import Grid, Rounded, hqq, nearest, searched
 
+RELIEF_BYTES = 256 << 20
 MOMENT_BYTES = 256 << 20  # second moments that are held at once; layers beyond wait for another pass over the samples
 
 
@@ -133,13 +134,14 @@ def quantise(
     *,
     prefix: str = "",
     samples: Sequence[Sequence[Any]] = (),
+    relieve: Callable[[], None] = lambda: None,
 ) -> dict[str, int]:
     """Quantises the linear layers of `module` in place as `recipe` says. Returns how many layers got which weights.
 
     With `inputs` only the layers that the module runs on them are quantised and counted. `prefix` stands before each layer's name
     when rules are looked up, where `module` is a part of the program (`dit.blocks.7.`). `samples`: calls of `module`, each a
     sequence of arguments, for roundings that look at data; layers that no sample reaches are rounded as if their inputs were
-    independent.
+    independent. `relieve` is called whenever weights of `RELIEF_BYTES` have been read, for a caller who maps them from a file.
 
     Weight-only schemes are not offered: XNNPACK lowers them without an error and computes garbage.
 
@@ -167,8 +169,15 @@ def quantise(
             "calibration samples, and there are none. Give samples, or set rounding to searched."
         )
 
+    read = 0
+
     def finish(name: str, layer: nn.Linear, moments: Sequence[Tensor] = ()) -> None:
+        nonlocal read
+        read += layer.weight.nbytes
         counts[f"int{quantise_layer(layer, rules[name], moments).bits}"] += 1
+        if read > RELIEF_BYTES:
+            relieve()
+            read = 0
 
     for batch in _batches(fitted):
         moments = input_moments(module, batch, samples)

@@ -66,7 +66,7 @@ class Backend:
         """Raises ConfigError: a recipe has weights that this backend does not run as they are meant."""
         wrong = sorted(used - set(self.weights))
         if wrong:
-            raise ConfigError(f"The backend {self.name} takes {' and '.join(self.weights)} weights, not {', '.join(wrong)}.")
+            raise ConfigError(f"The backend {self.title} takes {' and '.join(self.weights)} weights, not {', '.join(wrong)}.")
 
 
 BACKENDS = {

@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,9 @@ def lower_program(
             inputs = tuple(method.inputs.values())
             try:
                 portable = make_portable(method.module, inputs=inputs, gelu=gelu_for(recipe))
-                layers.update(quantise(portable, name, recipe, inputs, samples=samples))
-                release_pages(method.module)
+                relieve = partial(release_pages, method.module)
+                layers.update(quantise(portable, name, recipe, inputs, samples=samples, relieve=relieve))
+                relieve()
                 exported[method_name] = torch.export.export(portable, inputs, strict=False)
             except ConfigError:
                 raise

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.attention import Attention, CrossAttention, LayerConditions, Rotary, SelfAttention
+from ..core.conditions import AudioToTokens, token_slices
 from ..core.errors import ConfigError
 from ..core.transformer import PatchEmbedding, patchify
 from ..core.vae import CausalConv3d, ChannelNorm, NearestDouble
@@ -161,6 +162,28 @@ class PortableCrossAttention(CrossAttention):
         return self.o(out.view(b, h, n, d).permute(0, 2, 1, 3).reshape(b, n, dim))
 
 
+class PortableAudioToTokens(nn.Module):
+    """preview's slices of audio tokens, cut and joined where the reference looks them up."""
+
+    def __init__(self, audio: AudioToTokens) -> None:
+        super().__init__()
+        self.proj, self.norm = audio.proj, audio.norm
+
+    def forward(self, features: Tensor, latent_frames: int) -> Tensor:
+        """[B, L, channels] -> [B, F·17, D]."""
+        tokens = self.norm(self.proj(features))
+        parts = []
+        for row in token_slices(tokens.shape[1], latent_frames):
+            present = [index for index in row if index >= 0]  # one behind the other
+            parts.append(tokens[:, present[0] : present[-1] + 1])
+            missing = len(row) - len(present)
+            if missing:
+                parts.append(tokens[:, :missing] * 0.0)
+        while len(parts) > 1:  # the backend joins no more than five at once
+            parts = [torch.cat(parts[i : i + 4], 1) if len(parts) > i + 1 else parts[i] for i in range(0, len(parts), 4)]
+        return parts[0]
+
+
 class PortablePatchEmbedding(nn.Module):
     """The patch embedding as two matrix products: one for the noisy latents, one for mask and masked latents."""
 
@@ -217,6 +240,7 @@ def _rewrite(module: nn.Module, noise_channels: int, gelu: GELU) -> nn.Module | 
         nn.LayerNorm: PortableLayerNorm,
         nn.RMSNorm: PortableRMSNorm,
         CrossAttention: PortableCrossAttention,
+        AudioToTokens: PortableAudioToTokens,
         PatchEmbedding: lambda patch: PortablePatchEmbedding(patch, noise_channels),
     }
     if isinstance(module, nn.GELU) and module.approximate == "tanh":

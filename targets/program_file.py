@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,8 @@ class ProgramFile:
             raise EngineError(f"{path} cannot be loaded by ExecuTorch ({error}). Export the bundle again.") from error
         self._external = data is not None
 
-    def run(self, method: str, inputs: Sequence[Array]) -> list[Array]:
-        """The method's outputs, copies.
+    def run(self, method: str, inputs: Sequence[Array], wanted: Collection[int] | None = None) -> list[Array]:
+        """The method's outputs, copies; of those that are not among the positions `wanted`, an empty array.
 
         Raises:
             EngineError: there is no such method, it cannot be loaded, or it fails.
@@ -87,7 +87,12 @@ class ProgramFile:
                 outputs = self._loaded(method).execute(tensors)
         except RuntimeError as error:
             raise EngineError(f"{method} of {self.path} failed in ExecuTorch: {error}") from error
-        return [np.array(tensor) for tensor in outputs]  # copies: the runtime may use its output buffers again
+        empty = np.empty(0, np.float32)  # the others are copied: the runtime may use its output buffers again
+        return [np.array(x) if wanted is None or position in wanted else empty for position, x in enumerate(outputs)]
+
+    def forget(self, method: str) -> None:
+        """Frees what running a method left in memory; it is loaded again when it is run again."""
+        self._methods.pop(method, None)
 
     def _loaded(self, method: str) -> Any:
         if method not in self._methods:

@@ -43,7 +43,7 @@ from ..core.bundle import (
 from ..core.checkpoints import Checkpoint
 from ..core.conditions import Conditions, collapse_padding, frame_windows
 from ..core.config import TEMPORAL_STRIDE, ClipSpec
-from ..core.errors import ConfigError, ExportError
+from ..core.errors import CheckpointError, ConfigError, ExportError
 from ..core.files import available_memory, file_sha256, require_free_disk
 from ..core.golden import GOLDEN, GOLDEN_INDEX, Given, Golden, compare
 from ..core.metrics.agreement import falls_short
@@ -148,8 +148,6 @@ def source_hashes(request: ReleasedExport) -> dict[str, str]:
         assert layout is not None
         account = checkpoint.account(name, layout)  # type: ignore[arg-type]
         if account.status != "complete":
-            from ..core.errors import CheckpointError
-
             raise CheckpointError(account.complaint())
         used = [path for path in account.files if account.origins.get(path)]
         digest = hashlib.sha256("".join(f"{file_sha256(path)}\n" for path in used).encode())
@@ -479,15 +477,16 @@ def prove(request: ReleasedExport, folder: Path, name: str) -> dict[str, Any]:
     record = json.loads((folder / f"{task.replace(' ', '-')}.done.json").read_text())["result"]
     record = record[name] if request.layout == "one" else record
     if not BACKENDS[request.backend].executed:
-        return {"figures": None, "size": _check_structure(Path(record["path"]), BACKENDS[request.backend].identifier)}
+        return {"figures": None, "delegates": check_structure(Path(record["path"]), BACKENDS[request.backend].identifier)}
     file = ProgramFile(Path(record["path"]), Path(record["data"]) if record["data"] else None)
 
     def given(source: Given) -> Any:
         return np.load(folder / f"condition-{CONDITION_INPUTS[source.output]}.npy", mmap_mode="c")
 
     def run(program: str, method: str, inputs: Sequence[Any]) -> list[Any]:
-        del program
-        return file.run(record["prefix"] + method, inputs)
+        outputs = file.run(record["prefix"] + method, inputs, golden.used(program, method))
+        file.forget(record["prefix"] + method)
+        return outputs
 
     found = compare(golden, run, [name], given)[name]
     wanted = thresholds_for(request.recipe, [name])[name]
@@ -500,7 +499,7 @@ def prove(request: ReleasedExport, folder: Path, name: str) -> dict[str, Any]:
     return {"figures": found.model_dump()}
 
 
-def _check_structure(path: Path, identifier: str) -> int:
+def check_structure(path: Path, identifier: str) -> int:
     """That the file is a program whose delegates are this backend's. Returns how many there are."""
     from executorch.exir._serialize import _deserialize_pte_binary
 

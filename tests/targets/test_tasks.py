@@ -30,31 +30,31 @@ def notes(request: Any, folder: Path) -> dict[str, Any]:
     return {"pid": os.getpid()}
 
 
-def reads(request: Any, folder: Path) -> dict[str, Any]:
+def reads(_request: Any, folder: Path) -> dict[str, Any]:
     return {"seen": (folder / "runs").read_text()}
 
 
-def refuses(request: Any, folder: Path) -> dict[str, Any]:
+def refuses(request: Any, _folder: Path) -> dict[str, Any]:
     raise ConfigError(f"{request} cannot be.")
 
 
-def fails(request: Any, folder: Path) -> dict[str, Any]:
+def fails(_request: Any, _folder: Path) -> dict[str, Any]:
     raise ZeroDivisionError("by nothing")
 
 
-def dies(request: Any, folder: Path) -> dict[str, Any]:
+def dies(_request: Any, _folder: Path) -> dict[str, Any]:
     os.kill(os.getpid(), signal.SIGKILL)
     return {}
 
 
-def dies_once(request: Any, folder: Path) -> dict[str, Any]:
+def dies_once(_request: Any, folder: Path) -> dict[str, Any]:
     if not (folder / "died").exists():
         (folder / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return {}
 
 
-def takes_memory(request: Any, folder: Path) -> dict[str, Any]:
+def takes_memory(_request: Any, _folder: Path) -> dict[str, Any]:
     held = b"x" * 300_000_000
     time.sleep(0.5)
     return {"held": len(held)}
@@ -88,7 +88,7 @@ def test_another_request_begins_anew(tmp_path: Path) -> None:
 
 def test_a_killed_task_is_a_sentence_and_the_next_run_goes_on(tmp_path: Path) -> None:
     tasks = [task(notes, "first"), task(dies_once, "second", ("first",))]
-    with pytest.raises(ExportError, match=r"The process of second was killed .*Run the same command again: what is finished is kept"):
+    with pytest.raises(ExportError, match=r"process of second was killed .*Run the same command again: what is finished is kept"):
         Workshop(tmp_path / "w", "key").run(tasks, "r", silent)
     done = Workshop(tmp_path / "w", "key").run(tasks, "r", silent)
     assert set(done) == {"first", "second"}

@@ -1,0 +1,211 @@
+"""targets/released.py: a checkpoint becomes a bundle that equals it; what computes something else is refused; shapes share weights.
+
+Tasks run in this process here (`inline`); that they run in processes of their own is test_tasks.py's to show.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from echoedge.core.bundle import Bundle
+from echoedge.core.config import ClipSpec, Variant
+from echoedge.core.errors import CheckpointError, ConfigError, EngineError, ExportError
+from echoedge.core.samplers import PLAN_PRESETS, build_plan
+from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe
+from echoedge.runtime.engines import open_engine
+from echoedge.runtime.parity import verify
+from echoedge.runtime.player import Player, Score
+from echoedge.targets import released
+from echoedge.targets.program_file import ProgramFile
+from echoedge.targets.released import ReleasedExport, export_released, merge_data, prove, tasks_of
+from echoedge.targets.tasks import Done, Task, Workshop
+
+from ..core.tiny_checkpoint import playable_sizes
+
+CLIP, OTHER = ClipSpec(32, 48, 9), ClipSpec(32, 32, 9)
+
+
+def silent(*_: object) -> None:
+    """No progress."""
+
+
+class Inline(Workshop):
+    """Tasks one after the other in this process; records pass through JSON all the same."""
+
+    def run(self, tasks: Sequence[Task], request: Any, progress: Any) -> dict[str, Done]:
+        results: dict[str, Done] = {}
+        while len(results) < len(tasks):
+            task = next(t for t in tasks if t.name not in results and all(name in results for name in t.after))
+            done = self.finished(task)
+            if done is None:
+                record = {"result": task.work(request, self.folder), "seconds": 0.0, "cpu_seconds": 0.0, "peak_bytes": 0}
+                self._record(task).write_text(json.dumps(record))
+                done = self.finished(task)
+            assert done is not None
+            results[task.name] = done
+        return results
+
+
+def request_for(folder: Path, variant: Variant = "flash", recipe: WeightRecipe = PRESETS["int8"], **changes: Any) -> ReleasedExport:
+    sizes, generator = playable_sizes(variant), np.random.default_rng(0)
+    options: dict[str, Any] = {
+        "clips": (CLIP,), "text_rows": 8, "plan": build_plan(replace(PLAN_PRESETS[variant], steps=2)),
+        "prompts": {"a woman talks": generator.standard_normal((5, sizes.transformer.text_dim), np.float32)},
+        "portrait": generator.uniform(-1, 1, (3, CLIP.height, CLIP.width)).astype(np.float32),
+        "speech": (0.1 * generator.standard_normal(CLIP.frames * CLIP.samples_per_frame)).astype(np.float32),
+    }  # fmt: skip
+    return ReleasedExport(checkpoint=str(folder), model=variant, sizes=sizes, recipe=recipe, **options | changes)
+
+
+@pytest.fixture(scope="module")
+def made(folders: dict[Variant, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[ReleasedExport, Path, Bundle]:
+    """A request, its workshop and its bundle."""
+    request, folder = request_for(folders["flash"]), tmp_path_factory.mktemp("released")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(released, "Workshop", Inline)
+    patch.setattr(Inline, "remove", lambda _: None, raising=False)
+    export_released(request, folder / "flash.echoedge", silent)
+    patch.undo()
+    return request, folder / ".flash.work", Bundle.open(folder / "flash.echoedge")
+
+
+def test_the_bundle_has_every_program(made: tuple[ReleasedExport, Path, Bundle]) -> None:
+    _, _, bundle = made
+    names = {"audio_encoder", "image_encoder", "vae_encode", "encode_conditions", "denoise", "vae_decode", "tiny_decode"}
+    assert set(bundle.manifest.programs) == names
+    assert bundle.extra_files() == ()
+    assert set(bundle.manifest.parity.measured) == names
+    for program in bundle.manifest.programs.values():
+        assert all(taken.flops_share == 1.0 for taken in program.delegation.values())
+
+
+def test_the_bundle_verifies_itself(made: tuple[ReleasedExport, Path, Bundle]) -> None:
+    _, _, bundle = made
+    verdict = verify(bundle, open_engine(bundle))
+    assert verdict.passed, verdict.to_dict()
+    assert verdict.lipsync_measured is None
+
+
+def test_it_plays(made: tuple[ReleasedExport, Path, Bundle]) -> None:
+    request, _, bundle = made
+    for decoder, program in (("full", "vae_decode"), ("tiny", "tiny_decode")):
+        del decoder
+        player = Player(Score.of(bundle), open_engine(bundle), decoder=program)
+        take = player.perform(request.portrait, request.speech, "a woman talks", 0)
+        frames = np.stack(list(player.frames_of(take)))
+        assert frames.shape == (CLIP.frames, CLIP.height, CLIP.width, 3)
+
+
+def test_a_file_that_computes_something_else_is_refused(made: tuple[ReleasedExport, Path, Bundle], tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    request, workshop, _ = made
+    folder = tmp_path / "work"
+    shutil.copytree(workshop, folder)
+    assert prove(request, folder, "tiny_decode")["figures"]["psnr_db"] > 80
+    path = folder / "golden-decoders.safetensors"
+    save_file({key: value * np.float32(0.9) for key, value in load_file(path).items()}, path)
+    with pytest.raises(
+        ExportError, match=r"tiny_decode was compiled, and the file does not compute what the model computes: .* dB"
+    ):
+        prove(request, folder, "tiny_decode")
+
+
+def test_only_one_program_is_loaded_where_memory_is_short(made: tuple[ReleasedExport, Path, Bundle]) -> None:
+    from echoedge.runtime.engines.executorch import ExecuTorchEngine
+
+    _, _, bundle = made
+    names = ["image_encoder", "audio_encoder"]
+    for keep, loaded in ((0, 1), (1 << 40, 2)):
+        engine = ExecuTorchEngine(bundle, keep_bytes=keep)
+        for name in names:
+            specs = bundle.program(name).methods["forward"].inputs
+            engine.run(name, "forward", [np.zeros(spec.shape, spec.dtype) for spec in specs])
+        assert len(engine.loaded) == loaded
+
+
+def test_shapes_share_weights(folders: dict[Variant, Path], tmp_path: Path) -> None:
+    request = request_for(folders["flash"], clips=(CLIP, OTHER), decoders=("tiny",))
+    records = [released.compile_one(request, tmp_path, "denoise", shape) for shape in range(2)]
+    files = [Path(record["data"]) for record in records]
+    merged = tmp_path / "denoise.ptd"
+    merge_data(files, merged)
+    assert merged.stat().st_size < 1.1 * files[0].stat().st_size
+    for record, own in zip(records, files, strict=True):
+        specs = record["methods"]["forward"]["inputs"]
+        generator = np.random.default_rng(3)
+        inputs = [generator.standard_normal(spec["shape"], np.float32) for spec in specs]
+        alone = ProgramFile(Path(record["path"]), own).run("forward", inputs)[0]
+        np.testing.assert_array_equal(ProgramFile(Path(record["path"]), merged).run("forward", inputs)[0], alone)
+        assert Path(record["path"]).stat().st_size < own.stat().st_size
+    other = Path(released.compile_one(request, tmp_path, "encode_conditions", 0)["data"])
+    with pytest.raises(EngineError):  # other weights: their names are not found
+        ProgramFile(Path(records[0]["path"]), other).run("forward", inputs)
+
+
+def test_one_file_holds_every_program(folders: dict[Variant, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = request_for(folders["preview"], "preview", layout="one", decoders=("tiny",))
+    monkeypatch.setattr(released, "Workshop", Inline)
+    export_released(request, tmp_path / "one.echoedge", silent)
+    bundle = Bundle.open(tmp_path / "one.echoedge")
+    assert {program.path for program in bundle.manifest.programs.values()} == {"programs/model.pte"}
+    assert {program.prefix for program in bundle.manifest.programs.values()} >= {"denoise.", "tiny_decode."}
+    assert verify(bundle, open_engine(bundle)).passed
+
+
+def test_fitted_roundings_get_what_the_blocks_get(folders: dict[Variant, Path], tmp_path: Path) -> None:
+    recipe = WeightRecipe(name="fitted", rules=(Rule(programs="denoise", modules="*blocks*", weights="int8", rounding="gptq"),))
+    request = request_for(folders["flash"], recipe=recipe)
+    work = {task.name: task for task in tasks_of(request)}
+    assert "reference of the step" in work["compile denoise"].after
+    for name in ("reference of the encoders", "reference of the step"):
+        work[name].work(request, tmp_path)
+    fitted = released.compile_one(request, tmp_path, "denoise", 0)
+    assert fitted["layers"]["int8"] == 2 * 8
+    for path in tmp_path.glob("block-*.npy"):
+        path.unlink()
+    with pytest.raises(ConfigError, match="calibration samples"):
+        released.compile_one(request, tmp_path, "denoise", 0)
+
+
+def test_other_backends_are_lowered_and_looked_at(folders: dict[Variant, Path], tmp_path: Path) -> None:
+    request = request_for(folders["flash"], recipe=PRESETS["fp32"], backend="vulkan", decoders=("tiny",))
+    record = released.compile_one(request, tmp_path, "tiny_decode", 0)
+    (tmp_path / "compile-tiny_decode.done.json").write_text(json.dumps({"result": record}))
+    released.record_decoders(request, tmp_path)
+    assert prove(request, tmp_path, "tiny_decode") == {"figures": None, "delegates": 2}
+    with pytest.raises(ExportError, match="has delegates of VulkanBackend, not of XnnpackBackend alone"):
+        released.check_structure(Path(record["path"]), "XnnpackBackend")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decoders": ("big",)}, "no decoder 'big'. Choose from: full, tiny"),
+        ({"layout": "both"}, "layout is 'both'"),
+        ({"clips": (CLIP, CLIP)}, "every clip shape once"),
+        ({"layout": "one", "clips": (CLIP, OTHER)}, "One file holds the programs of one clip shape"),
+        ({"backend": "vulkan"}, "Vulkan takes fp32 weights, not int8"),
+        ({"backend": "webgpu"}, "backend is 'webgpu'"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str, folders: dict[Variant, Path]) -> None:
+    with pytest.raises(ConfigError, match=message):
+        request_for(folders["flash"], **changes)
+
+
+def test_a_missing_component_is_refused_first(folders: dict[Variant, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "flash"
+    shutil.copytree(folders["flash"], folder)
+    next(folder.rglob("taew2_1.*")).unlink()
+    with pytest.raises(CheckpointError, match="no tiny_vae"):
+        export_released(request_for(folder), tmp_path / "b.echoedge", silent)
+    assert not (tmp_path / "b.echoedge").exists()
