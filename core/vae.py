@@ -181,7 +181,7 @@ class Downsample(nn.Module):
         if self.time_conv is None:
             return x
         past = stream.take()  # the last frame before this chunk, [B, 1, C, H, W]
-        stream.kept.append(x[:, t - 1 :])
+        stream.kept.append(x if t == 1 else x[:, t - 1 :])
         if past is not None:
             return self.time_conv(torch.cat([past, x], 1))
         return x if t == 1 else torch.cat([x[:, :1], self.time_conv(x)], 1)

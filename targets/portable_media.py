@@ -202,11 +202,10 @@ class PortableConv3d(nn.Module):
         b, t, c, h, w = x.shape
         if self.taps == 1 or (past is None and t == 1 and self.frame_stride == 1):
             return self.newest(x.reshape(b * t, c, h, w)).view(b, t, -1, h, w)
-        frames = [x[:, index : index + 1].reshape(b, c, h, w) for index in range(t)]
+        frames = _frames(x)
         if self.frame_stride == 1:
-            if past is None:
-                past = x.new_zeros(b, self.taps - 1, c, h, w)
-            frames = [past[:, index : index + 1].reshape(b, c, h, w) for index in range(self.taps - 1)] + frames
+            before = [x.new_zeros(b, c, h, w)] * (self.taps - 1) if past is None else _frames(past)
+            frames = before + frames
         count = (len(frames) - self.taps) // self.frame_stride + 1
         paired = count // 2 * 2 if self.in_pairs else 0
         results = [y for index in range(0, paired, 2) for y in self._two(*frames[index : index + 4])]
@@ -341,6 +340,12 @@ def media_rule(module: nn.Module) -> nn.Module | None:
         return PortableUpsampling(module[1])
     rule = RULES.get(kind)
     return rule(module) if rule else None
+
+
+def _frames(x: Tensor) -> list[Tensor]:
+    """[B, T, C, H, W] -> T times [B, C, H, W]; a single one without a slice, which would be the whole and leave the delegate."""
+    b, t, c, h, w = x.shape
+    return [(x if t == 1 else x[:, index : index + 1]).reshape(b, c, h, w) for index in range(t)]
 
 
 def _joined(parts: list[Tensor], dim: int = 0) -> Tensor:
