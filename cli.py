@@ -658,13 +658,15 @@ def _print_programs(manifest: Manifest) -> None:
     out.print(table)
 
 
-def _print_savings(savings: tuple[Saving, ...], evaluations: int) -> None:
+def _print_savings(savings: tuple[Saving, ...], evaluations: int, times: dict[str, float] | None = None) -> None:
     from .core.files import human_bytes
 
     total = _amount(savings[0].flops_without)
     table = Table(title=f"Out of the step: {evaluations} evaluations, {total}FLOP; each rewrite alone", title_justify="left")
     for column in ("rewrite", "FLOPs left", "saved", "parameters", "kept instead"):
         table.add_column(column, justify="left" if column in ("rewrite", "kept instead") else "right")
+    if times:
+        table.add_column(f"a step, {times['none'] * 1000:.0f} ms without", justify="right")
     for saving in savings:
         if saving.name == "all":
             table.add_section()
@@ -674,6 +676,7 @@ def _print_savings(savings: tuple[Saving, ...], evaluations: int) -> None:
             f"{100 * (1 - saving.flops_with / saving.flops_without):.2f} %",
             f"{saving.parameters:,}" if saving.parameters else "–",
             f"{human_bytes(saving.kept_bytes)} a {saving.per}" if saving.kept_bytes else "–",
+            *([f"{times[saving.name] * 1000:.0f} ms, {times['none'] / times[saving.name]:.2f}×"] if times else []),
         )
     out.print(table)
     out.print("[dim]FLOPs of matrix products alone; parameters that the step does without.[/]")
@@ -696,6 +699,9 @@ def _operator(name: str) -> str:
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle, or a folder of released weights.", show_default=False)],
+    time: Annotated[
+        bool, typer.Option("--time", help="Also measure what each rewrite saves: a step of two blocks in PyTorch, CPU time.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a bundle holds: programs, what the backend took, what left the step, plan, files, provenance. Of a folder of
@@ -704,6 +710,8 @@ def inspect(
     from .core.files import human_bytes
 
     if is_checkpoint(path):
+        if time:
+            raise ConfigError("--time measures the step of a bundle; this is a folder of weights.")
         if not inspect_checkpoint(path, as_json):
             raise typer.Exit(1)
         return
@@ -712,11 +720,19 @@ def inspect(
     bundle = Bundle.open(path)
     manifest, plan = bundle.manifest, bundle.plan()
     saved = savings(bundle.model, bundle.clip, plan, bundle.input_shape("encode_conditions", "text")[1])
+    times: dict[str, float] | None = None
+    if time:
+        from .runtime.step_times import measure_rewrites
+
+        with _bars(as_json) as progress:
+            rows = bundle.input_shape("encode_conditions", "text")[1]
+            times = {t.name: t.seconds for t in measure_rewrites(bundle.model, bundle.clip, rows, progress=progress)}
     if as_json:
-        print(json.dumps(json.loads(manifest.to_json()) | {"savings": [asdict(saving) for saving in saved]}, ensure_ascii=False))
+        told = {"savings": [asdict(saving) for saving in saved]} | ({"step_seconds": times} if times else {})
+        print(json.dumps(json.loads(manifest.to_json()) | told, ensure_ascii=False))
         return
     _print_programs(manifest)
-    _print_savings(saved, plan.evaluations)
+    _print_savings(saved, plan.evaluations, times)
     clip = bundle.clip
     size = sum(p.bytes for p in manifest.programs.values()) + sum(f.bytes for f in manifest.files.values())
     window = f"windows of {plan.window.length} latent frames, overlap {plan.window.overlap}" if plan.window else "no windows"
