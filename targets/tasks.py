@@ -91,7 +91,7 @@ def resident(process: int | str, peak: bool = False) -> int:
 class Workshop:
     """The folder `folder` for the request that `key` identifies.
 
-    `jobs`: tasks at once, as far as their needs fit into `budget` bytes together.
+    `jobs`: tasks at once, as far as their needs and this process fit into `budget` bytes together.
     """
 
     def __init__(self, folder: Path, key: str, jobs: int = 2, budget: int | None = None) -> None:
@@ -140,7 +140,7 @@ class Workshop:
                 for task in tasks:
                     if len(running) < self.jobs and self._ready(task, results, running):
                         answer, sender = context.Pipe(duplex=False)
-                        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+                        threads = os.cpu_count() or 1
                         process = context.Process(target=_enter, args=(task.work, request, self.folder, threads, sender))
                         process.start()
                         sender.close()
@@ -160,7 +160,7 @@ class Workshop:
     def _ready(self, task: Task, results: Mapping[str, Done], running: Mapping[str, Any]) -> bool:
         if task.name in results or task.name in running or any(name not in results for name in task.after):
             return False
-        taken = sum(other.need.total for other, _, _ in running.values())
+        taken = resident("self") + sum(other.need.total for other, _, _ in running.values())
         return not running or self.budget is None or taken + task.need.total <= self.budget
 
     def _watch(self, running: Mapping[str, tuple[Task, SpawnProcess, Connection]]) -> None:

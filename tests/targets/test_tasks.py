@@ -115,9 +115,10 @@ def test_too_little_memory_is_refused_before_anything_runs(tmp_path: Path, monke
 
 def test_a_budget_keeps_tasks_from_running_together(tmp_path: Path) -> None:
     tasks = [task(takes_memory, name, need=Need({"bytes": 600})) for name in ("first", "second")]
-    together = Workshop(tmp_path / "a", "key", jobs=2, budget=1_200)
+    own = resident("self") + 50_000_000
+    together = Workshop(tmp_path / "a", "key", jobs=2, budget=own + 1_200)
     together.run(tasks, "r", silent)
-    alone = Workshop(tmp_path / "b", "key", jobs=2, budget=1_000)
+    alone = Workshop(tmp_path / "b", "key", jobs=2, budget=1_000)  # less than this process has: one task at a time all the same
     alone.run(tasks, "r", silent)
     assert together.peak_bytes > alone.peak_bytes + 150_000_000  # two processes of 300 MB and the libraries, or one
 
