@@ -47,29 +47,17 @@ def registered_backends() -> tuple[str, ...]:
 
 
 class ProgramFile:
-    """One `.pte`, with the data file of its weights where it has one; loaded when a method is first run.
+    """One `.pte`, with the data file of its weights where it has one.
 
     Raises:
         EngineError: it cannot be loaded.
     """
 
     def __init__(self, path: Path, data: Path | None = None) -> None:
-        self.path = path
+        self.path, self.data = path, data
         self._methods: dict[str, Any] = {}
-        try:
-            with quiet_stderr():
-                from executorch.extension.pybindings import portable_lib
-                from executorch.runtime import Runtime, Verification
-
-                if data is None:
-                    self._program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
-                    self.names = frozenset(self._program.method_names)
-                else:
-                    self._module = portable_lib._load_for_executorch(str(path), str(data))
-                    self.names = frozenset(self._module.method_names())
-        except (RuntimeError, ValueError) as error:
-            raise EngineError(f"{path} cannot be loaded by ExecuTorch ({error}). Export the bundle again.") from error
-        self._external = data is not None
+        self._program = self._open()
+        self.names = self._names()
 
     def run(self, method: str, inputs: Sequence[Array], wanted: Collection[int] | None = None) -> list[Array]:
         """The method's outputs, copies; of those that are not among the positions `wanted`, an empty array.
@@ -80,19 +68,39 @@ class ProgramFile:
         if method not in self.names:
             raise EngineError(f"{self.path} has no method {method!r}. Export the bundle again.")
         tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
+        if self._program is None:
+            self._program = self._open()
         try:
-            if self._external:
-                outputs = self._module.run_method(method, tuple(tensors), True)
+            if self.data is None:
+                outputs = self._loaded(method)(tensors, clone_outputs=False)
             else:
-                outputs = self._loaded(method).execute(tensors)
+                outputs = self._program.run_method(method, tuple(tensors), False)
         except RuntimeError as error:
             raise EngineError(f"{method} of {self.path} failed in ExecuTorch: {error}") from error
-        empty = np.empty(0, np.float32)  # the others are copied: the runtime may use its output buffers again
+        empty = np.empty(0, np.float32)  # the others are copied: the runtime uses its output buffers again
         return [np.array(x) if wanted is None or position in wanted else empty for position, x in enumerate(outputs)]
 
-    def forget(self, method: str) -> None:
-        """Frees what running a method left in memory; it is loaded again when it is run again."""
-        self._methods.pop(method, None)
+    def release(self) -> None:
+        """Frees everything that loading and running left in memory; the next run loads the file again."""
+        self._methods.clear()
+        self._program = None
+
+    def _open(self) -> Any:
+        try:
+            with quiet_stderr():
+                from executorch.extension.pybindings import portable_lib
+
+                if self.data is not None:
+                    return portable_lib._load_for_executorch(str(self.path), str(self.data))
+                whole = portable_lib.Verification.InternalConsistency
+                return portable_lib._load_program(str(self.path), program_verification=whole)
+        except (RuntimeError, ValueError) as error:
+            raise self._damaged(error) from error
+
+    def _names(self) -> frozenset[str]:
+        if self.data is not None:
+            return frozenset(self._program.method_names())
+        return frozenset(self._program.get_method_name(index) for index in range(self._program.num_methods()))
 
     def _loaded(self, method: str) -> Any:
         if method not in self._methods:
@@ -100,5 +108,8 @@ class ProgramFile:
                 with quiet_stderr():
                     self._methods[method] = self._program.load_method(method)
             except (RuntimeError, ValueError) as error:
-                raise EngineError(f"{self.path} cannot be loaded by ExecuTorch ({error}). Export the bundle again.") from error
+                raise self._damaged(error) from error
         return self._methods[method]
+
+    def _damaged(self, error: Exception) -> EngineError:
+        return EngineError(f"{self.path} cannot be loaded by ExecuTorch ({error}). Export the bundle again.")

@@ -484,7 +484,7 @@ def prove(request: ReleasedExport, folder: Path, name: str) -> dict[str, Any]:
 
     def run(program: str, method: str, inputs: Sequence[Any]) -> list[Any]:
         outputs = file.run(record["prefix"] + method, inputs, golden.used(program, method))
-        file.forget(record["prefix"] + method)
+        file.release()
         return outputs
 
     found = compare(golden, run, [name], given)[name]
