@@ -98,7 +98,7 @@ class PortableSequenceConv(nn.Module):
 
     def __init__(self, conv: nn.Conv1d) -> None:
         super().__init__()
-        (kernel,), (stride,), (padding,) = conv.kernel_size, conv.stride, conv.padding
+        kernel, stride, padding = conv.kernel_size[0], conv.stride[0], conv.padding[0]
         self.conv = nn.Conv2d(
             conv.in_channels, conv.out_channels, (1, kernel), (1, stride), (0, int(padding)), groups=conv.groups,
             bias=conv.bias is not None, device="meta",
@@ -138,7 +138,8 @@ class PortableSpeech(nn.Module):
         self.mean = ChannelMean(samples)
         matrix = stretch_matrix(encoder.config.rows(samples), ear.frames) if isinstance(ear, SpeechPerFrame) else None
         self.register_buffer("stretch", matrix, persistent=False)
-        first, *later = encoder.feature_extractor.conv_layers
+        convolutions: list[Any] = list(encoder.feature_extractor.conv_layers)
+        first, *later = convolutions
         parts: list[nn.Module] = [PortableSequenceConv(first.conv), PortableTimeNorm(first.layer_norm), nn.GELU()]
         for layer in later:
             parts += [PortableSequenceConv(layer.conv), nn.GELU()]
@@ -286,7 +287,8 @@ class PortableMemoryBlock(MemoryBlock):
 
     def __init__(self, block: MemoryBlock) -> None:
         nn.Module.__init__(self)
-        first, *later = block.conv
+        layers: list[Any] = list(block.conv)
+        first, *later = layers
         channels = first.weight.shape[0]
         weight = first.weight.detach()
         self.present = _conv2d(weight[:, :channels].contiguous(), first.bias, 1)
@@ -309,7 +311,7 @@ class PortableMemoryBlock(MemoryBlock):
 
 def fold_growths(vae: TinyVAE) -> TinyVAE:
     """The tiny autoencoder with each growth and the convolution behind it as one module; in place. Layers keep their numbers."""
-    layers = list(vae.decoder)
+    layers: list[Any] = list(vae.decoder)
     for index, layer in enumerate(layers[:-1]):
         if isinstance(layer, Grow):
             vae.decoder[index] = PortableGrow(layer, layers[index + 1])

@@ -230,6 +230,7 @@ def record_encoders(request: ReleasedExport, folder: Path) -> dict[str, Any]:
     return _save_golden(golden, folder, "encoders")
 
 
+@torch.no_grad()
 def record_step(request: ReleasedExport, folder: Path) -> dict[str, Any]:
     """The condition encoding and one denoising step in full precision; the conditions stay in the folder for the proof, and, where
     rounding looks at data, what each block is given in a few steps."""
@@ -240,7 +241,7 @@ def record_step(request: ReleasedExport, folder: Path) -> dict[str, Any]:
     audio = frame_windows(heard) if config.variant == "flash" else heard
     rows, bias = _prompt(request)
     inputs = [y, rows, image, audio.numpy()]
-    conditions = _without_grad(lambda: dit.encode_conditions(*(torch.from_numpy(value) for value in inputs)))
+    conditions = dit.encode_conditions(*(torch.from_numpy(value) for value in inputs))
     outputs = [getattr(conditions, name).numpy() for name in CONDITION_INPUTS]
     for name, value in zip(CONDITION_INPUTS, outputs, strict=True):
         np.save(folder / f"condition-{name}.npy", value)
@@ -252,11 +253,8 @@ def record_step(request: ReleasedExport, folder: Path) -> dict[str, Any]:
     latents = noise(plan.noise.seed, (config.latent_channels, clip.latent_frames, clip.latent_height, clip.latent_width))[None]
     modality = plan.modality(step, clip.latent_frames)[None]
     time, modulation = tables["time"][step : step + 1], tables["modulation"][step : step + 1]
-    velocity, residual = _without_grad(
-        lambda: dit.denoise_keeping(
-            torch.from_numpy(latents), torch.from_numpy(time), torch.from_numpy(modulation), torch.from_numpy(modality), given
-        )
-    )
+    x, t, m, w = (torch.from_numpy(value) for value in (latents, time, modulation, modality))
+    velocity, residual = dit.denoise_keeping(x, t, m, w, given)
     sources: list[Any] = [latents, time, modulation, modality]
     for name in Conditions.names():
         made = name in CONDITION_INPUTS
@@ -281,20 +279,16 @@ def record_decoders(request: ReleasedExport, folder: Path) -> dict[str, Any]:
         for index, method in enumerate(program):
             chunk = np.ascontiguousarray(latents[:, :, index : index + 1])
             video, *kept = _outputs(program, method, chunk, *state)
-            given = [chunk, *(Given(name, "first", 0, 1 + i) for i in range(len(state)))]
+            given: list[Any] = [chunk, *(Given(name, "first", 0, 1 + i) for i in range(len(state)))]
             golden.add_call(name, method, given, [video, *[None] * len(kept)], KEPT_ELEMENTS)
             state = kept
     return _save_golden(golden, folder, "decoders")
 
 
-def _without_grad(compute: Callable[[], Any]) -> Any:
-    with torch.no_grad():
-        return compute()
-
-
+@torch.no_grad()
 def step_tables(dit: DiT, plan: SamplingPlan) -> dict[str, np.ndarray]:
     """time [n, D] and modulation [n, 6, D] of the plan's steps."""
-    time, modulation = _without_grad(lambda: dit.step_tables(torch.tensor(plan.timesteps, dtype=torch.float64)))
+    time, modulation = dit.step_tables(torch.tensor(plan.timesteps, dtype=torch.float64))
     return {"time": time.numpy(), "modulation": modulation.numpy()}
 
 
@@ -312,22 +306,19 @@ def _prompt(request: ReleasedExport) -> tuple[Any, Any]:
     return rows[None].numpy(), bias[None].numpy()
 
 
+@torch.no_grad()
 def _record_calls(dit: DiT, clip: ClipSpec, plan: SamplingPlan, tables: Mapping[str, Any], given: Conditions, folder: Path) -> None:
     """What goes into each block at steps spread over the plan, from noise: the tokens, in files by block and step."""
     steps = sorted({round(i * (plan.steps - 1) / max(1, _CALIBRATION_STEPS - 1)) for i in range(_CALIBRATION_STEPS)})
     shape = (1, dit.config.latent_channels, clip.latent_frames, clip.latent_height, clip.latent_width)
     rope = dit.rope(torch.empty(shape))
-    tokens = {s: _without_grad(lambda s=s: dit.embed(torch.from_numpy(noise(s, shape[1:])[None]), given)) for s in steps}
+    tokens = {step: dit.embed(torch.from_numpy(noise(step, shape[1:])[None]), given) for step in steps}
     for index, block in enumerate(dit.blocks):
         for step in steps:
             np.save(folder / f"block-{index}-step-{step}.npy", tokens[step].numpy())
             modulation = torch.from_numpy(tables["modulation"][step : step + 1])
             weights = _weights(plan, step, clip, given)
-            tokens[step] = _without_grad(
-                lambda step=step, block=block, modulation=modulation, weights=weights, index=index: block(
-                    tokens[step], modulation, rope, given.layer(index), weights
-                )
-            )
+            tokens[step] = block(tokens[step], modulation, rope, given.layer(index), weights)
 
 
 def _weights(plan: SamplingPlan, step: int, clip: ClipSpec, given: Conditions) -> tuple[torch.Tensor, ...]:

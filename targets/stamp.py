@@ -112,7 +112,8 @@ def lower_whole(module: nn.Module, example: Sequence[Tensor], partitioner: Any) 
     exported = torch.export.export(module, tuple(example), strict=False)
     config = EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
     program = to_edge_transform_and_lower(exported, partitioner=[partitioner], compile_config=config).exported_program()
-    calls, others = [], []
+    calls: list[Any] = []
+    others: list[Any] = []
     for node in program.graph.nodes:
         if node.op == "call_function" and "getitem" not in str(node.target):
             (calls if "executorch_call_delegate" in str(node.target) else others).append(node)

@@ -28,6 +28,7 @@ from .idle import return_freed_memory
 
 _POLL_SECONDS = 0.1
 Progress = Callable[[str, int, int], None]
+_KILLED: tuple[str, Any, Any] = ("killed", None, "")  # what a process answers that has ended without a word
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,9 @@ class Workshop:
 
     def _collect(self, task: Task, process: SpawnProcess, answer: Connection) -> Done:
         try:
-            kind, what, content = answer.recv() if answer.poll() else ("killed", None, "")
+            kind, what, content = answer.recv() if answer.poll() else _KILLED
         except EOFError:
-            kind, what, content = "killed", None, ""
+            kind, what, content = _KILLED
         process.join()
         if kind == "done":
             with atomic_file(self._record(task), force=True) as temporary:

@@ -24,10 +24,10 @@ from safetensors.numpy import save_file
 
 from echoedge import __version__
 from echoedge.core.bundle import MANIFEST, Bundle
+from echoedge.core.golden import GOLDEN, GOLDEN_INDEX
 from echoedge.core.nano import assets
 from echoedge.runtime.media import read_clip, read_speech
 from echoedge.targets import bundle_builder
-from echoedge.core.golden import GOLDEN, GOLDEN_INDEX
 from echoedge.targets.hoist import REWRITES, savings
 
 from .bundles import CLIP, demanding_bundle

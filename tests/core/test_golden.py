@@ -14,7 +14,7 @@ from echoedge.core.golden import Given, Golden, compare
 X = np.linspace(-1, 1, 1000, dtype=np.float32)
 
 
-def double(program: str, method: str, inputs: Sequence[Any]) -> list[Any]:
+def double(_program: str, _method: str, inputs: Sequence[Any]) -> list[Any]:
     """Every program doubles its last input; the second output is its state."""
     return [2 * inputs[-1], 2 * inputs[-1] + 1]
 

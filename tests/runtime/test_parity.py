@@ -14,15 +14,15 @@ from safetensors.numpy import save, save_file
 from echoedge.core.bundle import Bundle, Figures
 from echoedge.core.config import NANO, NANO_CLIP
 from echoedge.core.errors import BundleError, EngineError, InputError
+from echoedge.core.golden import GOLDEN, GOLDEN_INDEX
+from echoedge.core.metrics.agreement import figures, worst
 from echoedge.core.nano import load_nano, nano_digest
 from echoedge.core.samplers import PLAN_PRESETS, build_plan
 from echoedge.quantize.recipes import PRESETS
 from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.base import Array, Engine
-from echoedge.core.metrics.agreement import figures, worst
 from echoedge.runtime.parity import LIPSYNC_SHARE, Row, Verdict, demo_case, lipsync_over, record_golden, verify
 from echoedge.targets import bundle_builder
-from echoedge.core.golden import GOLDEN, GOLDEN_INDEX
 from echoedge.targets.bundle_builder import ExportRequest, export_bundle
 
 from ..bundles import CLIP, changed_bundle, demanding_bundle, small_engine
