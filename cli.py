@@ -210,7 +210,9 @@ def export(
     ] = "fp32",
 ) -> None:
     """Compile a model into a bundle. The same command goes on where a killed one stopped."""
-    if model == "nano":
+    from .core.config import preset
+
+    if preset(model).name == "nano":
         if checkpoint is not None:
             raise ConfigError("nano's weights are built in; --checkpoint is for flash and preview.")
         _refuse_options(context, RELEASED_PANEL, "goes with --model flash or preview")

@@ -38,6 +38,7 @@ from .stamp import Call, StampError, Template, call, lower_whole, scheme
 
 Way = Literal["auto", "stamped", "plain"]
 Warn = Callable[[str], None]
+_Parts = Iterator[tuple[str, nn.Module, nn.Module]]  # prefix of its layers' names, as it was read, and prepared
 _SEED = 20250612  # of a template's random weights
 
 
@@ -235,37 +236,45 @@ def _either(request: Request, lower: Callable[[Request, bool], Lowered]) -> Lowe
             return lower(request, False)
 
 
-def _denoise(request: Request, stamped: bool) -> Lowered:
-    dit, clip, config = request.dit, request.clip, request.dit.config
-    prepare = Prepare("denoise", request.recipe)
-    examples = _step_examples(config, clip, request.text_rows)
-    channels = config.latent_channels
-    patches = prepare(NoisePatches(dit.patch_embedding, channels), "dit.patch_embedding.")
-    embed = StepEmbed(patches, channels)
+def quantised_step(request: Request) -> Step:
+    """The denoising step as it is compiled, portable and quantised, in PyTorch: what the compiled file is the same numbers as."""
+    embed, blocks, head, rope = _step_parts(request, Prepare("denoise", request.recipe))
+    return Step(embed, [module for _, _, module in blocks], head, rope)
+
+
+def _step_parts(request: Request, prepare: Prepare) -> tuple[nn.Module, _Parts, nn.Module, tuple[Tensor, Tensor]]:
+    """Embedding, blocks (each made when it is asked for), head, and the rotary tables."""
+    dit, clip, channels = request.dit, request.clip, request.dit.config.latent_channels
+    embed = StepEmbed(prepare(NoisePatches(dit.patch_embedding, channels), "dit.patch_embedding."), channels)
     head = StepHead(prepare(cast(Head, dit.head), "dit.head."), clip, request.keep_residual)
 
-    def parts() -> Iterator[tuple[str, nn.Module, nn.Module]]:
+    def blocks() -> _Parts:
         for index, block in enumerate(blocks_of(dit)):
             light, prefix = strip_block(block), f"dit.blocks.{index}."
             yield prefix, light, StepBlock(prepare(light, prefix, request.samples(index)))
 
     rope = dit.rope(torch.empty(1, channels, clip.latent_frames, clip.latent_height, clip.latent_width))
+    return embed, blocks(), head, rope
+
+
+def _denoise(request: Request, stamped: bool) -> Lowered:
+    clip, config = request.clip, request.dit.config
+    prepare = Prepare("denoise", request.recipe)
+    examples = _step_examples(config, clip, request.text_rows)
     x, modulation, time = examples["x"], examples["modulation"], examples["time"]
-    block_inputs = (x, modulation, *rope, examples["modality_weights"], examples["audio_mask"], *examples["layer"])
-    blocks = _stamps(parts(), block_inputs, prepare, request, StepBlock) if stamped else [module for _, _, module in parts()]
+    embed, parts, head, rope = _step_parts(request, prepare)
     if stamped:
         partitioner = request.backend.partitioner()
-        ends = [
-            call(lower_whole(embed, (examples["latents"], x), partitioner), request.external),
-            call(lower_whole(head, (x, x, time), partitioner), request.external),
-        ]
-        whole = Step(ends[0], blocks, ends[1], rope)
+        block_inputs = (x, modulation, *rope, examples["modality_weights"], examples["audio_mask"], *examples["layer"])
+        blocks: list[nn.Module] = [*_stamps(parts, block_inputs, prepare, request, StepBlock)]
+        embed = call(lower_whole(embed, (examples["latents"], x), partitioner), request.external)
+        head = call(lower_whole(head, (x, x, time), partitioner), request.external)
     else:
-        whole = Step(embed, blocks, head, rope)
+        blocks = [module for _, _, module in parts]
     shapes = condition_shapes(config, clip, request.text_rows)
     inputs = [examples["latents"], time, modulation, examples["modality_weights"]]
     inputs += [torch.zeros(shapes[name]) for name in Conditions.names()]
-    return _finish("denoise", whole, inputs, prepare, request, stamped)
+    return _finish("denoise", Step(embed, blocks, head, rope), inputs, prepare, request, stamped)
 
 
 def _encode(request: Request, stamped: bool) -> Lowered:
@@ -275,7 +284,7 @@ def _encode(request: Request, stamped: bool) -> Lowered:
     inputs = list(method.inputs.values())
     tokens = prepare(Tokens(dit), "dit.")
 
-    def parts() -> Iterator[tuple[str, nn.Module, nn.Module]]:
+    def parts() -> _Parts:
         for index, block in enumerate(blocks_of(dit)):
             light, prefix = KeysValues(cast(CrossAttention, block.cross_attn)), f"dit.blocks.{index}.cross_attn."
             yield prefix, light, prepare(light, prefix)
@@ -289,7 +298,7 @@ def _encode(request: Request, stamped: bool) -> Lowered:
 
 
 def _stamps(
-    parts: Iterator[tuple[str, nn.Module, nn.Module]],
+    parts: _Parts,
     example: Sequence[Tensor],
     prepare: Prepare,
     request: Request,

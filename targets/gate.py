@@ -24,6 +24,8 @@ def flops(program: Any) -> Counter[str]:
     import torch
     from torch.utils.flop_counter import flop_registry
 
+    aten = torch.ops.aten
+    convolutions = (aten.convolution, aten.conv1d, aten.conv2d, aten.conv3d)
     found: Counter[str] = Counter()
     for node in program.graph.nodes:
         if node.op != "call_function":
@@ -31,10 +33,9 @@ def flops(program: Any) -> Counter[str]:
         operator = node.target if hasattr(node.target, "overloadpacket") else getattr(node.target, "_op", None)
         packet = getattr(operator, "overloadpacket", None)
         values = [argument.meta.get("val") if hasattr(argument, "meta") else argument for argument in node.args]
-        if packet is torch.ops.aten.linear:
+        if packet is aten.linear:
             found[_name(node)] += 2 * values[0].numel() * values[1].shape[0]
-        elif packet is torch.ops.aten.convolution:
-            # by hand: the registry's rule does not know groups
+        elif packet in convolutions:  # by hand: the registry's rule does not know groups
             weight = values[1].shape
             found[_name(node)] += 2 * node.meta["val"].numel() * math.prod(weight[1:])
         elif packet in flop_registry:

@@ -327,7 +327,7 @@ def _weights(plan: SamplingPlan, step: int, clip: ClipSpec, given: Conditions) -
     return text, image, audio * given.audio_mask.view(1, 1, -1, 1)
 
 
-def _recorded_calls(request: ReleasedExport, folder: Path, dit: DiT) -> Callable[[int], Sequence[Sequence[Any]]]:
+def recorded_calls(request: ReleasedExport, folder: Path, dit: DiT) -> Callable[[int], Sequence[Sequence[Any]]]:
     """The calibration calls of a block, read back."""
     if not request.recipe.needs_samples:
         return lambda _: ()
@@ -379,7 +379,7 @@ def _lower(request: ReleasedExport, folder: Path, name: str, clip: ClipSpec) -> 
     dit = stream_transformer(request.opened(), request.sizes.transformer)
     keep = _keeps_residual(request.plan)
     way: Way = request.way if request.backend == "xnnpack" else "plain"
-    samples = _recorded_calls(request, folder, dit)
+    samples = recorded_calls(request, folder, dit)
     wanted = BlockwiseRequest(
         dit,
         clip,

@@ -452,7 +452,7 @@ def test_an_output_folder_without_permission(run: Run, given: dict[str, object],
     ("options", "expected"),
     [
         (["--model", "nanoo"], r"no model 'nanoo'\. Choose from: nano, flash, preview\. Did you mean 'nano'\?"),
-        (["--model", "flash"], r"flash needs its published checkpoint"),
+        (["--model", "flash"], r"--checkpoint names the folder with the weights of flash"),
         (["--target", "tflite"], r"compiles for: executorch\. It does not compile for 'tflite'"),
         (["--weights", "int9"], r"no weights 'int9'\. Choose from fp32, int8, int4, .*Did you mean 'int8'\?"),
         (["--weights", "gone.json"], r"recipe gone\.json cannot be read"),

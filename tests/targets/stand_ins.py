@@ -12,7 +12,7 @@ from echoedge.core.programs import Program
 from echoedge.targets.executorch import Compiled
 
 
-def compiled_at_once(name: str, program: Program, recipe: Any, folder: Path) -> Compiled:
+def compiled_at_once(name: str, program: Program, recipe: Any, folder: Path, *_samples: Any) -> Compiled:
     """A file that no runtime can play."""
     del recipe
     path = folder / f"{name}.pte"
@@ -30,8 +30,11 @@ def endless(*_arguments: Any) -> None:
     time.sleep(600)
 
 
-def compile_all_at_once(programs: dict[str, Program], recipe: Any, folder: Path, jobs: int, progress: Any) -> dict[str, Compiled]:
+def compile_all_at_once(
+    programs: dict[str, Program], recipe: Any, folder: Path, jobs: int, progress: Any, samples: Any
+) -> dict[str, Compiled]:
     """Instead of `bundle_builder._compile_all`: no processes at all."""
+    del samples
     del jobs
     progress("programs", 0, len(programs))
     compiled = {name: compiled_at_once(name, program, recipe, folder) for name, program in programs.items()}

@@ -19,11 +19,15 @@ from echoedge.core.bundle import Bundle
 from echoedge.core.config import ClipSpec, Variant
 from echoedge.core.errors import CheckpointError, ConfigError, EngineError, ExportError
 from echoedge.core.samplers import PLAN_PRESETS, build_plan
+from echoedge.core.streamed import stream_transformer
 from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe
 from echoedge.runtime.engines import open_engine
 from echoedge.runtime.parity import verify
 from echoedge.runtime.player import Player, Score
 from echoedge.targets import released
+from echoedge.targets.backends import BACKENDS
+from echoedge.targets.blockwise import Request as BlockwiseRequest
+from echoedge.targets.blockwise import Step, quantised_step
 from echoedge.targets.program_file import ProgramFile
 from echoedge.targets.released import ReleasedExport, export_released, merge_data, prove, tasks_of
 from echoedge.targets.tasks import Done, Task, Workshop
@@ -67,8 +71,8 @@ def request_for(folder: Path, variant: Variant = "flash", recipe: WeightRecipe =
 
 @pytest.fixture(scope="module")
 def made(folders: dict[Variant, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[ReleasedExport, Path, Bundle]:
-    """A request, its workshop and its bundle."""
-    request, folder = request_for(folders["flash"]), tmp_path_factory.mktemp("released")
+    """A request, its workshop and its bundle; without the full decoder, which takes half a minute to compile even at toy width."""
+    request, folder = request_for(folders["flash"], decoders=("tiny",)), tmp_path_factory.mktemp("released")
     patch = pytest.MonkeyPatch()
     patch.setattr(released, "Workshop", Inline)
     patch.setattr(Inline, "remove", lambda _: None, raising=False)
@@ -79,7 +83,7 @@ def made(folders: dict[Variant, Path], tmp_path_factory: pytest.TempPathFactory)
 
 def test_the_bundle_has_every_program(made: tuple[ReleasedExport, Path, Bundle]) -> None:
     _, _, bundle = made
-    names = {"audio_encoder", "image_encoder", "vae_encode", "encode_conditions", "denoise", "vae_decode", "tiny_decode"}
+    names = {"audio_encoder", "image_encoder", "vae_encode", "encode_conditions", "denoise", "tiny_decode"}
     assert set(bundle.manifest.programs) == names
     assert bundle.extra_files() == ()
     assert set(bundle.manifest.parity.measured) == names
@@ -96,12 +100,11 @@ def test_the_bundle_verifies_itself(made: tuple[ReleasedExport, Path, Bundle]) -
 
 def test_it_plays(made: tuple[ReleasedExport, Path, Bundle]) -> None:
     request, _, bundle = made
-    for decoder, program in (("full", "vae_decode"), ("tiny", "tiny_decode")):
-        del decoder
-        player = Player(Score.of(bundle), open_engine(bundle), decoder=program)
-        take = player.perform(request.portrait, request.speech, "a woman talks", 0)
-        frames = np.stack(list(player.frames_of(take)))
-        assert frames.shape == (CLIP.frames, CLIP.height, CLIP.width, 3)
+    player = Player(Score.of(bundle), open_engine(bundle))
+    assert player.decoder == "tiny_decode"
+    take = player.perform(request.portrait, request.speech, "a woman talks", 0)
+    frames = np.stack(list(player.frames_of(take)))
+    assert frames.shape == (CLIP.frames, CLIP.height, CLIP.width, 3)
 
 
 def test_a_file_that_computes_something_else_is_refused(made: tuple[ReleasedExport, Path, Bundle], tmp_path: Path) -> None:
@@ -134,31 +137,34 @@ def test_only_one_program_is_loaded_where_memory_is_short(made: tuple[ReleasedEx
 
 def test_shapes_share_weights(folders: dict[Variant, Path], tmp_path: Path) -> None:
     request = request_for(folders["flash"], clips=(CLIP, OTHER), decoders=("tiny",))
-    records = [released.compile_one(request, tmp_path, "denoise", shape) for shape in range(2)]
+    records = [released.compile_one(request, tmp_path, "tiny_decode", shape) for shape in range(2)]
     files = [Path(record["data"]) for record in records]
-    merged = tmp_path / "denoise.ptd"
+    merged = tmp_path / "tiny_decode.ptd"
     merge_data(files, merged)
     assert merged.stat().st_size < 1.1 * files[0].stat().st_size
     for record, own in zip(records, files, strict=True):
-        specs = record["methods"]["forward"]["inputs"]
-        generator = np.random.default_rng(3)
-        inputs = [generator.standard_normal(spec["shape"], np.float32) for spec in specs]
-        alone = ProgramFile(Path(record["path"]), own).run("forward", inputs)[0]
-        np.testing.assert_array_equal(ProgramFile(Path(record["path"]), merged).run("forward", inputs)[0], alone)
-        assert Path(record["path"]).stat().st_size < own.stat().st_size
-    other = Path(released.compile_one(request, tmp_path, "encode_conditions", 0)["data"])
+        specs = record["methods"]["first"]["inputs"]
+        inputs = [np.random.default_rng(3).standard_normal(spec["shape"], np.float32) for spec in specs]
+        alone = ProgramFile(Path(record["path"]), own).run("first", inputs)[0]
+        np.testing.assert_array_equal(ProgramFile(Path(record["path"]), merged).run("first", inputs)[0], alone)
+    other = Path(released.compile_one(request, tmp_path, "image_encoder", 0)["data"])
     with pytest.raises(EngineError):  # other weights: their names are not found
-        ProgramFile(Path(records[0]["path"]), other).run("forward", inputs)
+        ProgramFile(Path(records[0]["path"]), other).run("first", inputs)
 
 
-def test_one_file_holds_every_program(folders: dict[Variant, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_file_holds_several_programs(folders: dict[Variant, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of them, for the time that compiling takes; of preview, whose audio tokens are cut another way."""
+    monkeypatch.setattr(released, "program_names", lambda _: ("encode_conditions", "tiny_decode"))
     request = request_for(folders["preview"], "preview", layout="one", decoders=("tiny",))
-    monkeypatch.setattr(released, "Workshop", Inline)
-    export_released(request, tmp_path / "one.echoedge", silent)
-    bundle = Bundle.open(tmp_path / "one.echoedge")
-    assert {program.path for program in bundle.manifest.programs.values()} == {"programs/model.pte"}
-    assert {program.prefix for program in bundle.manifest.programs.values()} >= {"denoise.", "tiny_decode."}
-    assert verify(bundle, open_engine(bundle)).passed
+    work = {task.name: task for task in tasks_of(request)}
+    for name in ("reference of the encoders", "reference of the step", "reference of the decoders"):
+        work[name].work(request, tmp_path)
+    records = work["programs"].work(request, tmp_path)
+    assert {record["path"] for record in records.values()} == {str(tmp_path / "model.pte")}
+    assert [record["prefix"] for record in records.values()] == ["encode_conditions.", "tiny_decode."]
+    (tmp_path / "programs.done.json").write_text(json.dumps({"result": records}))
+    for name in records:
+        assert prove(request, tmp_path, name)["figures"]["psnr_db"] > 40
 
 
 def test_fitted_roundings_get_what_the_blocks_get(folders: dict[Variant, Path], tmp_path: Path) -> None:
@@ -168,20 +174,24 @@ def test_fitted_roundings_get_what_the_blocks_get(folders: dict[Variant, Path], 
     assert "reference of the step" in work["compile denoise"].after
     for name in ("reference of the encoders", "reference of the step"):
         work[name].work(request, tmp_path)
-    fitted = released.compile_one(request, tmp_path, "denoise", 0)
-    assert fitted["layers"]["int8"] == 2 * 8
-    for path in tmp_path.glob("block-*.npy"):
-        path.unlink()
+    dit = stream_transformer(request.opened(), request.sizes.transformer)
+
+    def step(samples: Any) -> Step:
+        return quantised_step(BlockwiseRequest(dit, CLIP, 8, recipe, BACKENDS["xnnpack"], samples=samples))
+
+    calls = released.recorded_calls(request, tmp_path, dit)
+    assert [len(calls(index)) for index in range(3)] == [2, 2, 0]
+    assert len(step(calls).blocks) == 2
     with pytest.raises(ConfigError, match="calibration samples"):
-        released.compile_one(request, tmp_path, "denoise", 0)
+        step(lambda _: ())
 
 
 def test_other_backends_are_lowered_and_looked_at(folders: dict[Variant, Path], tmp_path: Path) -> None:
     request = request_for(folders["flash"], recipe=PRESETS["fp32"], backend="vulkan", decoders=("tiny",))
-    record = released.compile_one(request, tmp_path, "tiny_decode", 0)
-    (tmp_path / "compile-tiny_decode.done.json").write_text(json.dumps({"result": record}))
-    released.record_decoders(request, tmp_path)
-    assert prove(request, tmp_path, "tiny_decode") == {"figures": None, "delegates": 2}
+    record = released.compile_one(request, tmp_path, "image_encoder", 0)
+    (tmp_path / "compile-image_encoder.done.json").write_text(json.dumps({"result": record}))
+    released.record_encoders(request, tmp_path)
+    assert prove(request, tmp_path, "image_encoder") == {"figures": None, "delegates": 1}
     with pytest.raises(ExportError, match="has delegates of VulkanBackend, not of XnnpackBackend alone"):
         released.check_structure(Path(record["path"]), "XnnpackBackend")
 
