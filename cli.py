@@ -30,6 +30,7 @@ from .core.errors import ConfigError, EchoEdgeError, EngineError, OutputError
 
 if TYPE_CHECKING:
     from .core.bundle import Bundle, Manifest
+    from .core.config import ClipSpec
     from .core.tasks import Box
     from .runtime.bench import Speed
     from .runtime.parity import Verdict
@@ -209,7 +210,7 @@ def export(
         ),
     ] = "fp32",
 ) -> None:
-    """Compile a model into a bundle. The same command goes on where a killed one stopped."""
+    """Compile a model into a bundle. Of flash and preview, the same command goes on where a killed one stopped."""
     from .core.config import preset
 
     if preset(model).name == "nano":
@@ -257,6 +258,16 @@ def _decode_program(bundle: Bundle, decoder: str | None) -> str | None:
     return there[decoder]
 
 
+def _clip_of(bundle: Bundle, shape: str | None) -> ClipSpec:
+    """The bundle's shape that `--clip` names."""
+    there = {f"{clip.height}x{clip.width}x{clip.frames}": clip for clip in bundle.clips}
+    if shape is None:
+        return bundle.clip
+    if shape.lower() not in there:
+        raise ConfigError(f"--clip is {shape!r}; {bundle.root} plays: {', '.join(there)}.")
+    return there[shape.lower()]
+
+
 def _animate(
     bundle: Bundle,
     image: Path,
@@ -269,6 +280,7 @@ def _animate(
     quiet: bool,
     decoder: str | None = None,
     pack: Path | None = None,
+    shape: str | None = None,
 ) -> dict[str, Any]:
     from .core.encoders import byte_ids
     from .core.files import require_free_disk
@@ -279,14 +291,14 @@ def _animate(
     from .runtime.player import Player, Score, memory_needed
 
     check_seed(seed)
-    clip = bundle.clip
+    clip = _clip_of(bundle, shape)
     portrait = read_portrait(image, clip.height, clip.width)
     speech = read_speech(audio, clip.sample_rate, clip.fps)
     seconds = len(speech) / clip.sample_rate
     decode = _decode_program(bundle, decoder)
     require(memory_needed(bundle, seconds, decode), "playing this clip")
     require_free_disk(output, int(seconds * clip.fps * clip.height * clip.width * 3 / CLIP_COMPRESSION))
-    score = Score.of(bundle)
+    score = Score.of(bundle, clip)
     if pack is not None:
         from .runtime.reference import read_prompts
 
@@ -296,7 +308,7 @@ def _animate(
         read = prompt.encode("utf-8", errors="replace")[:used].decode()
         err.print(f"[yellow]The prompt is longer than this model reads; it ends after {escape(repr(read))}.[/]")
     with _bars(quiet) as progress:
-        player = Player(score, open_engine(bundle, engine_name), progress, decode)
+        player = Player(score, open_engine(bundle, engine_name, clip), progress, decode)
         writer = ClipWriter(
             output, height=clip.height, width=clip.width, fps=clip.fps, audio=speech, sample_rate=clip.sample_rate, force=force
         )
@@ -407,6 +419,9 @@ def animate(
     prompt: Annotated[str, typer.Option(help="What the head does, such as 'a woman nods and smiles'.")] = "",
     seed: Annotated[int, typer.Option(help="0 … 2^64-1; the same seed gives the same clip on every device.")] = 0,
     engine: EngineOption = "auto",
+    clip: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTHxFRAMES: which of a bundle's shapes.", show_default="the main one")
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     checkpoint: Annotated[
@@ -486,11 +501,13 @@ def animate(
         raise ConfigError("Give a bundle to play, or --checkpoint FOLDER to play the released model; one of the two.")
     if bundle is not None:
         _refuse_options(context, PANEL, "goes with --checkpoint; a bundle has it fixed when it is compiled")
-        result = _animate(Bundle.open(bundle), image, audio, output, prompt, seed, engine, force, as_json, decoder, prompts)
+        result = _animate(Bundle.open(bundle), image, audio, output, prompt, seed, engine, force, as_json, decoder, prompts, clip)
     else:
         from .runtime.reference import Settings
 
         assert checkpoint is not None
+        if clip is not None:
+            raise ConfigError("--clip names a shape of a bundle; with --checkpoint give --size and --frames.")
         if engine not in ("auto", "torch"):
             raise EngineError(f"A checkpoint is played by torch, not by {engine}. Compile it into a bundle first.")
         settings = Settings(

@@ -76,12 +76,20 @@ class Score:
         return rule
 
     @classmethod
-    def of(cls, bundle: Bundle) -> Score:
+    def of(cls, bundle: Bundle, clip: ClipSpec | None = None) -> Score:
+        """Of one of the bundle's shapes, the main one by default; its windows are as long as its programs' clips."""
+        clip = clip or bundle.clip
         packs = [name for name in bundle.manifest.files if name.startswith("prompts/")]
         prompts = {key: value for name in packs for key, value in bundle.read_tensors(name).items()}
+        encode, hear = (bundle.program_name(name, clip) for name in ("encode_conditions", "audio_encoder"))
+        plan = bundle.plan()
+        if clip != bundle.clip and plan.window is not None:
+            length = clip.latent_frames
+            rule = plan.window.model_copy(update={"length": length, "overlap": min(plan.window.overlap, length - 1)})
+            plan = plan.model_copy(update={"window": rule})
         return cls(
-            bundle.model, bundle.clip, bundle.plan(), bundle.read_tensors("step_tables.safetensors"),
-            bundle.input_shape("encode_conditions", "text")[1], bundle.input_shape("audio_encoder", "waveform")[1], prompts,
+            bundle.model, clip, plan, bundle.read_tensors("step_tables.safetensors"),
+            bundle.input_shape(encode, "text")[1], bundle.input_shape(hear, "waveform")[1], prompts,
         )  # fmt: skip
 
 

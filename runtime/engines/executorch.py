@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...core.bundle import Bundle, Program
+from ...core.config import ClipSpec
 from ...core.errors import EngineError
 from ...core.files import available_memory
 from ...targets.backends import BACKENDS
@@ -17,7 +18,7 @@ LOADED_PER_BYTE = 2  # a file is mapped, and XNNPACK packs a copy of its weights
 class ExecuTorchEngine:
     """Runs a bundle's compiled programs. `threads`: 0 leaves the runtime's choice. `keep_bytes`: of the files of programs that stay
     loaded together, so that a machine need not hold all of them; by default a third of the memory that is free now. One always
-    stays: the one that runs.
+    stays: the one that runs. `clip`: which of the bundle's shapes is played, the main one by default.
 
     Raises:
         EngineError: the bundle is for another target, or lowered to a backend that this machine does not have.
@@ -25,7 +26,7 @@ class ExecuTorchEngine:
 
     name = "executorch"
 
-    def __init__(self, bundle: Bundle, threads: int = 0, keep_bytes: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int = 0, keep_bytes: int | None = None, clip: ClipSpec | None = None) -> None:
         manifest = bundle.manifest
         if manifest.target != "executorch":
             raise EngineError(f"The bundle {bundle.root} was compiled for {manifest.target}; the executorch engine cannot play it.")
@@ -36,7 +37,7 @@ class ExecuTorchEngine:
                 f"The bundle {bundle.root} is lowered to {title}, which this machine does not have: it plays on a device that "
                 "does. Export it with --backend xnnpack to play it here."
             )
-        self.bundle = bundle
+        self.bundle, self.clip = bundle, clip or bundle.clip
         self.keep_bytes = (available_memory() or 0) // (LOADED_PER_BYTE + 1) if keep_bytes is None else keep_bytes
         self._files: dict[str, ProgramFile] = {}  # the one used last is the last
         if threads:
@@ -53,7 +54,7 @@ class ExecuTorchEngine:
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
         if not self.has(program):
             raise EngineError(f"The bundle has no program {program!r}. It has: {', '.join(self.bundle.manifest.programs)}.")
-        record = self.bundle.program(program)
+        record = self.bundle.program(self.bundle.program_name(program, self.clip))
         if method not in record.methods:
             raise EngineError(f"{program} has no method {method!r}. It has: {', '.join(record.methods)}.")
         specs = record.methods[method].inputs

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from echoedge.core.bundle import Bundle, ClipRecord, shaped_name
 from echoedge.core.conditions import frame_windows, pad_text
 from echoedge.core.encoders import byte_ids
 from echoedge.core.errors import InputError
@@ -19,7 +20,7 @@ from echoedge.core.phases import Phase
 from echoedge.core.plan import SamplingPlan, Window, WindowRule, advance, blend, noise, windows
 from echoedge.core.samplers import FeatureReuse, NoGuidance, PlanOptions, TextAudioGuidance, build_plan, scheduler_for
 from echoedge.core.tasks import Task, mask_latents, task_mask
-from echoedge.runtime.player import STAGES, Player, Take, _Front, windows_under_way
+from echoedge.runtime.player import STAGES, Player, Score, Take, _Front, windows_under_way
 
 from ..bundles import CLIP, OPTIONS, small_engine, small_model, small_plan, small_score
 from .engines_for_tests import Recording
@@ -450,3 +451,21 @@ def test_what_lies_behind_the_clips_end_is_not_decoded(player: Player, engine: R
 
 def test_a_window_rule_belongs_to_the_plan() -> None:
     assert small_plan().window == WindowRule(length=CLIP.latent_frames, overlap=1)
+
+
+def test_a_bundle_of_several_shapes_is_played_in_the_one_that_is_asked_for(bundle: Bundle) -> None:
+    """Programs of the other shape have names of their own; windows are as long as its clips."""
+    main = bundle.clip
+    other = replace(main, frames=main.frames + 4)
+    programs = dict(bundle.manifest.programs)
+    programs[shaped_name("denoise", other)] = programs["denoise"]
+    manifest = bundle.manifest.model_copy(update={"other_clips": (ClipRecord.of(other),), "programs": programs})
+    both = replace(bundle, manifest=manifest)
+    assert both.clips == (main, other)
+    assert both.program_name("denoise", other) == f"denoise-{other.height}x{other.width}x{other.frames}"
+    assert both.program_name("denoise", main) == both.program_name("denoise", replace(other, height=main.height * 2)) == "denoise"
+    assert both.program_name("image_encoder", other) == "image_encoder"  # no shape changes it
+    score = Score.of(both, other)
+    assert score.clip == other
+    assert score.rule(40).length == other.latent_frames
+    assert Score.of(both).rule(40).length == main.latent_frames
