@@ -664,14 +664,12 @@ def _print_programs(manifest: Manifest) -> None:
     from .core.files import human_bytes
 
     table = Table(title=f"{manifest.model.preset} for {manifest.target}, {manifest.weights.name}", title_justify="left")
-    for column in ("program", "size", "delegates", "delegated", "not delegated"):
-        table.add_column(column, justify="right" if column in ("size", "delegates", "delegated") else "left")
+    for column in ("program", "size", "delegates", "of the FLOPs", "not delegated"):
+        table.add_column(column, justify="right" if column in ("size", "delegates", "of the FLOPs") else "left")
     for name, program in manifest.programs.items():
         for index, (method, taken) in enumerate(program.delegation.items()):
-            rest = sum(taken.other_ops.values())
-            total = taken.delegated_ops + rest
             label = name if method == "forward" else f"{name}.{method}"
-            share = f"{100 * taken.delegated_ops / total:.1f} %" if total else "–"
+            share = f"{100 * taken.flops_share:.1f} %" if taken.delegated_flops else "–"
             others = ", ".join(f"{_operator(op)} ×{count}" for op, count in sorted(taken.other_ops.items())) or "nothing"
             table.add_row(label, human_bytes(program.bytes) if index == 0 else "", str(taken.delegate_calls), share, others)
     out.print(table)
@@ -763,7 +761,9 @@ def inspect(
     out.print(f"weights   {escape(json.dumps(manifest.weights.settings.get('layers', {})))}")
     out.print(f"source    {manifest.model.preset}, SHA-256 {manifest.model.source_sha256[:16]}…")
     out.print(f"made with {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}")
-    out.print(f"size      {human_bytes(size)}; memory {escape(json.dumps(manifest.memory))}")
+    held = {name.removesuffix("_bytes").replace("_", " "): n for name, n in manifest.memory.items() if isinstance(n, int)}
+    out.print(f"size      {human_bytes(size)}")
+    out.print(f"memory    {', '.join(f'{name} {human_bytes(count)}' for name, count in held.items())}")
     if manifest.parity.measured:
         found = ", ".join(f"{name} {_db(figures.psnr_db)}" for name, figures in manifest.parity.measured.items())
         out.print(f"parity    {found}")
