@@ -248,7 +248,7 @@ def export(
 
 def _decode_program(bundle: Bundle, decoder: str | None) -> str | None:
     """The program that `--decoder` names; None where it is left open."""
-    from .runtime.player import DECODE_PROGRAMS
+    from .core.programs import DECODE_PROGRAMS
 
     if decoder is None:
         return None

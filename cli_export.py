@@ -49,6 +49,20 @@ def parse_shape(text: str, option: str) -> ClipSpec:
     return ClipSpec(*map(int, parts))
 
 
+def parse_clip(size: str, frames: int) -> ClipSpec:
+    """--size and --frames -> a clip.
+
+    Raises:
+        ConfigError: the size is not two numbers, or it is no clip.
+    """
+    from .core.config import ClipSpec
+
+    sides = size.lower().split("x")
+    if len(sides) != 2 or not all(side.isdigit() for side in sides):
+        raise ConfigError(f"--size is {size!r}; write HEIGHTxWIDTH, such as 256x256.")
+    return ClipSpec(int(sides[0]), int(sides[1]), frames)
+
+
 def plan_for(variant: str, clip: ClipSpec, steps: int | None) -> SamplingPlan:
     """The released pipeline's plan, in windows of the clip's length.
 
@@ -103,7 +117,7 @@ def export_checkpoint(
     check_choice("way", way, ("auto", "stamped", "plain"))
     check_choice("products", products, ("fp32", "bf16"))
     config = Checkpoint.open(folder, model).config()
-    clip = parse_shape(f"{size}x{frames}", "--size and --frames")
+    clip = parse_clip(size, frames)
     pack = read_prompts(prompts, config.text_dim) if prompts else {}
     longest = max((len(rows) for rows in pack.values()), default=0)
     if longest >= text_rows:

@@ -52,12 +52,12 @@ def bench_operators(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Time a transformer block and its parts at a model's real shapes, beside this machine's fastest matrix products."""
-    from .cli_export import parse_shape
+    from .cli_export import parse_clip
     from .core.config import preset
     from .quantize.recipes import read_recipe
     from .runtime.operators import measure_operators
 
-    clip = parse_shape(f"{size}x{frames}", "--size and --frames")
+    clip = parse_clip(size, frames)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=as_json) as bars:
         tasks: dict[str, object] = {}

@@ -164,18 +164,15 @@ def _search_checkpoint(
     force: bool,
     as_json: bool,
 ) -> None:
+    from .cli_export import parse_clip
     from .core.checkpoints import Checkpoint
-    from .core.config import ClipSpec
     from .core.files import require_free_memory
     from .core.samplers import build_plan
     from .quantize.search import Journal
     from .runtime.block_search import checkpoint_basis, find_for_blocks, measure_blocks, memory_needed, wanted_blocks
     from .runtime.reference import Settings, plan_options
 
-    sides = size.lower().split("x")
-    if len(sides) != 2 or not all(side.isdigit() for side in sides):
-        raise ConfigError(f"--size is {size!r}; write HEIGHTxWIDTH, such as 128x128.")
-    clip = ClipSpec(int(sides[0]), int(sides[1]), frames)
+    clip = parse_clip(size, frames)
     opened = Checkpoint.open(folder)
     config = opened.config()
     wanted = wanted_blocks(config, None if blocks is None else _numbers(blocks))

@@ -35,6 +35,7 @@ from .tiny_vae import TinyVAE
 from .transformer import DiT, unpatchify
 from .vae import VAE
 
+DECODE_PROGRAMS = {"full": "vae_decode", "tiny": "tiny_decode"}  # by decoder
 CONDITION_INPUTS = [name for name in Conditions.names() if name not in ("text_bias", "audio_mask")]
 
 

@@ -27,11 +27,11 @@ from ..core.errors import InputError
 from ..core.memory import Need
 from ..core.phases import PROMPT
 from ..core.plan import Branch, SamplingPlan, Window, WindowRule, advance, blend_frame, guide, noise, windows
+from ..core.programs import DECODE_PROGRAMS
 from ..core.tasks import Task, condition_latents, task_mask
 from .engines.base import Array, Engine
 
 Float32 = NDArray[np.float32]
-DECODE_PROGRAMS = {"full": "vae_decode", "tiny": "tiny_decode"}
 STAGES = ("listen", "look", "prepare", "denoise", "decode")
 Progress = Callable[[str, int, int], None]
 

@@ -317,7 +317,7 @@ def player_of(model: Model, plan: SamplingPlan) -> Player:
     programs = build_programs(model, NANO_CLIP, model.config.text_len)
     samples = programs["audio_encoder"]["forward"].inputs["waveform"].shape[1]
     return Player(
-        Score(model.config, NANO_CLIP, plan, step_tables(model, plan), model.config.text_len, samples), TorchEngine(programs)
+        Score(model.config, NANO_CLIP, plan, step_tables(model.dit, plan), model.config.text_len, samples), TorchEngine(programs)
     )
 
 

@@ -31,6 +31,7 @@ from ..core.files import require_free_memory
 from ..core.golden import GOLDEN, GOLDEN_INDEX, Golden
 from ..core.plan import SamplingPlan
 from ..core.programs import Model, Program, build_programs
+from ..core.transformer import DiT
 from ..quantize.recipes import WeightRecipe
 from . import executorch
 from .executorch import Compiled
@@ -81,10 +82,10 @@ class ExportRequest:
     samples: Mapping[str, Sequence[Sequence[Any]]] = field(default_factory=dict)
 
 
-def step_tables(model: Model, plan: SamplingPlan) -> dict[str, np.ndarray]:
+@torch.no_grad()
+def step_tables(dit: DiT, plan: SamplingPlan) -> dict[str, np.ndarray]:
     """time [n, D] and modulation [n, 6, D] of the plan's steps."""
-    with torch.no_grad():
-        time, modulation = model.dit.step_tables(torch.tensor(plan.timesteps, dtype=torch.float64))
+    time, modulation = dit.step_tables(torch.tensor(plan.timesteps, dtype=torch.float64))
     return {"time": time.numpy(), "modulation": modulation.numpy()}
 
 
@@ -109,7 +110,7 @@ def export_bundle(request: ExportRequest, out: Path, record: RecordGolden, progr
     require_free_memory(request.jobs * COMPILE_MEMORY + 3 * weights, "compiling")
     with BundleWriter(out, force=force, expected_bytes=2 * weights) as writer:
         progress("plan", 0, 1)
-        tables = step_tables(request.model, request.plan)
+        tables = step_tables(request.model.dit, request.plan)
         reuse = any(any(row) for row in request.plan.reuse)
         programs = build_programs(request.model, request.clip, request.text_rows, reuse)
         writer.add_bytes("plan.json", request.plan.to_json().encode())
@@ -128,7 +129,7 @@ def export_bundle(request: ExportRequest, out: Path, record: RecordGolden, progr
             for name in programs:
                 result = compiled[name]
                 layers[name] = result.layers
-                writer.add_program(name, result.path, _methods(programs[name]), result.delegation)
+                writer.add_program(name, result.path, method_records(programs[name]), result.delegation)
         recipe = json.loads(request.recipe.model_dump_json())
         return writer.finish(
             model=ModelRecord.of(request.model.config, request.source_sha256),
@@ -141,19 +142,19 @@ def export_bundle(request: ExportRequest, out: Path, record: RecordGolden, progr
         )
 
 
-def _methods(program: Program) -> dict[str, Method]:
-    methods = {}
-    for name, method in program.items():
-        outputs = method.run(*method.inputs.values())
-        methods[name] = Method(
-            inputs=tuple(_spec(key, value) for key, value in method.inputs.items()),
-            outputs=tuple(_spec(key, value) for key, value in zip(method.outputs, outputs, strict=True)),
+def method_records(program: Program) -> dict[str, Method]:
+    """Inputs and outputs of a program's methods for the manifest, without running them."""
+
+    def spec(name: str, dtype: torch.dtype, shape: Sequence[int]) -> TensorSpec:
+        return TensorSpec(name=name, dtype=str(dtype).removeprefix("torch."), shape=tuple(shape))  # type: ignore[arg-type]
+
+    return {
+        method_name: Method(
+            inputs=tuple(spec(name, value.dtype, value.shape) for name, value in method.inputs.items()),
+            outputs=tuple(spec(output.name, output.dtype, output.shape) for output in method.output_specs()),
         )
-    return methods
-
-
-def _spec(name: str, tensor: torch.Tensor) -> TensorSpec:
-    return TensorSpec(name=name, dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape))  # type: ignore[arg-type]
+        for method_name, method in program.items()
+    }
 
 
 def _memory(programs: dict[str, Program], step: int) -> dict[str, Any]:

@@ -37,7 +37,6 @@ from ..core.bundle import (
     ModelRecord,
     Parity,
     Recipe,
-    TensorSpec,
     shaped_name,
 )
 from ..core.checkpoints import Checkpoint
@@ -50,6 +49,7 @@ from ..core.metrics.agreement import falls_short
 from ..core.plan import SamplingPlan, noise
 from ..core.programs import (
     CONDITION_INPUTS,
+    DECODE_PROGRAMS,
     Program,
     audio_encoder_program,
     denoise_program,
@@ -66,7 +66,7 @@ from ..quantize.recipes import WeightRecipe
 from .backends import BACKENDS, backend
 from .blockwise import Request as BlockwiseRequest
 from .blockwise import Way, lower_denoise, lower_encode_conditions
-from .bundle_builder import STEP_TABLES, library_versions, thresholds_for
+from .bundle_builder import STEP_TABLES, library_versions, method_records, step_tables, thresholds_for
 from .executorch import DATA_SUFFIX, SUFFIX, Compiled, Lowered, lower_program, write_programs
 from .half_products import Products, multiplies_bfloat16
 from .preflight import condition_bytes, needs, step_activations
@@ -74,7 +74,6 @@ from .program_file import ProgramFile
 from .tasks import Done, Progress, Task, Workshop
 
 DECODERS: dict[str, ComponentName] = {"full": "vae", "tiny": "tiny_vae"}
-DECODE_PROGRAMS = {"full": "vae_decode", "tiny": "tiny_decode"}
 LAYOUTS = ("separate", "one")
 TEXT_ROWS = 64  # rows of a collapsed prompt: 63 tokens and the padding
 KEPT_ELEMENTS = 1 << 18  # of an output that is recorded; of larger ones every n-th element
@@ -285,13 +284,6 @@ def record_decoders(request: ReleasedExport, folder: Path) -> dict[str, Any]:
     return _save_golden(golden, folder, "decoders")
 
 
-@torch.no_grad()
-def step_tables(dit: DiT, plan: SamplingPlan) -> dict[str, np.ndarray]:
-    """time [n, D] and modulation [n, 6, D] of the plan's steps."""
-    time, modulation = dit.step_tables(torch.tensor(plan.timesteps, dtype=torch.float64))
-    return {"time": time.numpy(), "modulation": modulation.numpy()}
-
-
 def _keeps_residual(plan: SamplingPlan) -> bool:
     return any(any(row) for row in plan.reuse)
 
@@ -403,21 +395,6 @@ def _shapes(request: ReleasedExport) -> DiT:
     from ..core.architecture import skeleton
 
     return skeleton(DiT, request.sizes.transformer)
-
-
-def method_records(program: Program) -> dict[str, Method]:
-    """Inputs and outputs of a program's methods for the manifest, without running them."""
-
-    def spec(name: str, dtype: torch.dtype, shape: Sequence[int]) -> TensorSpec:
-        return TensorSpec(name=name, dtype=str(dtype).removeprefix("torch."), shape=tuple(shape))  # type: ignore[arg-type]
-
-    return {
-        method_name: Method(
-            inputs=tuple(spec(name, value.dtype, value.shape) for name, value in method.inputs.items()),
-            outputs=tuple(spec(output.name, output.dtype, output.shape) for output in method.output_specs()),
-        )
-        for method_name, method in program.items()
-    }
 
 
 def compile_one(request: ReleasedExport, folder: Path, name: str, shape: int) -> dict[str, Any]:

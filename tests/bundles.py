@@ -88,7 +88,7 @@ def small_score(options: PlanOptions = OPTIONS, **changes: Any) -> Score:
     """What a player needs to know of the small model under a plan."""
     model, plan, programs = small_model(), small_plan(options), small_programs()
     samples = programs["audio_encoder"]["forward"].inputs["waveform"].shape[1]
-    return replace(Score(model.config, CLIP, plan, step_tables(model, plan), model.config.text_len, samples), **changes)
+    return replace(Score(model.config, CLIP, plan, step_tables(model.dit, plan), model.config.text_len, samples), **changes)
 
 
 def small_engine(seed: int = 0, reuse: bool = False) -> TorchEngine:
