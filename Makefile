@@ -9,7 +9,7 @@ demo: $(STAMP)
 	$(BIN)/echoedge demo --out out/demo --force
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest --benchmark-only --benchmark-sort=name

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
+for _name in ("COLUMNS", "LINES"):  # a process of pytest-xdist has them, and consoles made on import would keep to them
+    os.environ.pop(_name, None)
+
+# ruff: noqa: E402
 from echoedge import cli
 from echoedge.core.bundle import Bundle
 from echoedge.core.checkpoints import NEEDED_FOR
@@ -21,6 +27,12 @@ from .core.tiny_checkpoint import playable_sizes
 
 # Whoever starts the tests in the background may have switched Ctrl-C off; programs under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ  # this is one of several processes that share the tests, one a core
+
+if SIDE_BY_SIDE:
+    os.environ["OMP_NUM_THREADS"] = "1"  # for what tests start
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -66,9 +78,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Variant, Path]:
 
 @pytest.fixture(scope="session")
 def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The int8 bundle of the small model, compiled once; a test that changes it works on a copy."""
-    path = tmp_path_factory.mktemp("bundle") / "small.echoedge"
-    export_small(path)
+    """The int8 bundle of the small model, compiled once for all processes; a test that changes it works on a copy."""
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if SIDE_BY_SIDE else base) / "small.echoedge"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            export_small(path)
     return path
 
 

@@ -45,16 +45,21 @@ def rows(ours: float, openvino: float, bf16: float, layers: float, setting: str 
     seconds = {
         "echoedge int8": ours, "openvino int8": openvino, "openvino int8, bf16": bf16, "openvino int8 layers, bf16": layers,
     }  # fmt: skip
-    return [Row(448, setting, name, value, value, 40.0) for name, value in seconds.items()]
+    return [Row(2, 448, setting, name, value, value, 40.0) for name, value in seconds.items()]
 
 
 def test_bars_are_against_the_better_of_a_rival() -> None:
-    assert bars(rows(0.9, 1.5, 1.0, 0.1)) == [("448 tokens, int8 over openvino", pytest.approx(0.9), 0.9)]
-    assert bars(rows(0.9, 0.8, 1.0, 0.1)) == [("448 tokens, int8 over openvino", pytest.approx(0.9 / 0.8), 0.9)]
+    what = "same-step, 2 blocks, 448 tokens, int8 over openvino"
+    assert bars(rows(0.9, 1.5, 1.0, 0.1)) == [(what, pytest.approx(0.9), 0.9)]
+    assert bars(rows(0.9, 0.8, 1.0, 0.1)) == [(what, pytest.approx(0.9 / 0.8), 0.9)]
 
 
-def test_bars_are_those_of_the_strict_setting() -> None:
-    assert not bars(rows(0.9, 1.5, 1.0, 0.1, setting="published"))
+def test_bars_hold_rows_of_one_setting_and_depth_against_each_other() -> None:
+    ours, *theirs = rows(0.9, 1.5, 1.0, 0.1)
+    elsewhere = [replace(row, setting="published") for row in theirs]
+    deeper = [replace(row, layers=30) for row in theirs]
+    assert not bars([ours, *elsewhere, *deeper])
+    assert [what.split(",")[0] for what, _, _ in bars(rows(0.9, 1.5, 1.0, 0.1, setting="published"))] == ["published"]
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
