@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -101,18 +102,7 @@ def best_under(options: Mapping[str, Sequence[Option]], most_bytes: int) -> Choi
     if path[0].bytes > most_bytes:
         raise ConfigError(f"The smallest weights of these layers take {path[0].bytes:,} bytes; {most_bytes:,} are allowed.")
     choice = max((c for c in path if c.bytes <= most_bytes), key=lambda c: c.bytes)
-    while True:
-        room = most_bytes - choice.bytes
-        better = [
-            (choice.picks[layer].error - option.error, layer, option)
-            for layer, found in options.items()
-            for option in found
-            if option.error < choice.picks[layer].error and option.bytes - choice.picks[layer].bytes <= room
-        ]
-        if not better:
-            return choice
-        _, layer, option = max(better, key=lambda item: item[0])
-        choice = choice.having(layer, option)
+    return _spent(choice, options, "error", "bytes", most_bytes)
 
 
 def smallest_within(options: Mapping[str, Sequence[Option]], most_error: float) -> Choice:
@@ -127,17 +117,24 @@ def smallest_within(options: Mapping[str, Sequence[Option]], most_error: float) 
             f"The most exact weights of these layers leave an error of {path[-1].error:.3g}; {most_error:.3g} is allowed."
         )
     choice = next(c for c in path if c.error <= most_error)
+    return _spent(choice, options, "bytes", "error", most_error)
+
+
+def _spent(choice: Choice, options: Mapping[str, Sequence[Option]], less: str, spending: str, most: float) -> Choice:
+    """`choice` with the options that take most off what is to be `less` ("error" or "bytes"), one after the other, while what they
+    add to `spending` (the other one) fits under `most`."""
+    less_of, cost_of = attrgetter(less), attrgetter(spending)
     while True:
-        slack = most_error - choice.error
-        smaller = [
-            (choice.picks[layer].bytes - option.bytes, layer, option)
+        room = most - cost_of(choice)
+        better = [
+            (less_of(choice.picks[layer]) - less_of(option), layer, option)
             for layer, found in options.items()
             for option in found
-            if option.bytes < choice.picks[layer].bytes and option.error - choice.picks[layer].error <= slack
+            if less_of(option) < less_of(choice.picks[layer]) and cost_of(option) - cost_of(choice.picks[layer]) <= room
         ]
-        if not smaller:
+        if not better:
             return choice
-        _, layer, option = max(smaller, key=lambda item: item[0])
+        _, layer, option = max(better, key=lambda item: item[0])
         choice = choice.having(layer, option)
 
 
