@@ -100,6 +100,17 @@ def atomic_folder(path: str | Path, force: bool = False, marker: str | None = No
     _sync(target.parent)
 
 
+def check_folder(path: str | Path, force: bool = False, marker: str | None = None) -> None:
+    """Refuse now what `atomic_folder` would refuse later: for work that takes long before there is something to write.
+
+    Raises:
+        OutputError: as `atomic_folder`.
+    """
+    target = _absolute(path)
+    _refuse_existing(target, force, kind="folder", marker=marker)
+    _temporary_beside(target, kind="folder").rmdir()
+
+
 def require_free_disk(path: str | Path, needed: int) -> None:
     """Check that the file system of `path` (which need not exist yet) has `needed` bytes free.
 

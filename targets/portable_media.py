@@ -135,7 +135,7 @@ class PortableSpeech(nn.Module):
         self.frames = ear.frames
         self.silence = 0 if isinstance(ear, SpeechPerFrame) else ear.samples_per_frame
         samples = ear.frames * ear.samples_per_frame + self.silence
-        self.mean = ChannelMean(samples)
+        self.mean, self.mean_square = ChannelMean(samples), ChannelMean(samples, 1e-7)
         matrix = stretch_matrix(encoder.config.rows(samples), ear.frames) if isinstance(ear, SpeechPerFrame) else None
         self.register_buffer("stretch", matrix, persistent=False)
         convolutions: list[Any] = list(encoder.feature_extractor.conv_layers)
@@ -154,7 +154,7 @@ class PortableSpeech(nn.Module):
         if self.silence:
             waveform = F.pad(waveform, (0, self.silence))
         x = waveform - self.mean(waveform)
-        x = x * torch.rsqrt(self.mean(x * x) + 1e-7)
+        x = x * torch.rsqrt(self.mean_square(x * x))
         x = self.features(x.view(1, 1, 1, x.shape[1]))  # [1, C, 1, rows]
         x = x.view(1, x.shape[1], x.shape[3])
         if self.stretch is not None:

@@ -28,6 +28,7 @@ from ..core import checkpoints
 from ..core.architecture import Architecture, ComponentName
 from ..core.attention import LayerConditions
 from ..core.bundle import (
+    MANIFEST,
     BundleWriter,
     ClipRecord,
     Delegation,
@@ -43,7 +44,7 @@ from ..core.checkpoints import Checkpoint
 from ..core.conditions import Conditions, collapse_padding, frame_windows
 from ..core.config import TEMPORAL_STRIDE, ClipSpec
 from ..core.errors import CheckpointError, ConfigError, ExportError
-from ..core.files import available_memory, file_sha256, require_free_disk
+from ..core.files import available_memory, check_folder, file_sha256
 from ..core.golden import GOLDEN, GOLDEN_INDEX, Given, Golden, compare
 from ..core.metrics.agreement import falls_short
 from ..core.plan import SamplingPlan, noise
@@ -544,10 +545,11 @@ def export_released(
     sources = source_hashes(request)
     room = available_memory()
     workshop = Workshop(workshop_folder(out), request_key(request, sources), jobs, budget if budget is not None else room)
-    with BundleWriter(out, force=force) as writer:
-        done = workshop.run(tasks_of(request), request, progress)
-        programs = _records(request, done)
-        require_free_disk(out, sum(Path(record["path"]).stat().st_size for record in programs.values()))
+    check_folder(out, force, marker=MANIFEST)  # the bundle's own folder comes last: a kill meanwhile leaves the workshop alone
+    done = workshop.run(tasks_of(request), request, progress)
+    programs = _records(request, done)
+    needed = sum(Path(record["path"]).stat().st_size for record in programs.values())
+    with BundleWriter(out, force, expected_bytes=needed) as writer:
         for record in programs.values():
             for line in record["said"]:
                 warn(line)

@@ -17,7 +17,7 @@ import pytest
 
 from echoedge.core.bundle import Bundle
 from echoedge.core.config import ClipSpec, Variant
-from echoedge.core.errors import CheckpointError, ConfigError, EngineError, ExportError
+from echoedge.core.errors import CheckpointError, ConfigError, EngineError, ExportError, OutputError
 from echoedge.core.samplers import PLAN_PRESETS, build_plan
 from echoedge.core.streamed import stream_transformer
 from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe
@@ -196,6 +196,16 @@ def test_other_backends_are_lowered_and_looked_at(folders: dict[Variant, Path], 
         released.check_structure(Path(record["path"]), "XnnpackBackend")
 
 
+@pytest.mark.parametrize("name", ["coreml", "mps"])
+def test_norms_and_attention_go_whole_to_apples_backends(name: str, folders: dict[Variant, Path], tmp_path: Path) -> None:
+    if name == "coreml":
+        pytest.importorskip("coremltools")
+    request = request_for(folders["flash"], recipe=PRESETS["fp32"], backend=name, decoders=("tiny",))
+    record = released.compile_one(request, tmp_path, "encode_conditions", 0)
+    assert not record["delegation"]["forward"]["other_ops"]
+    assert released.check_structure(Path(record["path"]), BACKENDS[name].identifier) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -219,3 +229,24 @@ def test_a_missing_component_is_refused_first(folders: dict[Variant, Path], tmp_
     with pytest.raises(CheckpointError, match="no tiny_vae"):
         export_released(request_for(folder), tmp_path / "b.echoedge", silent)
     assert not (tmp_path / "b.echoedge").exists()
+
+
+def test_what_a_kill_leaves_is_the_workshop(folders: dict[Variant, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    class Watched(Workshop):
+        def run(self, tasks: Sequence[Task], request: Any, progress: Any) -> dict[str, Done]:
+            seen.append(sorted(path.name for path in tmp_path.iterdir()))
+            raise ExportError("stopped")
+
+    monkeypatch.setattr(released, "Workshop", Watched)
+    request, out = request_for(folders["flash"]), tmp_path / "b.echoedge"
+    with pytest.raises(ExportError, match="stopped"):
+        export_released(request, out, silent)
+    assert set(seen.pop()) <= {".b.work"}
+    out.mkdir()
+    (out / "letter").touch()  # what a bundle may not replace is refused before anything runs
+    for force, message in ((False, "exists"), (True, "has no manifest.json")):
+        with pytest.raises(OutputError, match=message):
+            export_released(request, out, silent, force)
+    assert not seen
