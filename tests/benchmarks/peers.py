@@ -469,7 +469,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", default="flash", choices=sorted(PRESETS))
-    parser.add_argument("--layers", type=int, default=LAYERS, help="blocks in a row; 30 take 20 GB of memory")
+    parser.add_argument("--layers", type=int, default=LAYERS, help="blocks in a row; 30 take 14 GB of memory")
     parser.add_argument("--prepare", action="store_true", help="compile everything, measure nothing")
     parser.add_argument("--wait", action="store_true", help="measure on Enter, when everything has started")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
