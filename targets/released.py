@@ -542,10 +542,10 @@ def export_released(
         CheckpointError: a component is missing or not what it should be.
         ExportError: a program could not be compiled, a backend took too little of it, or its file computes something else.
     """
+    check_folder(out, force, marker=MANIFEST)  # the bundle's own folder is made last: a kill leaves the workshop and nothing else
     sources = source_hashes(request)
     room = available_memory()
     workshop = Workshop(workshop_folder(out), request_key(request, sources), jobs, budget if budget is not None else room)
-    check_folder(out, force, marker=MANIFEST)  # the bundle's own folder comes last: a kill meanwhile leaves the workshop alone
     done = workshop.run(tasks_of(request), request, progress)
     programs = _records(request, done)
     needed = sum(Path(record["path"]).stat().st_size for record in programs.values())

@@ -480,24 +480,24 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     for tokens in given.tokens:
-        for setting in given.setting:
-            task = Task(given.out, tokens, setting, given.threads, given.model, given.layers)
-            write_reference(task)
+        tasks = [Task(given.out, tokens, setting, given.threads, given.model, given.layers) for setting in given.setting]
+        write_reference(tasks[0])
+        for task in tasks:
             if given.prepare:
                 for name in given.peers:
                     one = Worker(name, task)
-                    print(f"{name}, {setting}, {tokens} tokens: {one.psnr_db:.1f} dB", flush=True)
+                    print(f"{name}, {task.setting}, {tokens} tokens: {one.psnr_db:.1f} dB", flush=True)
                     one.close()
                 continue
             found = compare(given.peers, task, given.rounds, given.wait)
             rows += found
-            print(f"\n{setting}, {given.layers} blocks, {tokens} tokens, {given.threads} threads, medians of {given.rounds}")
+            print(f"\n{task.setting}, {given.layers} blocks, {tokens} tokens, {given.threads} threads, medians of {given.rounds}")
             ours = next((row.seconds for row in found if row.peer == "echoedge int8"), None)
             for row in found:
-                ratio = f"{ours / row.seconds:6.2f}" if ours else ""
+                ratio = f"  EchoEdge's int8 takes {ours / row.seconds:.2f} of it" if ours else ""
                 print(
-                    f"  {row.peer:28s} {1e3 * row.seconds:8.1f} ms wall {1e3 * row.cpu_seconds:8.1f} ms CPU {row.psnr_db:6.1f} dB  "
-                    f"EchoEdge's int8 takes {ratio} of it"
+                    f"  {row.peer:28s} {1e3 * row.seconds:8.1f} ms wall {1e3 * row.cpu_seconds:8.1f} ms CPU "
+                    f"{row.psnr_db:6.1f} dB{ratio}"
                 )
     for what, ratio, allowed in bars(rows):
         print(f"{'met   ' if ratio <= allowed else 'MISSED'} {what}: {ratio:.2f}, at most {allowed}")
