@@ -248,7 +248,7 @@ def export(
 
 def _decode_program(bundle: Bundle, decoder: str | None) -> str | None:
     """The program that `--decoder` names; None where it is left open."""
-    from .core.programs import DECODE_PROGRAMS
+    from .core.bundle import DECODE_PROGRAMS
 
     if decoder is None:
         return None
@@ -282,8 +282,8 @@ def _animate(
     pack: Path | None = None,
     shape: str | None = None,
 ) -> dict[str, Any]:
-    from .core.encoders import byte_ids
     from .core.files import require_free_disk
+    from .core.inputs import byte_ids
     from .core.memory import require
     from .core.plan import check_seed
     from .runtime.engines import open_engine

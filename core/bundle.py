@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 FORMAT: Final = "echoedge.bundle/1"
 MANIFEST = "manifest.json"
 PROGRAMS = "programs"
+DECODE_PROGRAMS: Final = {"full": "vae_decode", "tiny": "tiny_decode"}  # by decoder
 IDENTICAL_PSNR_DB = 200.0  # recorded for tensors that are equal bit by bit: JSON has no infinity
 _MAX_MANIFEST_BYTES = 64 << 20
 _MAX_PATH_LENGTH = 200
@@ -133,6 +134,25 @@ class ClipRecord(_Record):
 
     def spec(self) -> ClipSpec:
         return ClipSpec(self.height, self.width, self.frames, self.fps, self.sample_rate)
+
+
+class Hearing(_Record):
+    """How a player hears a voice with the audio encoder's program, and what a window of the clip takes of what it heard.
+
+    rows_per_frame: rows of features that a video frame has. neighbours: frames on either side that stand with each frame's features
+    (0: the features go as they are). beyond_frames: so many frames after its last one a window hears too, as far as the clip goes.
+    tail_frames: of silence, heard behind the voice. context_frames: of what the program reads at once, so many on either side are
+    not kept, unless the voice begins or ends there. window: (samples, stride) of the encoder's first layer; the program then takes
+    the voice at zero mean and unit variance, the first layer's statistics over the whole voice, and which rows are there
+    (core/hearing.py); null where it takes the voice as it is and nothing else.
+    """
+
+    rows_per_frame: Annotated[int, Field(ge=1, le=16)] = 1
+    neighbours: Annotated[int, Field(ge=0, le=16)] = 0
+    beyond_frames: Annotated[int, Field(ge=0, le=16)] = 0
+    tail_frames: Annotated[int, Field(ge=0, le=16)] = 0
+    context_frames: Annotated[int, Field(ge=0, le=10_000)] = 0
+    window: tuple[Annotated[int, Field(ge=1, le=64)], Annotated[int, Field(ge=1, le=64)]] | None = None
 
 
 class Recipe(_Record):
@@ -243,6 +263,7 @@ class Manifest(_Record):
     benchmarks: tuple[BenchmarkRun, ...] = ()
     backend: Name = "xnnpack"  # of the target, where it has several
     other_clips: tuple[ClipRecord, ...] = ()  # further shapes; their programs are named `Bundle.program_name`
+    hearing: Hearing | None = None  # bundles from before it was written down: as the model hears a whole voice
 
     @model_validator(mode="after")
     def _paths_are_distinct(self) -> Self:
@@ -495,6 +516,7 @@ class BundleWriter:
         benchmarks: Iterable[BenchmarkRun] = (),
         backend: str = "xnnpack",
         other_clips: Iterable[ClipRecord] = (),
+        hearing: Hearing | None = None,
     ) -> Manifest:
         """Write the manifest; the folder takes its name when the `with` block ends.
 
@@ -506,7 +528,7 @@ class BundleWriter:
             manifest = Manifest(
                 model=model, clip=clip, target=target, weights=weights, versions=dict(versions), programs=self._programs,
                 files=self._files, parity=parity or Parity(), memory=dict(memory or {}), benchmarks=tuple(benchmarks),
-                backend=backend, other_clips=tuple(other_clips),
+                backend=backend, other_clips=tuple(other_clips), hearing=hearing,
             )  # fmt: skip
         except ValidationError as error:
             raise BundleError(f"The manifest would not be valid: {_first_mistakes(error)}.") from error

@@ -1,4 +1,4 @@
-"""From encoder outputs to tokens: audio windows of both variants, exact text padding, and the `Conditions` of a clip."""
+"""From encoder outputs to tokens: audio tokens of both variants, and the `Conditions` of a clip."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from .attention import LayerConditions
 from .config import SIZE_MULTIPLE, TEMPORAL_STRIDE, AudioConfig
 from .errors import ConfigError
+from .inputs import AUDIO_RADIUS
 from .tasks import Box
-
-AUDIO_RADIUS = 2  # video frames on either side that a frame's window of speech features reaches
 
 
 @dataclass(frozen=True)
@@ -53,51 +52,7 @@ class Conditions:
         )  # fmt: skip
 
 
-# -- text ------------------------------------------------------------------------------------------------------------------------
-
-
-def pad_text(embeddings: list[Tensor], text_len: int) -> Tensor:
-    """Prompts [L_i, text_dim] -> [B, text_len, text_dim], zero rows behind. Upstream attends to all of them.
-
-    Raises:
-        ConfigError: a prompt has more than `text_len` rows.
-    """
-    longest = max(len(embedding) for embedding in embeddings)
-    if longest > text_len:
-        raise ConfigError(f"A prompt has {longest} tokens; this model reads {text_len}. Shorten it.")
-    return torch.stack([torch.cat([e, e.new_zeros(text_len - len(e), e.shape[1])]) for e in embeddings])
-
-
-def collapse_padding(embedding: Tensor, text_len: int, rows: int) -> tuple[Tensor, Tensor]:
-    """One prompt [L, text_dim] as `rows` rows that attend exactly like `text_len` zero-padded ones: ([rows, text_dim], bias
-    [rows]).
-
-    The padding rows of upstream are equal, so m of them weigh like one whose logit is raised by log m. Rows behind that one are
-    masked by a bias of -1e9.
-
-    Raises:
-        ConfigError: the prompt does not fit into rows - 1 rows.
-    """
-    length = len(embedding)
-    padding = text_len - length
-    if padding < 0 or length + (padding > 0) > rows:
-        raise ConfigError(f"A prompt has {length} tokens; this bundle reads up to {min(text_len, rows - 1)}. Shorten it.")
-    bias = embedding.new_full((rows,), -1e9)
-    bias[:length] = 0.0
-    if padding:
-        bias[length] = math.log(padding)
-    return torch.cat([embedding, embedding.new_zeros(rows - length, embedding.shape[1])]), bias
-
-
 # -- audio, flash ----------------------------------------------------------------------------------------------------------------
-
-
-def frame_windows(features: Tensor) -> Tensor:
-    """Speech features [B, T, layers, channels] -> [B, T, 5, layers, channels]: each frame with two neighbours, clamped at the
-    ends."""
-    frames = features.shape[1]
-    index = torch.arange(frames)[:, None] + torch.arange(-AUDIO_RADIUS, AUDIO_RADIUS + 1)
-    return features[:, index.clamp(0, frames - 1)]
 
 
 class AudioInjection(nn.Module):
@@ -206,9 +161,12 @@ class AudioToTokens(nn.Module):
         self.proj = nn.Linear(config.channels, dim, bias=False)
         self.norm = nn.LayerNorm(dim, 1e-5)
 
-    def forward(self, features: Tensor, latent_frames: int) -> Tensor:
-        """features: [B, L, channels] -> tokens [B, F·17, D]."""
+    def forward(self, features: Tensor, latent_frames: int, present: Tensor | None = None) -> Tensor:
+        """features: [B, L, channels] -> tokens [B, F·17, D]. Where `present` [B, L] is 0, which it may be at the end, the token is
+        zero as those beyond the sequence are: a shorter sequence in a program of fixed length."""
         tokens = self.norm(self.proj(features))
+        if present is not None:
+            tokens = tokens * present.unsqueeze(-1)
         zero = tokens.new_zeros(tokens.shape[0], 1, tokens.shape[2])
         index = torch.tensor(token_slices(tokens.shape[1], latent_frames))
         return torch.cat([tokens, zero], 1)[:, index.flatten()]

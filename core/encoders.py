@@ -1,4 +1,4 @@
-"""Encoders of speech, portrait and prompt. nano's are small modules trained with the model; all hold to one protocol.
+"""Encoders of speech, portrait and prompt. nano's are small modules trained with the model.
 
 speech    waveform [B, samples] at 16 kHz         -> features [B, T, layers, channels], one row per video frame
 portrait  picture [B, 3, H, W] in [-1, 1]         -> tokens [B, image_tokens, image_dim]
@@ -8,33 +8,13 @@ prompt    token ids [B, L]                        -> embeddings [B, L, text_dim]
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import NANO_CLIP, ClipSpec, ModelConfig
-
-
-class AudioEncoder(Protocol):
-    """waveform [B, samples] -> features [B, T, layers, channels]."""
-
-    context_samples: int  # samples that the encoder reads beyond the last frame's own
-
-    def __call__(self, waveform: Tensor) -> Tensor: ...
-
-
-class ImageEncoder(Protocol):
-    """portrait [B, 3, H, W] in [-1, 1] -> tokens [B, image_tokens, image_dim]."""
-
-    def __call__(self, portrait: Tensor) -> Tensor: ...
-
-
-class TextEncoder(Protocol):
-    """Token ids [B, L] -> embeddings [B, L, text_dim]."""
-
-    def __call__(self, ids: Tensor) -> Tensor: ...
+from .inputs import PAD_ID
 
 
 class LogMel(nn.Module):
@@ -112,21 +92,6 @@ class NanoImageEncoder(nn.Module):
         p = self.patch
         patches = portrait.view(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5).reshape(b, (h // p) * (w // p), c * p * p)
         return self.project(F.silu(self.embed(patches) + self.position))
-
-
-PAD_ID = 256
-
-
-def byte_ids(prompt: str, text_len: int) -> tuple[Tensor, int]:
-    """A prompt in any language as UTF-8 bytes: ids [1, text_len] padded with PAD_ID, and how many bytes count.
-
-    A prompt beyond text_len bytes is cut at a character's end.
-    """
-    data = prompt.encode("utf-8", errors="replace")[:text_len]
-    data = data.decode("utf-8", errors="ignore").encode("utf-8")
-    ids = torch.full((1, text_len), PAD_ID, dtype=torch.int64)
-    ids[0, : len(data)] = torch.tensor(list(data), dtype=torch.int64)
-    return ids, len(data)
 
 
 class NanoTextEncoder(nn.Module):

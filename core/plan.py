@@ -168,6 +168,7 @@ class SamplingPlan(_Record):
         reuse: [n][B]; true adds the cached residual of the branch's slot, one per window, instead of running the blocks.
         residual_slots: [B] where each branch keeps its residual; null gives every branch its own. Branches of one step are
             evaluated in their order, and a later one may reuse what an earlier one of the same slot has just left.
+        texts: what text conditions other than the prompt stand for, by name; one that is not here stands for itself.
         window: how a long clip is cut, or null to take the clip at once.
         noise: the generator and the default seed.
     Kept for the record, not needed to play: solver_name, schedule, shift, constructor_shift.
@@ -189,6 +190,7 @@ class SamplingPlan(_Record):
     modality_weights: tuple[tuple[tuple[ModalityWeight, ...], ...], ...]
     reuse: tuple[tuple[bool, ...], ...]
     residual_slots: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    texts: dict[str, str] = {}
     window: WindowRule | None = None
     noise: NoiseRule = NoiseRule()
 
@@ -250,6 +252,7 @@ class SamplingPlan(_Record):
         _check_schedule(self)
         _check_solver(self)
         _check_guidance(self)
+        _check_texts(self)
         _check_reuse(self)
         return self
 
@@ -329,6 +332,13 @@ def _check_guidance(plan: SamplingPlan) -> None:
             raise ConfigError(
                 f"The guidance weights of step {i} sum to {total:.9g}; they must sum to 1: guidance mixes, it does not scale."
             )
+
+
+def _check_texts(plan: SamplingPlan) -> None:
+    used = {branch.text for branch in plan.branches}
+    for name in plan.texts:
+        if name not in used:
+            raise ConfigError(f"texts says what {name!r} stands for; the branches' text conditions are {', '.join(sorted(used))}.")
 
 
 def _check_reuse(plan: SamplingPlan) -> None:

@@ -17,6 +17,7 @@ from torch.nn.utils.parametrize import remove_parametrizations
 from .errors import ConfigError, InputError
 from .pretrained import EncoderConfig, Shapes, assign, require_counts, weight_and_bias
 
+ABSENT = -1e9  # the bias of rows that are not heard
 _POSITION_CONV = "encoder.pos_conv_embed.conv"
 _SPEECH_SPELLINGS = {  # of the weight norm: direction and length, as newer versions of torch name them
     f"{_POSITION_CONV}.parametrizations.weight.original0": f"{_POSITION_CONV}.weight_g",
@@ -164,42 +165,59 @@ class SpeechEncoder(nn.Module):
         self.encoder = model.encoder
         remove_parametrizations(self.encoder.pos_conv_embed.conv, "weight")
 
-    def per_frame(self, waveform: Tensor, frames: int) -> Tensor:
+    def per_frame(self, waveform: Tensor, frames: int, moments: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """flash: waveform [B, samples], as long as the frames, -> [B, frames, layers, dim], the output of every layer.
 
-        The features are stretched to one row for each frame before the transformer reads them.
+        The features are stretched to one row for each frame before the transformer reads them. A waveform that is a part of a voice
+        comes normalised, with `moments` of the whole voice and `present` [B, frames], 0 where no voice is (see core/hearing.py).
 
         Raises:
             InputError: the waveform is too short for one feature, or `frames` is not at least 1.
         """
         if frames < 1:
             raise InputError(f"frames is {frames}; it must be at least 1.")
-        features = F.interpolate(self._features(waveform), size=frames, mode="linear", align_corners=True)
-        return torch.stack(self._layers(features), 2)
+        features = F.interpolate(self._features(waveform, moments), size=frames, mode="linear", align_corners=True)
+        return torch.stack(self._layers(features, present), 2)
 
-    def per_token(self, waveform: Tensor) -> Tensor:
-        """preview: waveform [B, samples] -> [B, config.rows(samples), dim], the output of the last layer.
+    def per_token(self, waveform: Tensor, moments: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+        """preview: waveform [B, samples] -> [B, config.rows(samples), dim], the output of the last layer; `moments` and `present`
+        [B, rows] as in `per_frame`.
 
         Raises:
             InputError: the waveform is too short for one feature.
         """
-        return self._layers(self._features(waveform))[-1]
+        return self._layers(self._features(waveform, moments), present)[-1]
 
-    def _features(self, waveform: Tensor) -> Tensor:
-        """[B, samples] -> [B, channels, rows], from the waveform at zero mean and unit variance."""
+    def _features(self, waveform: Tensor, moments: Tensor | None) -> Tensor:
+        """[B, samples] -> [B, channels, rows]. Without `moments` the waveform is the whole voice: it is brought to zero mean and
+        unit variance, and the first layer normalises its channels over it."""
         samples = waveform.shape[1]
         if self.config.rows(samples) < 1:
             raise InputError(f"The sound has {samples} samples, too few for one feature. Give at least a tenth of a second.")
-        x = waveform.float()
-        x = (x - x.mean(1, keepdim=True)) / torch.sqrt(x.var(1, keepdim=True, correction=0) + 1e-7)
-        return self.feature_extractor(x.to(self.feature_projection.projection.weight.dtype))
+        x, dtype = waveform.float(), self.feature_projection.projection.weight.dtype
+        if moments is None:
+            x = (x - x.mean(1, keepdim=True)) / torch.sqrt(x.var(1, keepdim=True, correction=0) + 1e-7)
+            return self.feature_extractor(x.to(dtype))
+        first, *later = self.feature_extractor.conv_layers
+        kernel, norm = first.conv.weight[:, 0], first.layer_norm  # [C, K]
+        mean, deviations = F.linear(moments[:, 0], kernel, first.conv.bias), F.linear(moments[:, 1:], kernel)  # [B, C], [B, K, C]
+        scale = norm.weight * torch.rsqrt(deviations.square().sum(1) + norm.eps)  # [B, C]
+        x = (first.conv(x.to(dtype)[:, None]) - mean[..., None]) * scale[..., None] + norm.bias[:, None]
+        x = first.activation(x)
+        for layer in later:
+            x = layer(x)
+        return x
 
-    def _layers(self, features: Tensor) -> list[Tensor]:
-        """[B, channels, rows] -> the output of each layer, [B, rows, dim]."""
+    def _layers(self, features: Tensor, present: Tensor | None) -> list[Tensor]:
+        """[B, channels, rows] -> the output of each layer, [B, rows, dim]. Rows that are not `present` [B, rows] are not heard."""
         x = self.feature_projection(features.transpose(1, 2))[0]
+        bias = None
+        if present is not None:
+            x = x * present[..., None]
+            bias = (1.0 - present)[:, None, None] * ABSENT
         x = self.encoder.layer_norm(x + self.encoder.pos_conv_embed(x))
         outputs = []
         for layer in self.encoder.layers:
-            x = layer(x)[0]
+            x = layer(x, attention_mask=bias)[0]
             outputs.append(x)
         return outputs

@@ -1,10 +1,10 @@
 """The reference model as the programs of a bundle: names, methods, inputs and outputs, the same in every target.
 
-    audio_encoder      waveform -> features                                           nano's, or wav2vec2
+    audio_encoder      waveform [, moments, present] -> features                      nano's, or wav2vec2
     image_encoder      portrait -> tokens                                             nano's, or CLIP's visual tower
     text_encoder       ids -> embeddings                                              nano only: other models play prompt packs
     vae_encode         first: video -> latents, state; next: video, state -> latents, state
-    encode_conditions  y, text, image, audio -> keys and values, patch bias
+    encode_conditions  y, text, image, audio [, audio_present] -> keys and values, patch bias
     denoise            latents, step tables, modality weights, conditions -> velocity [, residual]
     denoise_reusing    latents, time, residual, patch bias -> velocity                where the plan reuses features
     vae_decode         first: latents -> video, state; next: latents, state -> video, state; of the VAE or of the tiny one
@@ -26,16 +26,18 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import skeleton
-from .conditions import AUDIO_RADIUS, Conditions
+from .bundle import Hearing
+from .conditions import Conditions
 from .config import TEMPORAL_STRIDE, ClipSpec, ModelConfig, Variant
-from .encoders import PAD_ID, NanoAudioEncoder, NanoEncoders, NanoImageEncoder, NanoTextEncoder
+from .encoders import NanoAudioEncoder, NanoEncoders, NanoImageEncoder, NanoTextEncoder
+from .hearing import hearing_of, window_rows
+from .inputs import PAD_ID
 from .pretrained_image import PictureEncoder
-from .pretrained_speech import SpeechEncoder
+from .pretrained_speech import SpeechEncoder, SpeechEncoderConfig
 from .tiny_vae import TinyVAE
 from .transformer import DiT, unpatchify
 from .vae import VAE
 
-DECODE_PROGRAMS = {"full": "vae_decode", "tiny": "tiny_decode"}  # by decoder
 CONDITION_INPUTS = [name for name in Conditions.names() if name not in ("text_bias", "audio_mask")]
 
 
@@ -90,27 +92,26 @@ class Model:
 
 
 class SpeechPerFrame(nn.Module):
-    """flash's ear: a waveform as long as the clip -> [1, T, layers, channels]."""
+    """flash's ear: a part of a voice, what is known of all of it, and which frames are there (core/hearing.py) -> [1, frames,
+    layers, channels]."""
 
     def __init__(self, encoder: SpeechEncoder, frames: int, samples_per_frame: int) -> None:
         super().__init__()
         self.encoder, self.frames, self.samples_per_frame = encoder, frames, samples_per_frame
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        return self.encoder.per_frame(waveform, self.frames)
+    def forward(self, waveform: Tensor, moments: Tensor, present: Tensor) -> Tensor:
+        return self.encoder.per_frame(waveform, self.frames, moments, present)
 
 
 class SpeechPerToken(nn.Module):
-    """preview's ear: a waveform as long as the clip -> [1, 2T, channels]. The convolutions make one token less of it than that, so
-    a frame of silence follows the voice."""
+    """preview's ear: as `SpeechPerFrame`, with two rows a frame, the last one's second left out -> [1, 2·frames - 1, channels]."""
 
     def __init__(self, encoder: SpeechEncoder, frames: int, samples_per_frame: int) -> None:
         super().__init__()
         self.encoder, self.frames, self.samples_per_frame = encoder, frames, samples_per_frame
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        silence = waveform.new_zeros(waveform.shape[0], self.samples_per_frame)
-        return self.encoder.per_token(torch.cat([waveform, silence], 1))[:, : 2 * self.frames]
+    def forward(self, waveform: Tensor, moments: Tensor, present: Tensor) -> Tensor:
+        return self.encoder.per_token(waveform, moments, present)
 
 
 class PortraitEncoder(nn.Module):
@@ -129,8 +130,10 @@ class EncodeConditions(nn.Module):
         super().__init__()
         self.dit = dit
 
-    def forward(self, y: Tensor, text: Tensor, image: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
-        conditions = self.dit.encode_conditions(y, text, image, audio)
+    def forward(
+        self, y: Tensor, text: Tensor, image: Tensor, audio: Tensor, audio_present: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        conditions = self.dit.encode_conditions(y, text, image, audio, audio_present=audio_present)
         return tuple(getattr(conditions, name) for name in CONDITION_INPUTS)
 
 
@@ -184,20 +187,29 @@ class StreamChunk(nn.Module):
 # -- one function for each program -------------------------------------------------------------------------------------------------
 
 
-def audio_encoder_program(encoder: NanoAudioEncoder | SpeechEncoder, clip: ClipSpec, variant: Variant = "flash") -> Program:
-    """waveform [1, samples] -> features, [1, T, layers, channels] (flash) or [1, 2T, channels] (preview).
+def audio_encoder_program(
+    encoder: NanoAudioEncoder | SpeechEncoder, clip: ClipSpec, variant: Variant = "flash", context_frames: int = 0
+) -> Program:
+    """waveform [1, samples] -> features, [1, frames, layers, channels] (flash) or [1, 2·frames - 1, channels] (preview).
 
-    The released encoder hears exactly the clip; nano's also `context_samples` beyond it.
+    nano's hears a clip and `context_samples` beyond it; the released one a clip with `context_frames` on either side, what is known
+    of the whole voice and which rows are there (see `hearing_for`).
     """
-    samples = clip.frames * clip.samples_per_frame
-    module: nn.Module
     if isinstance(encoder, NanoAudioEncoder):
-        module, samples = encoder, samples + encoder.context_samples
-    elif variant == "flash":
-        module = SpeechPerFrame(encoder, clip.frames, clip.samples_per_frame)
-    else:
-        module = SpeechPerToken(encoder, clip.frames, clip.samples_per_frame)
-    return {"forward": Method(module.eval(), {"waveform": 0.1 * _random(1, samples)}, ["features"])}
+        samples = clip.frames * clip.samples_per_frame + encoder.context_samples
+        return {"forward": Method(encoder.eval(), {"waveform": 0.1 * _random(1, samples)}, ["features"])}
+    frames = clip.frames + 2 * context_frames
+    samples = frames * clip.samples_per_frame
+    kind, rows = (SpeechPerFrame, frames) if variant == "flash" else (SpeechPerToken, encoder.config.rows(samples))
+    kernel = encoder.config.conv_kernels[0]
+    inputs = {"waveform": _random(1, samples), "moments": _random(1, kernel + 1, kernel), "present": torch.ones(1, rows)}
+    return {"forward": Method(kind(encoder, frames, clip.samples_per_frame).eval(), inputs, ["features"])}
+
+
+def hearing_for(config: ModelConfig, encoder: SpeechEncoderConfig, context_frames: int) -> Hearing:
+    """How a player hears with the released encoder's program, `context_frames` on either side."""
+    window = (encoder.conv_kernels[0], encoder.conv_strides[0])
+    return hearing_of(config).model_copy(update={"context_frames": context_frames, "window": window})
 
 
 def image_encoder_program(encoder: NanoImageEncoder | PictureEncoder, clip: ClipSpec) -> Program:
@@ -229,7 +241,10 @@ def vae_decode_program(vae: VAE | TinyVAE, clip: ClipSpec) -> Program:
 
 def encode_conditions_program(dit: DiT, clip: ClipSpec, text_rows: int) -> Program:
     """y, text, image, audio (see `DiT.encode_conditions`), with `text_rows` prompt rows -> the tensors of CONDITION_INPUTS."""
-    inputs = {name: _random(*shape, seed=index) for index, (name, shape) in enumerate(_given(dit.config, clip, text_rows).items())}
+    shapes = given_shapes(dit.config, clip, text_rows)
+    inputs = {name: _random(*shape, seed=index) for index, (name, shape) in enumerate(shapes.items())}
+    if "audio_present" in inputs:
+        inputs["audio_present"] = torch.ones_like(inputs["audio_present"])
     return {"forward": Method(EncodeConditions(dit).eval(), inputs, CONDITION_INPUTS)}
 
 
@@ -275,22 +290,22 @@ def build_programs(model: Model, clip: ClipSpec, text_rows: int, reuse: bool = F
 
 def condition_shapes(config: ModelConfig, clip: ClipSpec, text_rows: int) -> dict[str, tuple[int, ...]]:
     """The shapes of a clip's `Conditions` by field, read off a model without data."""
-    given = {name: torch.empty(shape, device="meta") for name, shape in _given(config, clip, text_rows).items()}
+    given = {name: torch.empty(shape, device="meta") for name, shape in given_shapes(config, clip, text_rows).items()}
     conditions = skeleton(DiT, config).encode_conditions(**given)
     return {name: tuple(getattr(conditions, name).shape) for name in Conditions.names()}
 
 
-def _given(config: ModelConfig, clip: ClipSpec, text_rows: int) -> dict[str, tuple[int, ...]]:
+def given_shapes(config: ModelConfig, clip: ClipSpec, text_rows: int) -> dict[str, tuple[int, ...]]:
     """The shapes of what conditions are made from."""
-    latent = (clip.latent_frames, clip.latent_height, clip.latent_width)
-    audio: tuple[int, ...] = (clip.frames, 2 * AUDIO_RADIUS + 1, config.audio.layers, config.audio.channels)
-    if config.variant == "preview":
-        audio = (2 * clip.frames, config.audio.channels)
+    latent, audio, hearing = (clip.latent_frames, clip.latent_height, clip.latent_width), config.audio, hearing_of(config)
+    rows = window_rows(hearing, clip.latent_frames)
+    features = (2 * hearing.neighbours + 1, audio.layers, audio.channels) if hearing.neighbours else (audio.channels,)
     return {
         "y": (1, config.mask_channels + config.latent_channels, *latent),
         "text": (1, text_rows, config.text_dim),
         "image": (1, config.image_tokens, config.image_dim),
-        "audio": (1, *audio),
+        "audio": (1, rows, *features),
+        **({"audio_present": (1, rows)} if hearing.beyond_frames else {}),
     }
 
 

@@ -168,16 +168,20 @@ class DiT(nn.Module):
         audio: Tensor,
         text_bias: Tensor | None = None,
         audio_mask: Tensor | None = None,
+        audio_present: Tensor | None = None,
     ) -> Conditions:
         """y [B, 20, F, h, w]: mask (4 channels) and masked latents (16); text [B, L, text_dim] with its padding rows; image [B,
-        image_tokens, image_dim]; audio: windows [B, T, 5, layers, channels] (flash) or features [B, L, channels] (preview).
+        image_tokens, image_dim]; audio: windows [B, T, 5, layers, channels] (flash) or features [B, L, channels] (preview),
+        of which those at the end may be missing: audio_present [B, L], 1 or 0, all there by default.
         """
         b, channels, frames, height, width = y.shape
         first = self.config.latent_channels
         patch_bias = self.patch_embedding(y, first, first + channels) + self.patch_embedding.bias
         text_tokens = self.text_embedding(text)
         image_tokens = self.img_emb(image)
-        audio_tokens = self.audio_injection(audio) if self.config.variant == "flash" else self.audio2token(audio, frames)
+        audio_tokens = (
+            self.audio_injection(audio) if self.config.variant == "flash" else self.audio2token(audio, frames, audio_present)
+        )
         per_block = [block.cross_attn.keys_values(text_tokens, image_tokens, audio_tokens) for block in self.blocks]  # type: ignore[union-attr, operator]
         text_k, text_v, image_k, image_v, audio_k, audio_v = (
             torch.cat([tensor.view(1, *tensor.shape) for tensor in column]) for column in zip(*per_block, strict=True)

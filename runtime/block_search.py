@@ -27,6 +27,7 @@ from ..core.checkpoints import Checkpoint
 from ..core.config import ClipSpec, ModelConfig
 from ..core.errors import ConfigError
 from ..core.files import file_sha256
+from ..core.hearing import hearing_of
 from ..core.metrics.guidance import guidance_error
 from ..core.plan import SamplingPlan, noise
 from ..core.programs import encode_conditions_program
@@ -88,12 +89,12 @@ def drawn_inputs(dit: DiT, plan: SamplingPlan, clip: ClipSpec, steps: Sequence[i
     """Noise latents of these steps under conditions of normal values, one clip, every branch of the plan."""
     config = dit.config
     given = encode_conditions_program(dit, clip, TEXT_ROWS)["forward"].inputs
-    y, text, image, audio = given.values()
+    y, text, image, audio = (given[name] for name in ("y", "text", "image", "audio"))
     first = config.latent_channels
     patch_bias = dit.patch_embedding(y, first, first + y.shape[1]) + dit.patch_embedding.bias
     by_branch = []
     for branch in plan.branches:
-        sound = torch.from_numpy(branch.hear(audio.numpy(), rows_per_frame=2 if config.variant == "preview" else 1))
+        sound = torch.from_numpy(branch.hear(audio.numpy(), rows_per_frame=hearing_of(config).rows_per_frame))
         heard = dit.audio_injection(sound) if config.variant == "flash" else dit.audio2token(sound, clip.latent_frames)
         by_branch.append((dit.text_embedding(text * branch.text_scale), dit.img_emb(image * float(branch.image)), heard))
     _, modulation = dit.step_tables(torch.tensor(plan.timesteps, dtype=torch.float64))

@@ -11,24 +11,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ..core.bundle import Bundle
-from ..core.conditions import collapse_padding, frame_windows, pad_text
+from ..core.bundle import DECODE_PROGRAMS, Bundle, Hearing
 from ..core.config import TEMPORAL_STRIDE, ClipSpec, ModelConfig
-from ..core.encoders import byte_ids
 from ..core.errors import InputError
+from ..core.hearing import hear, hearing_of, lengthened, window_inputs, window_rows
+from ..core.inputs import byte_ids, collapse_padding, frame_windows, known_latents, pad_text
 from ..core.memory import Need
 from ..core.phases import PROMPT
 from ..core.plan import Branch, SamplingPlan, Window, WindowRule, advance, blend_frame, guide, noise, windows
-from ..core.programs import DECODE_PROGRAMS
-from ..core.tasks import Task, condition_latents, task_mask
 from .engines.base import Array, Engine
 
 Float32 = NDArray[np.float32]
@@ -40,7 +38,7 @@ def _silent(stage: str, done: int, total: int) -> None:
     """The default progress: says nothing."""
 
 
-Tokenise = Callable[[str, int], tuple[torch.Tensor, int]]
+Tokenise = Callable[[str, int], tuple[NDArray[np.int64], int]]
 StepTables = Mapping[str, Array]
 
 
@@ -58,10 +56,15 @@ class Score:
     plan: SamplingPlan
     step_tables: StepTables | Callable[[], StepTables]
     text_rows: int
-    audio_samples: int | None  # that the audio encoder reads at once: one clip and the context behind it
+    audio_samples: int | None  # that the audio encoder reads at once
     prompts: Mapping[str, Float32] = field(default_factory=dict)
     tokenise: Tokenise = byte_ids
     collapse: bool = True  # equal rows of padding into one; without, `text_rows` is the model's text length
+    hears: Hearing | None = None  # by default as the model hears a whole voice
+
+    @property
+    def hearing(self) -> Hearing:
+        return self.hears or hearing_of(self.config)
 
     @property
     def any_length(self) -> bool:
@@ -81,7 +84,7 @@ class Score:
         clip = clip or bundle.clip
         packs = [name for name in bundle.manifest.files if name.startswith("prompts/")]
         prompts = {key: value for name in packs for key, value in bundle.read_tensors(name).items()}
-        encode, hear = (bundle.program_name(name, clip) for name in ("encode_conditions", "audio_encoder"))
+        encode, ear = (bundle.program_name(name, clip) for name in ("encode_conditions", "audio_encoder"))
         plan = bundle.plan()
         if clip != bundle.clip and plan.window is not None:
             length = clip.latent_frames
@@ -89,7 +92,7 @@ class Score:
             plan = plan.model_copy(update={"window": rule})
         return cls(
             bundle.model, clip, plan, bundle.read_tensors("step_tables.safetensors"),
-            bundle.input_shape(encode, "text")[1], bundle.input_shape(hear, "waveform")[1], prompts,
+            bundle.input_shape(encode, "text")[1], bundle.input_shape(ear, "waveform")[1], prompts, hears=bundle.manifest.hearing,
         )  # fmt: skip
 
 
@@ -249,26 +252,18 @@ class Player:
     # -- 1. listen -----------------------------------------------------------------------------------------------------------------
 
     def listen(self, speech: Float32, frames: int) -> Float32:
-        """speech [n] -> features [frames, layers, channels], or tokens [2·frames, channels] (preview); silence behind the end.
-
-        Programs of a bundle hear it in chunks of the bundle's clip length.
-        """
-        clip, samples = self.score.clip, self.score.audio_samples
+        """speech [n] -> features of `frames` video frames, [frames, layers, channels] (flash) or [2·frames, channels] (preview);
+        silence behind the end. Programs of a bundle hear a part of the voice at a time, see core/hearing.py."""
+        samples, per_frame = self.score.audio_samples, self.score.clip.samples_per_frame
         if samples is None:
-            features = self.engine.run("audio_encoder", "forward", [_lengthened(speech, frames * clip.samples_per_frame)[None]])[0][
-                0
-            ]
+            features = self._encode_audio([lengthened(speech, frames * per_frame)[None]])
             self.progress("listen", 1, 1)
             return features
-        context = samples - clip.frames * clip.samples_per_frame
-        chunks = -(-frames // clip.frames)
-        padded = _lengthened(speech, chunks * clip.frames * clip.samples_per_frame + context)
-        heard = []
-        for index in range(chunks):
-            start = index * clip.frames * clip.samples_per_frame
-            heard.append(self.engine.run("audio_encoder", "forward", [padded[None, start : start + samples]])[0][0])
-            self.progress("listen", index + 1, chunks)
-        return np.concatenate(heard)[:frames]
+        told = partial(self.progress, "listen")
+        return hear(speech, frames, per_frame, samples, self.score.hearing, self._encode_audio, told)
+
+    def _encode_audio(self, inputs: Sequence[Array]) -> Array:
+        return self.engine.run("audio_encoder", "forward", inputs)[0][0]
 
     # -- 2. look -------------------------------------------------------------------------------------------------------------------
 
@@ -276,30 +271,26 @@ class Player:
         """The first frames of the clip, [n, 3, H, W] in [-1, 1] -> y [1, 20, latent_frames, h, w]: which frames are known, and
         their latents."""
         clip = replace(self.score.clip, frames=TEMPORAL_STRIDE * (latent_frames - 1) + 1)
-        video = torch.zeros(clip.frames, 3, clip.height, clip.width)
-        video[: len(known)] = torch.from_numpy(known)
-        mask = task_mask(frozenset({Task.I2V, Task.A2V}), clip)
-        mask[: len(known)] = 0.0
-        y = condition_latents(video, mask, clip, self._encode_video, self.score.config.encode_unknown)
+        y = known_latents(known, clip, self._encode_video, self.score.config.encode_unknown)
         self.progress("look", 1, 1)
-        return y.numpy()
+        return y
 
     def recognise(self, portrait: Float32) -> Float32:
         """portrait [3, H, W] in [-1, 1] -> image tokens [1, L, image_dim]."""
         return self.engine.run("image_encoder", "forward", [portrait[None]])[0]
 
-    def _encode_video(self, video: torch.Tensor) -> torch.Tensor:
+    def _encode_video(self, video: Float32) -> Float32:
         """[1, T, 3, H, W] -> [1, 16, F, h, w], streaming."""
         latents, state = [], []  # type: tuple[list[Array], list[Array]]
-        first, rest = video[:, :1], video[:, 1:]
-        for index, chunk in enumerate([first, *(rest.split(TEMPORAL_STRIDE, 1) if rest.shape[1] else ())]):
-            result, *state = self.engine.run("vae_encode", "next" if index else "first", [chunk.numpy(), *state])
+        starts = range(1, video.shape[1], TEMPORAL_STRIDE)
+        for index, chunk in enumerate([video[:, :1], *(video[:, start : start + TEMPORAL_STRIDE] for start in starts)]):
+            result, *state = self.engine.run("vae_encode", "next" if index else "first", [chunk, *state])
             latents.append(result)
-        return torch.from_numpy(np.concatenate(latents, 2))
+        return np.concatenate(latents, 2)
 
     def read_all(self, prompt: str, texts: Mapping[str, str]) -> dict[str, tuple[Float32, Float32]]:
         """Every text condition of the plan, read once; `prompt` is the clip's own, `texts` what the others stand for."""
-        said = {PROMPT: prompt, **texts}
+        said = {PROMPT: prompt, **self.score.plan.texts, **texts}
         names = dict.fromkeys(branch.text for branch in self.score.plan.branches)
         return {name: self.read(said.get(name, name)) for name in names}
 
@@ -307,17 +298,17 @@ class Player:
         """A prompt -> rows [1, text_rows, text_dim] and their bias [1, text_rows]."""
         config, rows = self.score.config, self.score.text_rows
         if prompt in self.score.prompts:
-            embedding = torch.from_numpy(self.score.prompts[prompt])
+            embedding = self.score.prompts[prompt]
         elif self.engine.has("text_encoder"):
             ids, length = self.score.tokenise(prompt, config.text_len)
-            embedding = torch.from_numpy(self.engine.run("text_encoder", "forward", [ids.numpy()])[0][0][:length])
+            embedding = self.engine.run("text_encoder", "forward", [ids])[0][0][:length]
         else:
             known = ", ".join(repr(name) for name in sorted(self.score.prompts)) or "none"
             raise InputError(f"There is no text encoder here; the known prompts are {known}, not {prompt!r}.")
         if not self.score.collapse:
-            return pad_text([embedding], config.text_len).numpy(), np.zeros((1, config.text_len), np.float32)
+            return pad_text([embedding], config.text_len), np.zeros((1, config.text_len), np.float32)
         text, bias = collapse_padding(embedding, config.text_len, rows)
-        return text[None].numpy(), bias[None].numpy()
+        return text[None], bias[None]
 
     # -- 3. prepare ----------------------------------------------------------------------------------------------------------------
 
@@ -326,14 +317,16 @@ class Player:
         in common is held once."""
         rule = given.rule
         heard = self._audio_of(given.audio, span, last=span.end == given.latent_frames)
+        there = heard.shape[1]  # rows; of a shorter window's the rest is marked as missing
         first = span.start if rule.anchor == "clip" else 0
         known = np.ascontiguousarray(given.y[:, :, first : first + span.length])
         own: dict[tuple[Any, ...], Array] = {}
         row = []
         for branch in self.score.plan.branches:
-            encoded = self.engine.run("encode_conditions", "forward", self._condition_inputs(branch, known, given, heard))
+            inputs = self._condition_inputs(branch, known, given, heard, span.length)
+            encoded = self.engine.run("encode_conditions", "forward", inputs)
             words, picture = (branch.text, branch.text_scale), (branch.image,)
-            voice = (branch.audio, branch.audio_shift, heard.shape[1])
+            voice = (branch.audio, branch.audio_shift, there)
             patches, voices = (own if rule.anchor == "clip" else given.common), (own if branch.audio else given.common)
             places: list[tuple[dict[tuple[Any, ...], Array], tuple[Any, ...]]] = [
                 (patches, ("y", span.length)), (given.common, ("text k", *words)), (given.common, ("text v", *words)),
@@ -346,27 +339,29 @@ class Player:
             row.append([patch_bias, text_k, text_v, given.text[branch.text][1], *others, given.mask])
         return row
 
-    def _condition_inputs(self, branch: Branch, y: Float32, given: _Given, audio: Float32) -> list[Array]:
+    def _condition_inputs(self, branch: Branch, y: Float32, given: _Given, audio: Float32, latent_frames: int) -> list[Array]:
+        hearing = self.score.hearing
+        sound = branch.hear(audio, hearing.rows_per_frame)[0]
         return [
             y,
             given.text[branch.text][0] * np.float32(branch.text_scale),
             given.image if branch.image else np.zeros_like(given.image),
-            branch.hear(audio, rows_per_frame=2 if self.score.config.variant == "preview" else 1),
+            *window_inputs(sound, hearing, None if self.score.any_length else latent_frames),
         ]
 
     def neighbourhoods(self, features: Float32) -> Float32:
         """What `listen` heard, as `sample` takes it: flash reads each frame with its neighbours, [T, 5, layers, channels], clamped
         at the clip's ends; preview its tokens as they are."""
-        if self.score.config.variant == "preview":
-            return features
-        return frame_windows(torch.from_numpy(features)[None])[0].numpy()
+        radius = self.score.hearing.neighbours
+        return frame_windows(features[None], radius)[0] if radius else features
 
     def _audio_of(self, audio: Float32, span: Window, last: bool) -> Float32:
-        """The window's speech with a batch axis; of preview's tokens, two per video frame, the last window has all to the end."""
-        start, end = TEMPORAL_STRIDE * span.start, TEMPORAL_STRIDE * span.end
-        if self.score.config.variant == "preview":
-            return np.ascontiguousarray(audio[None, 2 * start : None if last else 2 * end])
-        return np.ascontiguousarray(audio[None, start : end - TEMPORAL_STRIDE + 1])
+        """The window's speech with a batch axis; a window that hears beyond its last frame hears, at the end of the clip, all that
+        is left."""
+        hearing = self.score.hearing
+        first = hearing.rows_per_frame * TEMPORAL_STRIDE * span.start
+        end = None if last and hearing.beyond_frames else first + window_rows(hearing, span.length)
+        return np.ascontiguousarray(audio[None, first:end])
 
     # -- 4. denoise ----------------------------------------------------------------------------------------------------------------
 
@@ -483,13 +478,6 @@ class _Front:
                 self.states[step + 1][frame] = state
         self.settled[step + 1] = until
         parts[:] = [part for part in parts if part[0].end > until]
-
-
-def _lengthened(speech: Float32, samples: int) -> Float32:
-    """speech [n] cut, or lengthened with silence, to `samples`."""
-    padded = np.zeros(samples, np.float32)
-    padded[: min(len(speech), samples)] = speech[:samples]
-    return padded
 
 
 class _timed:

@@ -307,12 +307,12 @@ class Reference:
     def _tables(self) -> StepTables:
         return self.engine.step_tables(self.plan.timesteps)
 
-    def _tokenise(self, prompt: str, most: int) -> tuple[Tensor, int]:
+    def _tokenise(self, prompt: str, most: int) -> tuple[NDArray[np.int64], int]:
         found = checkpoints.load_tokenizer(self.checkpoint).ids(prompt, most)
         length = int(found.mask.sum())
         if found.cut:
             self.warn(f"The prompt is {found.cut} tokens longer than the {most} that the model reads; the rest is left out.")
-        return found.ids[None, :length], length
+        return found.ids[None, :length].numpy(), length
 
     def frames(
         self, portrait: Float32, speech: Float32, prompt: str = "", audio_mask: Float32 | None = None
@@ -365,7 +365,7 @@ class Reference:
             latent_frames = (chunk.frames - 1) // TEMPORAL_STRIDE + 1
             with _timed(self.seconds, "look"):
                 y = player.look(known, latent_frames)
-            first, last = chunk.audio if player.score.config.variant == "preview" else (chunk.start, chunk.start + chunk.frames)
+            first, last = (player.score.hearing.rows_per_frame * frame for frame in (chunk.start, chunk.start + chunk.frames))
             start = noise(settings.seed, player.shape(latent_frames), first_frame=chunk.start)
             latents, evaluations = player.sample(audio[first:last], y, image, text, start, audio_mask, self.seconds)
             self.evaluations += evaluations

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..core.conditions import AUDIO_RADIUS
 from ..core.config import ClipSpec, ModelConfig
+from ..core.programs import given_shapes
 from ..core.transformer import DiT
 from ..targets.hoist import REWRITES, BranchInputs, Step
 
@@ -61,13 +61,6 @@ def _inputs(config: ModelConfig, clip: ClipSpec, text_rows: int, generator: torc
         return torch.randn(shape, generator=generator)
 
     latent = (clip.latent_frames, clip.latent_height, clip.latent_width)
-    audio = random(1, clip.frames, 2 * AUDIO_RADIUS + 1, config.audio.layers, config.audio.channels)
-    if config.variant == "preview":
-        audio = random(1, 2 * clip.frames, config.audio.channels)
-    given = BranchInputs(
-        y=random(1, config.mask_channels + config.latent_channels, *latent),
-        prompt=random(text_rows - 1, config.text_dim),
-        image=random(1, config.image_tokens, config.image_dim),
-        audio=audio,
-    )
+    shapes = given_shapes(config, clip, text_rows - 1)
+    given = BranchInputs(**{name: random(*shapes[name]) for name in ("y", "image", "audio")}, prompt=random(*shapes["text"][1:]))
     return random(1, config.latent_channels, *latent), given

@@ -98,7 +98,7 @@ class KeysValues(nn.Module):
 
 
 class Tokens(nn.Module):
-    """y, text, image, audio -> patch bias and the tokens that keys and values are made of; the model's own names."""
+    """y, text, image, audio [, audio_present] -> patch bias and the tokens that keys and values are made of; the model's names."""
 
     def __init__(self, dit: DiT) -> None:
         super().__init__()
@@ -107,10 +107,12 @@ class Tokens(nn.Module):
         self.hears = "audio_injection" if dit.config.variant == "flash" else "audio2token"
         setattr(self, self.hears, getattr(dit, self.hears))
 
-    def forward(self, y: Tensor, text: Tensor, image: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, y: Tensor, text: Tensor, image: Tensor, audio: Tensor, audio_present: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         first, hear = self.config.latent_channels, getattr(self, self.hears)
         bias = self.patch_embedding(y, first, first + y.shape[1]) + self.patch_embedding.bias
-        heard = hear(audio) if self.config.variant == "flash" else hear(audio, y.shape[2])
+        heard = hear(audio) if self.config.variant == "flash" else hear(audio, y.shape[2], audio_present)
         return bias, self.text_embedding(text), self.img_emb(image), heard
 
 
@@ -182,8 +184,8 @@ class Encode(nn.Module):
         super().__init__()
         self.tokens, self.blocks = tokens, nn.ModuleList(blocks)
 
-    def forward(self, y: Tensor, text: Tensor, image: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
-        patch_bias, *tokens = self.tokens(y, text, image, audio)
+    def forward(self, y: Tensor, text: Tensor, image: Tensor, audio: Tensor, *audio_present: Tensor) -> tuple[Tensor, ...]:
+        patch_bias, *tokens = self.tokens(y, text, image, audio, *audio_present)
         per_block = [block(*tokens) for block in self.blocks]
         stacks = (torch.cat([tensor.view(1, *tensor.shape) for tensor in column]) for column in zip(*per_block, strict=True))
         return patch_bias, *stacks

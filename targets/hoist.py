@@ -23,9 +23,11 @@ from torch import Tensor, nn
 
 from ..core.architecture import skeleton
 from ..core.attention import Riflex
-from ..core.conditions import AUDIO_RADIUS, Conditions, collapse_padding, pad_text
+from ..core.conditions import Conditions
 from ..core.config import PATCH, ClipSpec, ModelConfig
 from ..core.errors import ConfigError, ExportError
+from ..core.hearing import hearing_of
+from ..core.inputs import AUDIO_RADIUS, check_prompt, padding_bias
 from ..core.plan import SamplingPlan, check_count
 from ..core.transformer import Block, DiT, PatchEmbedding, patchify
 
@@ -236,10 +238,12 @@ class Step:
 
     def prepare(self, inputs: BranchInputs) -> Prepared:
         """Once per window and guidance branch."""
-        text, bias = pad_text([inputs.prompt], self.whole.config.text_len), None
+        prompt, rows, bias = inputs.prompt, self.whole.config.text_len, None
         if TEXT_PADDING in self.rewrites:
-            rows, row_bias = collapse_padding(inputs.prompt, self.whole.config.text_len, self.text_rows)
-            text, bias = rows[None], row_bias[None]
+            bias = torch.from_numpy(padding_bias(len(prompt), rows, self.text_rows))[None].to(prompt)
+            rows = self.text_rows
+        check_prompt(len(prompt), rows)
+        text = F.pad(prompt, (0, 0, 0, rows - len(prompt)))[None]
         prepared = Prepared(inputs, text, bias, None, None)
         if KEYS_VALUES in self.rewrites:
             prepared = replace(prepared, keys_values=_keys_values(self.whole, prepared))
@@ -339,7 +343,7 @@ def _audio_products(config: ModelConfig, clip: ClipSpec) -> int:
     """Multiplications from speech features to tokens."""
     audio, frames = config.audio, clip.latent_frames
     if config.variant == "preview":
-        return 2 * clip.frames * audio.channels * config.dim
+        return hearing_of(config).rows_per_frame * clip.frames * audio.channels * config.dim
     row = audio.layers * audio.channels
     window = (2 * AUDIO_RADIUS + 1) * row * audio.hidden + (frames - 1) * 8 * row * audio.hidden
     return window + frames * audio.hidden * (audio.hidden + audio.tokens * config.dim)

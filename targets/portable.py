@@ -103,14 +103,20 @@ class ChunkedAttention(nn.Module):
         super().__init__()
         self.scaled = scaled
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """q, k, v [B, N, H, d] -> [B, N, H, d]. `bias` [1, 1, N], of keys, is added to the logits."""
         b, n, h, d = q.shape
         q = (q if self.scaled else q * d**-0.5).permute(0, 2, 1, 3).reshape(b * h, n, d)
         k = k.permute(0, 2, 3, 1).reshape(b * h, d, n)
         v = v.permute(0, 2, 1, 3).reshape(b * h, n, d)
         rows = query_chunk(b * h, n, n)
         chunks = [q] if rows == n else [q[:, start : start + rows] for start in range(0, n, rows)]
-        parts = [torch.bmm(torch.softmax(torch.bmm(chunk, k), -1), v) for chunk in chunks]
+
+        def attend(chunk: Tensor) -> Tensor:
+            logits = torch.bmm(chunk, k)
+            return torch.bmm(torch.softmax(logits if bias is None else logits + bias, -1), v)
+
+        parts = [attend(chunk) for chunk in chunks]
         out = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         return out.view(b, h, n, d).permute(0, 2, 1, 3)
 
@@ -175,14 +181,16 @@ class PortableAudioToTokens(nn.Module):
         super().__init__()
         self.proj, self.norm = audio.proj, audio.norm
 
-    def forward(self, features: Tensor, latent_frames: int) -> Tensor:
-        """[B, L, channels] -> [B, F·17, D]."""
+    def forward(self, features: Tensor, latent_frames: int, present: Tensor | None = None) -> Tensor:
+        """[B, L, channels], present [B, L] -> [B, F·17, D]."""
         tokens = self.norm(self.proj(features))
+        if present is not None:
+            tokens = tokens * present.view(*present.shape, 1)
         parts = []
         for row in token_slices(tokens.shape[1], latent_frames):
-            present = [index for index in row if index >= 0]  # one behind the other
-            parts.append(tokens[:, present[0] : present[-1] + 1])
-            missing = len(row) - len(present)
+            inside = [index for index in row if index >= 0]  # one behind the other
+            parts.append(tokens[:, inside[0] : inside[-1] + 1])
+            missing = len(row) - len(inside)
             if missing:
                 parts.append(tokens[:, :missing] * 0.0)
         while len(parts) > 1:  # the backend joins no more than five at once

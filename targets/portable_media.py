@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from ..core.errors import ConfigError
 from ..core.pretrained_image import CLIP_MEAN, CLIP_STD
+from ..core.pretrained_speech import ABSENT
 from ..core.programs import PortraitEncoder, SpeechPerFrame, SpeechPerToken
 from ..core.tiny_vae import Grow, MemoryBlock, TinyVAE
 from ..core.vae import CausalConv3d, ChannelNorm, NearestDouble, Stream
-from .portable import ChannelMean, ChunkedAttention
+from .portable import ChunkedAttention
 
 # -- transformers ----------------------------------------------------------------------------------------------------------------
 
@@ -33,12 +34,12 @@ class PortableHeads(nn.Module):
         self.v_proj, self.out_proj = attention.v_proj, attention.out_proj
         self.attention = ChunkedAttention()
 
-    def forward(self, hidden_states: Tensor, **_: Any) -> tuple[Tensor | None, ...]:
-        """[B, N, D] -> [B, N, D]. Masks, which these encoders never have, are not read."""
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any) -> tuple[Tensor | None, ...]:
+        """[B, N, D] -> [B, N, D]; attention_mask: a bias of the keys [1, 1, N]."""
         b, n, dim = hidden_states.shape
         split = (b, n, self.heads, dim // self.heads)
         q, k, v = (project(hidden_states).view(split) for project in (self.q_proj, self.k_proj, self.v_proj))
-        y = self.out_proj(self.attention(q, k, v).reshape(b, n, dim))
+        y = self.out_proj(self.attention(q, k, v, attention_mask).reshape(b, n, dim))
         return (y, *(None,) * (self.results - 1))
 
 
@@ -111,36 +112,45 @@ class PortableSequenceConv(nn.Module):
         return self.conv(x)
 
 
-class PortableTimeNorm(nn.Module):
-    """The group norm of one channel a group, over time. x: [N, C, 1, L]."""
+class PortableGivenNorm(nn.Module):
+    """The norm of a convolution's channels over time, with the statistics of a sound of which x [1, C, 1, L] is a part: the mean
+    and the covariance's factor of its windows, moments [1, K + 1, K] (core/hearing.py)."""
 
-    def __init__(self, norm: nn.GroupNorm) -> None:
+    kernel: Tensor
+    ones: Tensor
+    eps: Tensor
+
+    def __init__(self, conv: nn.Conv1d, norm: nn.GroupNorm) -> None:
         super().__init__()
-        self.eps = norm.eps
+        taps = conv.kernel_size[0]
+        self.register_buffer("kernel", conv.weight.detach()[:, 0].contiguous(), persistent=False)  # [C, K]
+        self.register_buffer("ones", torch.ones(1, taps), persistent=False)
+        self.register_buffer("eps", torch.full((1,), norm.eps), persistent=False)
+        self.conv_bias = None if conv.bias is None else _frozen(conv.bias.detach())
         self.weight, self.bias = (_frozen(value.detach().view(1, -1, 1, 1)) for value in (norm.weight, norm.bias))
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x - x.mean((2, 3), keepdim=True)
-        return x * torch.rsqrt((x * x).mean((2, 3), keepdim=True) + self.eps) * self.weight + self.bias
+    def forward(self, x: Tensor, moments: Tensor) -> Tensor:
+        mean = F.linear(moments[:, :1], self.kernel, self.conv_bias).view(1, -1, 1, 1)
+        deviations = F.linear(moments[:, 1:], self.kernel)  # [1, K, C]
+        variance = F.linear((deviations * deviations).transpose(1, 2), self.ones, self.eps)  # [1, C, 1]
+        return (x - mean) * torch.rsqrt(variance).view(1, -1, 1, 1) * self.weight + self.bias
 
 
 class PortableSpeech(nn.Module):
-    """wav2vec2 for a clip of one length: every layer once per video frame (flash), or the last one's tokens (preview)."""
+    """wav2vec2 for readings of one length: every layer once per video frame (flash), or the last one's rows (preview)."""
 
     stretch: Tensor | None
 
     def __init__(self, ear: SpeechPerFrame | SpeechPerToken) -> None:
         super().__init__()
         encoder = ear.encoder
-        self.frames = ear.frames
-        self.silence = 0 if isinstance(ear, SpeechPerFrame) else ear.samples_per_frame
-        samples = ear.frames * ear.samples_per_frame + self.silence
-        self.mean, self.mean_square = ChannelMean(samples), ChannelMean(samples, 1e-7)
-        matrix = stretch_matrix(encoder.config.rows(samples), ear.frames) if isinstance(ear, SpeechPerFrame) else None
+        rows = encoder.config.rows(ear.frames * ear.samples_per_frame)
+        matrix = stretch_matrix(rows, ear.frames) if isinstance(ear, SpeechPerFrame) else None
         self.register_buffer("stretch", matrix, persistent=False)
         convolutions: list[Any] = list(encoder.feature_extractor.conv_layers)
         first, *later = convolutions
-        parts: list[nn.Module] = [PortableSequenceConv(first.conv), PortableTimeNorm(first.layer_norm), nn.GELU()]
+        self.first, self.first_norm = PortableSequenceConv(first.conv), PortableGivenNorm(first.conv, first.layer_norm)
+        parts: list[nn.Module] = [nn.GELU()]
         for layer in later:
             parts += [PortableSequenceConv(layer.conv), nn.GELU()]
         self.features = nn.Sequential(*parts)
@@ -149,25 +159,23 @@ class PortableSpeech(nn.Module):
         self.positions = PortableSequenceConv(encoder.encoder.pos_conv_embed.conv)
         self.norm, self.layers = encoder.encoder.layer_norm, encoder.encoder.layers
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """[1, samples] -> [1, T, layers, dim] or [1, 2T, dim]."""
-        if self.silence:
-            waveform = F.pad(waveform, (0, self.silence))
-        x = waveform - self.mean(waveform)
-        x = x * torch.rsqrt(self.mean_square(x * x))
-        x = self.features(x.view(1, 1, 1, x.shape[1]))  # [1, C, 1, rows]
+    def forward(self, waveform: Tensor, moments: Tensor, present: Tensor) -> Tensor:
+        """[1, samples], [1, K + 1, K], [1, rows] -> [1, frames, layers, dim] or [1, rows, dim]."""
+        x = self.features(self.first_norm(self.first(waveform.view(1, 1, 1, waveform.shape[1])), moments))  # [1, C, 1, rows]
         x = x.view(1, x.shape[1], x.shape[3])
         if self.stretch is not None:
-            x = F.linear(x, self.stretch)  # [1, C, T]
+            x = F.linear(x, self.stretch)  # [1, C, frames]
         x = self.projection(self.projection_norm(x.transpose(1, 2)))  # [1, L, D]
         length, dim = x.shape[1:]
+        x = x * present.view(1, length, 1)
+        bias = ((1.0 - present) * ABSENT).view(1, 1, length)
         near = self.positions(x.transpose(1, 2).reshape(1, dim, 1, length))[..., :length]
         x = self.norm(x + F.gelu(near).reshape(1, dim, length).transpose(1, 2))
         outputs = []
         for layer in self.layers:
-            x = layer(x)[0]
+            x = layer(x, attention_mask=bias)[0]
             outputs.append(x.view(1, length, 1, dim))
-        return x[:, : 2 * self.frames] if self.stretch is None else _joined(outputs, 2)
+        return x if self.stretch is None else _joined(outputs, 2)
 
 
 # -- autoencoders ----------------------------------------------------------------------------------------------------------------

@@ -28,11 +28,13 @@ from ..core import checkpoints
 from ..core.architecture import Architecture, ComponentName
 from ..core.attention import LayerConditions
 from ..core.bundle import (
+    DECODE_PROGRAMS,
     MANIFEST,
     BundleWriter,
     ClipRecord,
     Delegation,
     Figures,
+    Hearing,
     Manifest,
     Method,
     ModelRecord,
@@ -41,20 +43,22 @@ from ..core.bundle import (
     shaped_name,
 )
 from ..core.checkpoints import Checkpoint
-from ..core.conditions import Conditions, collapse_padding, frame_windows
+from ..core.conditions import Conditions
 from ..core.config import TEMPORAL_STRIDE, ClipSpec
 from ..core.errors import CheckpointError, ConfigError, ExportError
 from ..core.files import available_memory, check_folder, file_sha256
 from ..core.golden import GOLDEN, GOLDEN_INDEX, Given, Golden, compare
+from ..core.hearing import CONTEXT_SECONDS, hear, window_inputs
+from ..core.inputs import collapse_padding, frame_windows
 from ..core.metrics.agreement import falls_short
 from ..core.plan import SamplingPlan, noise
 from ..core.programs import (
     CONDITION_INPUTS,
-    DECODE_PROGRAMS,
     Program,
     audio_encoder_program,
     denoise_program,
     encode_conditions_program,
+    hearing_for,
     image_encoder_program,
     vae_decode_program,
     vae_encode_program,
@@ -131,6 +135,12 @@ class ReleasedExport:
         return Checkpoint.open(self.checkpoint, self.model)
 
     @property
+    def hearing(self) -> Hearing:
+        """How a player hears with the audio encoder's program."""
+        context = round(CONTEXT_SECONDS * self.clips[0].fps)
+        return hearing_for(self.sizes.transformer, self.sizes.wav2vec2, context)
+
+    @property
     def external(self) -> bool:
         """Whether weights lie in data files, which programs of several shapes share."""
         return len(self.clips) > 1
@@ -172,7 +182,9 @@ def _load(request: ReleasedExport, name: str) -> Any:
 def _program(request: ReleasedExport, name: str, clip: ClipSpec) -> Program:
     """A program that is not one of the transformer's."""
     makers: dict[str, Callable[[], Program]] = {
-        "audio_encoder": lambda: audio_encoder_program(_load(request, "wav2vec2"), clip, request.sizes.transformer.variant),
+        "audio_encoder": lambda: audio_encoder_program(
+            _load(request, "wav2vec2"), clip, request.sizes.transformer.variant, request.hearing.context_frames
+        ),
         "image_encoder": lambda: image_encoder_program(_load(request, "clip"), clip),
         "vae_encode": lambda: vae_encode_program(_load(request, "vae"), clip),
         "vae_decode": lambda: vae_decode_program(_load(request, "vae"), clip),
@@ -202,11 +214,11 @@ def _outputs(program: Program, method: str, *inputs: Any) -> list[Any]:
 def record_encoders(request: ReleasedExport, folder: Path) -> dict[str, Any]:
     """Calls of the audio, image and video encoders on the portrait and the speech, and what the condition encoding reads."""
     clip, golden = request.clips[0], Golden()
-    speech, portrait = request.speech[None], request.portrait[None]
-    for name, given in (("audio_encoder", speech), ("image_encoder", portrait)):
-        outputs = _outputs(_program(request, name, clip), "forward", given)
-        golden.add_call(name, "forward", [given], outputs, KEPT_ELEMENTS)
-        np.save(folder / f"{name}.npy", outputs[0])
+    np.save(folder / "audio_encoder.npy", _record_voice(request, clip, golden))
+    given = request.portrait[None]
+    outputs = _outputs(_program(request, "image_encoder", clip), "forward", given)
+    golden.add_call("image_encoder", "forward", [given], outputs, KEPT_ELEMENTS)
+    np.save(folder / "image_encoder.npy", outputs[0])
     program = _program(request, "vae_encode", clip)
     latents: list[Any] = []
 
@@ -230,6 +242,22 @@ def record_encoders(request: ReleasedExport, folder: Path) -> dict[str, Any]:
     return _save_golden(golden, folder, "encoders")
 
 
+def _record_voice(request: ReleasedExport, clip: ClipSpec, golden: Golden) -> Any:
+    """Rows of features that the clip's speech has; records the calls that hear it: repeated, so that it fills a reading, and alone,
+    which leaves most of one empty."""
+    program = _program(request, "audio_encoder", clip)
+
+    def run(inputs: Sequence[Any]) -> Any:
+        outputs = _outputs(program, "forward", *inputs)
+        golden.add_call("audio_encoder", "forward", inputs, outputs, KEPT_ELEMENTS)
+        return outputs[0][0]
+
+    samples = program["forward"].inputs["waveform"].shape[1]
+    hear(np.resize(request.speech, samples), samples // clip.samples_per_frame - request.hearing.tail_frames,
+         clip.samples_per_frame, samples, request.hearing, run)  # fmt: skip
+    return hear(request.speech, clip.frames, clip.samples_per_frame, samples, request.hearing, run)
+
+
 @torch.no_grad()
 def record_step(request: ReleasedExport, folder: Path) -> dict[str, Any]:
     """The condition encoding and one denoising step in full precision; the conditions stay in the folder for the proof, and, where
@@ -237,10 +265,10 @@ def record_step(request: ReleasedExport, folder: Path) -> dict[str, Any]:
     clip, plan, config = request.clips[0], request.plan, request.sizes.transformer
     dit, golden = stream_transformer(request.opened(), config), Golden()
     y, image = np.load(folder / "y.npy"), np.load(folder / "image_encoder.npy")
-    heard = torch.from_numpy(np.load(folder / "audio_encoder.npy"))
-    audio = frame_windows(heard) if config.variant == "flash" else heard
+    heard, hearing = np.load(folder / "audio_encoder.npy"), request.hearing
+    heard = frame_windows(heard[None], hearing.neighbours)[0] if hearing.neighbours else heard
     rows, bias = _prompt(request)
-    inputs = [y, rows, image, audio.numpy()]
+    inputs = [y, rows, image, *window_inputs(heard, hearing, clip.latent_frames)]
     conditions = dit.encode_conditions(*(torch.from_numpy(value) for value in inputs))
     outputs = [getattr(conditions, name).numpy() for name in CONDITION_INPUTS]
     for name, value in zip(CONDITION_INPUTS, outputs, strict=True):
@@ -292,11 +320,11 @@ def _keeps_residual(plan: SamplingPlan) -> bool:
 def _prompt(request: ReleasedExport) -> tuple[Any, Any]:
     """Rows [1, text_rows, text_dim] and bias of the bundle's first prompt; without one, of an empty text."""
     config = request.sizes.transformer
-    embedding = torch.zeros(1, config.text_dim)
+    embedding = np.zeros((1, config.text_dim), np.float32)
     if request.prompts:
-        embedding = torch.as_tensor(next(iter(request.prompts.values()))).float()
+        embedding = np.asarray(next(iter(request.prompts.values())), np.float32)
     rows, bias = collapse_padding(embedding, config.text_len, request.text_rows)
-    return rows[None].numpy(), bias[None].numpy()
+    return rows[None], bias[None]
 
 
 @torch.no_grad()
@@ -586,6 +614,7 @@ def export_released(
             other_clips=[ClipRecord.of(clip) for clip in request.clips[1:]],
             target="executorch",
             backend=request.backend,
+            hearing=request.hearing,
             weights=Recipe(name=recipe.pop("name"), settings={**recipe, "layers": layers, "sources": sources}),  # type: ignore[dict-item]
             versions=library_versions(),
             parity=Parity(thresholds=thresholds_for(request.recipe, program_names(request)), measured=measured),

@@ -17,10 +17,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from ..conditions import frame_windows
 from ..config import NANO_CLIP, ClipSpec
-from ..encoders import byte_ids
 from ..errors import InputError
+from ..inputs import byte_ids, frame_windows
 from ..metrics.drift import background_drift
 from ..metrics.following import Landmarks, SmileReader, fit_smile, head_action, head_track, mouth_picture
 from ..metrics.frechet import frechet_video_distance
@@ -123,8 +122,9 @@ def sample(
     shows = clip.frames - 1 if picture == "last" else 0
     image = encoders.image(torch.cat([video_tensor(c.frames[shows : shows + 1]) for c in clips]))
     image = image * float(picture != "")
-    ids = {name: torch.cat([byte_ids(c.prompt if name == "prompt" else name, model.config.text_len)[0] for c in clips])
-           for name in {branch.text for branch in plan.branches}}  # fmt: skip
+    names, most = {branch.text for branch in plan.branches}, model.config.text_len
+    said = {name: [byte_ids(c.prompt if name == "prompt" else name, most)[0] for c in clips] for name in names}
+    ids = {name: torch.from_numpy(np.concatenate(rows)) for name, rows in said.items()}
     y = torch.cat([_known(model, one, clip, task, shown) for one in clips])
     conditions = [
         model.dit.encode_conditions(

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..config import NANO_CLIP, ClipSpec
-from ..encoders import byte_ids
 from ..errors import ConfigError
+from ..inputs import byte_ids
 from .puppets import PuppetClip, draw_clip
 
 
@@ -64,7 +64,7 @@ class Pool:
         pixels = torch.from_numpy(self.frames[asked.clip, asked.picture])
         return {
             "waveform": torch.from_numpy((np.stack(sound) * asked.gain[:, None]).astype(np.float32)),
-            "ids": torch.cat([byte_ids(text, text_len)[0] for text in texts]),
+            "ids": torch.from_numpy(np.concatenate([byte_ids(text, text_len)[0] for text in texts])),
             "portrait": pixels.movedim(-1, -3).float() / 127.5 - 1,
         }
 

@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..conditions import frame_windows
 from ..config import NANO_CLIP, ClipSpec, ModelConfig
 from ..encoders import NanoEncoders
 from ..errors import ConfigError
+from ..inputs import frame_windows
 from ..plan import check_choice
 from ..tasks import Box, Task, condition_latents, mask_latents, parse_tasks, task_mask
 from ..transformer import DiT

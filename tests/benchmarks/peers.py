@@ -33,8 +33,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from echoedge.core.attention import CrossAttention, LayerConditions, rope_tables
-from echoedge.core.conditions import collapse_padding
 from echoedge.core.config import FLASH, PRESETS, ClipSpec, ModelConfig
+from echoedge.core.inputs import collapse_padding
 from echoedge.core.transformer import Block
 from echoedge.targets.half_products import Products, multiplies_bfloat16
 
@@ -145,7 +145,7 @@ class Work:
         first = (x, modulation, torch.ones(1, 3, clip.latent_frames))
         if setting == "published":
             return (*first, torch.cat([prompt, padding.expand(config.text_len - PROMPT, d)])[None], image, audio)
-        _, bias = collapse_padding(prompt, config.text_len, TEXT_ROWS)
+        bias = torch.from_numpy(collapse_padding(prompt.numpy(), config.text_len, TEXT_ROWS)[1])
         text = torch.cat([prompt, padding.expand(TEXT_ROWS - PROMPT, d)])[None]  # rows behind the padding row are masked
         columns = zip(*(block.cross_attn.keys_values(text, image, audio) for block in self.blocks), strict=True)
         k, v, *rest = (torch.stack(column) for column in columns)

@@ -10,21 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from echoedge.core.attention import CrossAttention
-from echoedge.core.conditions import (
-    AudioInjection,
-    AudioToTokens,
-    Conditions,
-    collapse_padding,
-    face_mask,
-    frame_windows,
-    pad_text,
-    token_slices,
-)
+from echoedge.core.conditions import AudioInjection, AudioToTokens, Conditions, face_mask, token_slices
 from echoedge.core.config import AudioConfig
 from echoedge.core.errors import ConfigError
+from echoedge.core.inputs import frame_windows
 from echoedge.core.tasks import Box
 
 from ..upstream.checks_conditions import injected_rows
+from .tensors import collapse_padding, pad_text
 from .test_attention import FRAMES, X, cross_attention, layer_conditions, noise, ones_but
 from .tiny import tiny_config, tiny_dit, tiny_inputs
 

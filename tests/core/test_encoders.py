@@ -8,8 +8,10 @@ import torch
 from scipy.signal import get_window
 
 from echoedge.core.config import NANO, NANO_CLIP
-from echoedge.core.encoders import PAD_ID, LogMel, NanoAudioEncoder, NanoEncoders, NanoImageEncoder, NanoTextEncoder, byte_ids
+from echoedge.core.encoders import LogMel, NanoAudioEncoder, NanoEncoders, NanoImageEncoder, NanoTextEncoder
+from echoedge.core.inputs import PAD_ID
 
+from .tensors import byte_ids
 from .tiny import randomised
 
 RATE, BANDS, HOP = 16000, 32, 160

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from echoedge.core.architecture import skeleton
-from echoedge.core.conditions import Conditions, collapse_padding, pad_text
-from echoedge.core.config import ClipSpec, ModelConfig
+from echoedge.core.conditions import Conditions
+from echoedge.core.config import ClipSpec, ModelConfig, Variant
 from echoedge.core.encoders import NanoEncoders
+from echoedge.core.hearing import hearing_of, moments, normalised, window_inputs
 from echoedge.core.pretrained_image import PictureEncoder, PictureEncoderConfig
 from echoedge.core.pretrained_speech import SpeechEncoder, SpeechEncoderConfig
 from echoedge.core.programs import (
@@ -32,6 +33,7 @@ from echoedge.core.tiny_vae import TinyVAE, TinyVAEConfig
 from echoedge.core.transformer import DiT
 from echoedge.core.vae import VAE
 
+from .tensors import collapse_padding, pad_text
 from .tiny import TINY_CLIP, randomised, tiny_config, tiny_dit, tiny_inputs, tiny_vae
 
 CLIP = TINY_CLIP
@@ -193,27 +195,21 @@ SPEECH = SpeechEncoderConfig(
 
 
 @torch.no_grad()
-def test_flash_hears_every_layer_once_for_each_frame() -> None:
+@pytest.mark.parametrize("variant", ["flash", "preview"])
+def test_a_voice_that_fills_a_reading_is_heard_as_by_the_encoder(variant: Variant) -> None:
     encoder = randomised(SpeechEncoder(SPEECH))
-    method = audio_encoder_program(encoder, CLIP)["forward"]
-    waveform = method.inputs["waveform"]
-    assert waveform.shape == (1, CLIP.frames * CLIP.samples_per_frame)
-    (features,) = method.run(waveform)
-    assert features.shape == (1, CLIP.frames, SPEECH.layers, SPEECH.dim)
-    assert torch.equal(features, encoder.per_frame(waveform, CLIP.frames))
-    assert (features - encoder.per_frame(waveform.flip(1), CLIP.frames)).abs().max() > 0.01
-
-
-@torch.no_grad()
-def test_preview_hears_two_tokens_for_each_frame_with_silence_behind_the_voice() -> None:
-    encoder = randomised(SpeechEncoder(SPEECH))
-    method = audio_encoder_program(encoder, CLIP, "preview")["forward"]
-    waveform = method.inputs["waveform"]
-    (features,) = method.run(waveform)
-    assert features.shape == (1, 2 * CLIP.frames, SPEECH.dim)
-    silent, loud = (torch.cat([waveform, tail], 1) for tail in (torch.zeros(1, 640), torch.ones(1, 640)))
-    assert torch.equal(features, encoder.per_token(silent)[:, : 2 * CLIP.frames])
-    assert (features - encoder.per_token(loud)[:, : 2 * CLIP.frames]).abs().max() > 0.01
+    method = audio_encoder_program(encoder, CLIP, variant, context_frames=3)["forward"]
+    frames = CLIP.frames + 6
+    assert method.inputs["waveform"].shape == (1, frames * CLIP.samples_per_frame)
+    voice = normalised(2 * method.inputs["waveform"][0].numpy() + 1, frames * CLIP.samples_per_frame)
+    inputs = [torch.from_numpy(voice)[None], torch.from_numpy(moments(voice, 10, 5)), method.inputs["present"]]
+    expected = encoder.per_frame(inputs[0], frames) if variant == "flash" else encoder.per_token(inputs[0])
+    (features,) = method.run(*inputs)
+    assert features.shape == ((1, frames, SPEECH.layers, SPEECH.dim) if variant == "flash" else (1, 2 * frames - 1, SPEECH.dim))
+    assert [spec.shape for spec in method.output_specs()] == [tuple(features.shape)]
+    torch.testing.assert_close(features, expected, rtol=0, atol=2e-5)  # measured: 1.4e-6
+    inputs[1] = torch.from_numpy(moments(0.5 * voice, 10, 5))
+    assert (method.run(*inputs)[0] - expected).abs().max() > 0.01
 
 
 @torch.no_grad()
@@ -275,7 +271,9 @@ def arguments(config: ModelConfig, timestep: float) -> dict[str, Any]:
 def played(programs: dict[str, Program], model: Model, inputs: dict[str, Any], weights: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
     """What `denoise` returns after `encode_conditions`, as a player calls them."""
     encode, denoise = programs["encode_conditions"]["forward"], programs["denoise"]["forward"]
-    encoded = dict(zip(encode.outputs, encode.run(*(inputs[name] for name in encode.inputs)), strict=True))
+    sound = window_inputs(inputs["audio"][0].numpy(), hearing_of(model.config), CLIP.latent_frames)
+    given = inputs | {name: torch.from_numpy(value) for name, value in zip(("audio", "audio_present"), sound, strict=False)}
+    encoded = dict(zip(encode.outputs, encode.run(*(given[name] for name in encode.inputs)), strict=True))
     with torch.no_grad():
         time, modulation = model.dit.step_tables(inputs["timestep"])
     given = {"latents": inputs["latents"], "time": time, "modulation": modulation, "modality_weights": weights, "text_bias": bias}

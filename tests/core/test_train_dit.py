@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from echoedge.core.config import ModelConfig
-from echoedge.core.encoders import byte_ids
 from echoedge.core.errors import ConfigError
 from echoedge.core.tasks import Box, Task, condition_latents, mask_latents, parse_tasks, task_mask
 from echoedge.core.train import checkpoint
@@ -37,6 +36,7 @@ from echoedge.core.train.train_dit import (
 )
 from echoedge.core.train.train_vae import video_tensor
 
+from .tensors import byte_ids
 from .tiny import randomised, tiny_config, tiny_vae
 from .tiny_training import CACHED, CLIP, CLIPS, CONFIG, WHOLE_METHOD, tiny_cache, tiny_pool, tiny_training
 

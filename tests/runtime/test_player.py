@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from echoedge.core.bundle import Bundle, ClipRecord, shaped_name
-from echoedge.core.conditions import frame_windows, pad_text
-from echoedge.core.encoders import byte_ids
 from echoedge.core.errors import InputError
+from echoedge.core.inputs import frame_windows
 from echoedge.core.phases import Phase
 from echoedge.core.plan import SamplingPlan, Window, WindowRule, advance, blend, noise, windows
 from echoedge.core.samplers import FeatureReuse, NoGuidance, PlanOptions, TextAudioGuidance, build_plan, scheduler_for
@@ -23,6 +22,7 @@ from echoedge.core.tasks import Task, mask_latents, task_mask
 from echoedge.runtime.player import STAGES, Player, Score, Take, _Front, windows_under_way
 
 from ..bundles import CLIP, OPTIONS, small_engine, small_model, small_plan, small_score
+from ..core.tensors import byte_ids, pad_text
 from .engines_for_tests import Recording
 
 SAMPLES = CLIP.samples_per_frame

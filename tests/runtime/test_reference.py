@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 from echoedge.core import checkpoints
 from echoedge.core.architecture import Architecture
 from echoedge.core.checkpoints import Checkpoint
-from echoedge.core.conditions import Conditions, frame_windows, pad_text
+from echoedge.core.conditions import Conditions
 from echoedge.core.config import ClipSpec, Variant
 from echoedge.core.errors import ConfigError, EngineError, InputError
+from echoedge.core.inputs import frame_windows
 from echoedge.core.plan import noise
 from echoedge.core.samplers import NoGuidance, build_plan, scheduler_for
 from echoedge.core.tasks import Task, mask_latents, task_mask
@@ -32,6 +33,7 @@ from echoedge.runtime.reference import (
     read_prompts,
 )
 
+from ..core.tensors import pad_text
 from ..core.tiny_checkpoint import playable_sizes
 
 CLIP = ClipSpec(32, 48, 9)

@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from echoedge.core.architecture import skeleton
 from echoedge.core.attention import Riflex
-from echoedge.core.conditions import pad_text
 from echoedge.core.config import FLASH, NANO, NANO_CLIP, PREVIEW, ClipSpec, ModelConfig
 from echoedge.core.errors import ConfigError, ExportError
 from echoedge.core.nano import load_nano
@@ -44,6 +43,7 @@ from echoedge.targets.hoist import (
 )
 from echoedge.targets.portable import make_portable
 
+from ..core.tensors import pad_text
 from ..core.tiny import TINY_CLIP, randomised, tiny_config, tiny_dit, tiny_inputs
 
 CLIP = TINY_CLIP

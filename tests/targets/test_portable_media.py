@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from echoedge.core.config import ClipSpec, Variant
 from echoedge.core.errors import ConfigError
+from echoedge.core.hearing import lengthened, moments, normalised, present
 from echoedge.core.metrics.psnr import psnr
 from echoedge.core.pretrained_image import PictureEncoder, PictureEncoderConfig
 from echoedge.core.pretrained_speech import SpeechEncoder, SpeechEncoderConfig
@@ -27,11 +28,11 @@ from echoedge.targets.portable import make_portable
 from echoedge.targets.portable_media import (
     PortableChannelNorm,
     PortableConv3d,
+    PortableGivenNorm,
     PortableGrow,
     PortableHeads,
     PortableMemoryBlock,
     PortableSequenceConv,
-    PortableTimeNorm,
     PortableUpsampling,
     resize_matrix,
     stretch_matrix,
@@ -127,23 +128,37 @@ def test_a_convolution_over_a_sequence(kernel: int, stride: int, padding: int, g
 
 
 @torch.no_grad()
-def test_norm_over_time() -> None:
-    norm = randomised(nn.GroupNorm(6, 6))
-    x = 2 * torch.randn(2, 6, 50) + 1
-    assert relative(PortableTimeNorm(norm)(x[:, :, None])[:, :, 0], norm(x)) < 1e-5  # measured: 1.1e-7
-    assert relative(PortableTimeNorm(norm)(x[:, :, None])[:, :, 0], F.group_norm(x, 1, norm.weight, norm.bias)) > 0.05
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_norm_over_time_whose_statistics_are_given(bias: bool) -> None:
+    conv, norm = randomised(nn.Conv1d(1, 6, 10, 5, bias=bias)), randomised(nn.GroupNorm(6, 6))
+    sound = torch.randn(640).cumsum(0)
+    expected, given = norm(conv(sound[None, None])), torch.from_numpy(moments(sound.numpy(), 10, 5))
+    ours = PortableGivenNorm(conv, norm)(conv(sound[None, None])[:, :, None], given)[:, :, 0]
+    assert relative(ours, expected) < 1e-4  # measured: 2e-6
+    part = PortableGivenNorm(conv, norm)(conv(sound[None, None, 200:300])[:, :, None], given)[:, :, 0]
+    assert relative(part, expected[:, :, 40:59]) < 1e-4
+    assert relative(norm(conv(sound[None, None, 200:300])), expected[:, :, 40:59]) > 0.1  # a part normalised by itself
+
+
+def heard(encoder: SpeechEncoder, variant: Variant, frames: int = 7) -> tuple[Method, list[Tensor]]:
+    """The program, and a reading of which the voice fills `frames` frames."""
+    method = audio_encoder_program(encoder, CLIP, variant, context_frames=1)["forward"]
+    reach, per_frame = CLIP.frames + 2, 1 if variant == "flash" else 2
+    voice = normalised(lengthened(method.inputs["waveform"][0, : frames * 640].numpy() + 0.3, reach * 640), frames * 640)
+    statistics = moments(voice[: frames * 640], 10, 5)
+    return method, [torch.from_numpy(value) for value in (voice[None], statistics, present(frames, reach, per_frame))]
 
 
 @pytest.mark.parametrize("variant", ["flash", "preview"])
 @torch.no_grad()
 def test_speech_becomes_the_same_features(variant: Variant) -> None:
-    encoder = randomised(SpeechEncoder(SPEECH))
-    method = audio_encoder_program(encoder, CLIP, variant)["forward"]
-    waveform = method.inputs["waveform"] + 0.3
-    (theirs,), ours = method.run(waveform), make_portable(method.module)
-    assert relative(ours(waveform), theirs) < 1e-5  # measured: 1e-6
+    method, inputs = heard(randomised(SpeechEncoder(SPEECH)), variant)
+    (theirs,), ours = method.run(*inputs), make_portable(method.module)
+    assert relative(ours(*inputs), theirs) < 1e-5  # measured: 1e-6
+    everything = [*inputs[:2], torch.ones_like(inputs[2])]
+    assert relative(ours(*everything), theirs) > 1e-3
     ours.positions.conv.weight = nn.Parameter(ours.positions.conv.weight.flip(3))
-    assert relative(ours(waveform), theirs) > 1e-3
+    assert relative(ours(*inputs), theirs) > 1e-3
 
 
 # ---- autoencoders ----------------------------------------------------------------------------------------------------------------
@@ -306,8 +321,10 @@ def test_each_method_is_one_delegate_that_computes_the_same(part: str, tmp_path:
     loaded = Runtime.get().load_program(compiled.path)
     for name, method in program.items():
         inputs = list(method.drawn(seed=3).values())
+        if part == "audio_encoder":
+            inputs[2] = torch.from_numpy(present(3, 5, 1))
         results = loaded.load_method(name).execute(inputs)
         for ours, theirs in zip(results, method.run(*inputs), strict=True):
             assert psnr(theirs.numpy(), np.array(ours)) > 90  # measured: 119 dB or more
-        others = method.run(*method.drawn(seed=4).values())
+        others = method.run(*[*method.drawn(seed=4).values()][:1], *inputs[1:])
         assert psnr(others[0].numpy(), np.array(results[0])) < 40

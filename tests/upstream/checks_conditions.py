@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from echoedge.core.conditions import AUDIO_RADIUS, AudioInjection, frame_windows, token_slices
+from echoedge.core.conditions import AudioInjection, token_slices
 from echoedge.core.config import TEMPORAL_STRIDE, AudioConfig
+from echoedge.core.inputs import AUDIO_RADIUS, frame_windows
 from echoedge.core.tasks import mask_latents, masked_video, resize_mask
 
 from .goldens import Comparison, Golden, check

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echoedge.core.conditions import collapse_padding
 from echoedge.core.config import TEMPORAL_STRIDE, ClipSpec, ModelConfig, VAEConfig, Variant
 from echoedge.core.phases import PROMPT, PhaseWeights
 from echoedge.core.plan import SamplingPlan, WindowRule, windows
@@ -33,6 +32,7 @@ from echoedge.core.vae import VAE
 from echoedge.runtime.engines.reference import ReferenceEngine
 from echoedge.runtime.player import Player, Score
 
+from ..core.tensors import collapse_padding
 from .checks_transformer import arguments_of, dit_of, load_dit, model_config
 from .goldens import Comparison, Golden, check
 
@@ -142,7 +142,7 @@ def embeddings_of(case: Golden) -> list[Tensor]:
 def known_latents(player: Player, recorded: dict[str, Tensor], clip: ClipSpec) -> Tensor:
     """y of the case's video [0, 1] and mask (0 or 255), encoded chunk by chunk as the player does."""
     video, mask = recorded["in/video"][0].transpose(0, 1) * 2 - 1, (recorded["in/mask_video"][0, 0] >= 0.5).float()
-    return condition_latents(video, mask, clip, player._encode_video, encode_unknown=True)
+    return condition_latents(video, mask, clip, lambda v: torch.from_numpy(player._encode_video(v.numpy())), encode_unknown=True)
 
 
 @check("pipeline_flash", "pipeline_preview")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from echoedge.core.attention import Riflex, rope_angles
-from echoedge.core.conditions import pad_text
 from echoedge.core.config import AudioConfig, ModelConfig, Variant
 from echoedge.core.transformer import DiT
 
+from ..core.tensors import pad_text
 from .goldens import Comparison, Golden, check
 
 PREVIEW_TOKENS = 17  # of one latent frame
