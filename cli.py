@@ -209,6 +209,16 @@ def export(
             rich_help_panel=RELEASED_PANEL,
         ),
     ] = "fp32",
+    context_seconds: Annotated[
+        float,
+        typer.Option(
+            "--context",
+            min=0.1,
+            max=30.0,
+            help="Seconds of the voice that the speech encoder reads on either side; `checkpoint hearing` measures what is needed.",
+            rich_help_panel=RELEASED_PANEL,
+        ),
+    ] = 6.0,
 ) -> None:
     """Compile a model into a bundle. Of flash and preview, the same command goes on where a killed one stopped."""
     from .core.config import preset
@@ -229,7 +239,7 @@ def export(
         with _bars(as_json) as progress:
             manifest = export_checkpoint(
                 output, checkpoint, model, target, weights, size or "256x256", frames or 25, steps, also or (), decoders, layout,
-                backend, prompts, text_rows, memory, way, products, jobs, force, progress, warn,
+                backend, prompts, text_rows, memory, way, products, context_seconds, jobs, force, progress, warn,
             )  # fmt: skip
     if as_json:
         print(json.dumps({"bundle": str(output), "programs": {n: p.bytes for n, p in manifest.programs.items()}}))

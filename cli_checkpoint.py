@@ -197,12 +197,12 @@ def prompts(
     from .core.architecture import Architecture
     from .core.checkpoints import Checkpoint
     from .core.files import atomic_file
-    from .runtime.reference import NEGATIVE_PROMPT, encode_prompts
+    from .core.samplers import PLAN_PRESETS
+    from .runtime.reference import encode_prompts
 
     checkpoint = Checkpoint.open(folder)
     sizes = Architecture(checkpoint.config())
-    if sizes.transformer.variant == "preview":
-        texts = [*texts, NEGATIVE_PROMPT]  # its guidance needs one
+    texts = [*texts, *PLAN_PRESETS[sizes.transformer.variant].texts.values()]  # what its guidance needs beside them
     with atomic_file(output, force) as temporary:
         encoded = encode_prompts(checkpoint, texts, sizes, device)
         save_file(encoded, temporary)
@@ -212,3 +212,56 @@ def prompts(
         f"[bold]{escape(str(output))}[/] is ready. Next: [cyan]echoedge animate --checkpoint {escape(str(folder))} "
         f"--prompts {escape(str(output))} --prompt …[/]"
     )
+
+
+# -- hearing -----------------------------------------------------------------------------------------------------------------------
+
+
+@checkpoint_app.command()
+def hearing(
+    folder: Annotated[Path, typer.Argument(help="A folder of released weights.", show_default=False)],
+    audio: Annotated[
+        Path | None, typer.Option(help="A voice: any common audio file.", show_default="20 s of drawn speech with two pauses")
+    ] = None,
+    contexts: Annotated[str, typer.Option(help="Seconds on either side, with commas between them.")] = "0,0.5,1,2",
+    compiled: Annotated[bool, typer.Option("--compiled", help="Compile each program in fp32, as for a bundle.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Measure how much context the speech encoder needs: a voice heard in parts, as bundles hear it, against the voice at once."""
+    from dataclasses import asdict
+
+    from .core.architecture import Architecture
+    from .core.checkpoints import Checkpoint, load_speech_encoder
+    from .core.config import ClipSpec
+    from .runtime.hearing_study import measure_contexts, voice_with_pauses
+    from .runtime.media import read_speech
+
+    seconds = _seconds(contexts)
+    checkpoint, clip = Checkpoint.open(folder), ClipSpec(256, 256, 25)
+    sizes = Architecture(checkpoint.config())
+    speech = voice_with_pauses(clip.sample_rate) if audio is None else read_speech(audio, clip.sample_rate, clip.fps)
+    encoder = load_speech_encoder(checkpoint, config=sizes.wav2vec2)
+    rows = measure_contexts(encoder, sizes.transformer, clip, speech, seconds, compiled)
+    random = _random_record(checkpoint) is not None
+    if as_json:
+        print(json.dumps({"random_weights": random, "compiled": compiled, "rows": [asdict(row) for row in rows]}))
+        return
+    table = Table(title=f"A voice of {len(speech) / clip.sample_rate:.1f} s heard in parts", title_justify="left")
+    for column in ("context", "readings", "lowest cosine", "at", "mean cosine"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        place = f"{row.lowest_at_seconds:.2f} s"
+        table.add_row(f"{row.context_seconds:g} s", str(row.readings), f"{row.lowest_cosine:.5f}", place, f"{row.mean_cosine:.6f}")
+    out.print(table)
+    if random:
+        out.print("[yellow]Random weights: repeat this on the released ones.[/]")
+
+
+def _seconds(text: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 <= value <= 10 for value in found):
+        raise ConfigError(f"--contexts is {text!r}; write seconds from 0 to 10 with commas between them, such as 0,0.5,1,2.")
+    return found

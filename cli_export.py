@@ -97,6 +97,7 @@ def export_checkpoint(
     memory: str | None,
     way: str,
     products: str,
+    context: float,
     jobs: int,
     force: bool,
     progress: Progress,
@@ -122,12 +123,20 @@ def export_checkpoint(
     longest = max((len(rows) for rows in pack.values()), default=0)
     if longest >= text_rows:
         raise InputError(f"A prompt of {prompts} has {longest} tokens; --text-rows {text_rows} reads up to {text_rows - 1}.")
+    plan = plan_for(config.variant, clip, steps)
+    lost = [text for text in plan.texts.values() if pack and text not in pack]
+    if lost:
+        raise InputError(
+            f"The guidance of {config.name} needs the prompt {lost[0]!r}, which {prompts} does not hold. Make the pack with: "
+            "echoedge checkpoint prompts"
+        )
     case = demo_case(clip, clip.frames)
     request = ReleasedExport(
         checkpoint=str(folder), model=model, sizes=Architecture(config),
-        clips=(clip, *(parse_shape(text, "--also") for text in also)), plan=plan_for(config.variant, clip, steps),
+        clips=(clip, *(parse_shape(text, "--also") for text in also)), plan=plan,
         recipe=read_recipe(weights), backend=backend, decoders=tuple(decoders.split(",")), layout=layout, text_rows=text_rows,
-        way=cast("Way", way), products=cast("Products", products), prompts=pack, portrait=case["portrait"], speech=case["speech"],
+        way=cast("Way", way), products=cast("Products", products), context_seconds=context,
+        prompts=pack, portrait=case["portrait"], speech=case["speech"],
     )  # fmt: skip
     budget = parse_bytes(memory) if memory else None
     return export_released(request, out, progress, force, jobs, budget, warn)

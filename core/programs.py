@@ -133,7 +133,7 @@ class EncodeConditions(nn.Module):
     def forward(
         self, y: Tensor, text: Tensor, image: Tensor, audio: Tensor, audio_present: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        conditions = self.dit.encode_conditions(y, text, image, audio, audio_present=audio_present)
+        conditions = self.dit.encode_conditions(y, text, image, audio, audio_present)
         return tuple(getattr(conditions, name) for name in CONDITION_INPUTS)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SOLVERS = ("euler", "unipc", "dpmpp")
 SCHEDULES = ("wan", "diffusers")
+NEGATIVE = "negative"  # the text condition of the released text guidance
+NEGATIVE_PROMPT = "blurry picture, distorted face, frozen mouth, deformed hands, flicker"  # what it stands for by default
 MAX_SHIFT = 100.0
 MAX_SCALE = 100.0
 
@@ -90,7 +92,7 @@ class TextAudioGuidance:
     dynamic_text: bool = False
     dynamic_audio: bool = False
     skip_ratio: float = 0.0
-    negative: str = "negative"
+    negative: str = NEGATIVE
     neg_scale: float = 1.0
     neg_steps: int = 0
     upstream_compat: bool = False
@@ -385,8 +387,8 @@ class PlanOptions:
     `solver` is euler, unipc (order 2, B2(h), data prediction) or dpmpp (2M midpoint); `schedule` is `wan`, upstream's noise
     levels, or `diffusers`, the scheduler's own. `steps` is 1..1000. `shift` (0..100) moves the levels towards noise;
     `constructor_shift` is the second shift that upstream's preview pipeline applies to unipc and dpmpp. `phases` (PNG) add to
-    whatever `guidance` gives, also in steps that guidance skips; `modality` is PhDA; `window` cuts long clips; `seed` is the
-    default of the player.
+    whatever `guidance` gives, also in steps that guidance skips; `modality` is PhDA; `window` cuts long clips; `texts` says what
+    text conditions stand for (those that no branch has are left out); `seed` is the default of the player.
     """
 
     solver: str = "unipc"
@@ -399,6 +401,7 @@ class PlanOptions:
     modality: PhaseWeights = field(default_factory=PhaseWeights)
     reuse: FeatureReuse | None = None
     window: WindowRule | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -433,6 +436,7 @@ PLAN_PRESETS = {
     "preview": PlanOptions(
         solver="euler", steps=25,
         guidance=TextAudioGuidance(text=4.0, audio=2.9, dynamic_text=True, dynamic_audio=True, neg_scale=1.5, neg_steps=2),
+        texts={NEGATIVE: NEGATIVE_PROMPT},
     ),
 }  # fmt: skip
 """Plans by name. `nano-png` adds negatives to nano's: misaligned speech while motion is laid out, a still mouth after."""
@@ -474,6 +478,7 @@ def build_plan(options: PlanOptions, modulation: ModulationTable | None = None) 
         "modality_weights": [options.modality.at(timestep, frames).tolist() for timestep in timesteps],
         "reuse": reuse,
         "residual_slots": slots,
+        "texts": {name: text for name, text in options.texts.items() if any(branch.text == name for branch in branches)},
         "window": options.window,
         "noise": NoiseRule(seed=check_seed(options.seed)),
     }

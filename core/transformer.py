@@ -166,9 +166,9 @@ class DiT(nn.Module):
         text: Tensor,
         image: Tensor,
         audio: Tensor,
+        audio_present: Tensor | None = None,
         text_bias: Tensor | None = None,
         audio_mask: Tensor | None = None,
-        audio_present: Tensor | None = None,
     ) -> Conditions:
         """y [B, 20, F, h, w]: mask (4 channels) and masked latents (16); text [B, L, text_dim] with its padding rows; image [B,
         image_tokens, image_dim]; audio: windows [B, T, 5, layers, channels] (flash) or features [B, L, channels] (preview),
@@ -258,7 +258,7 @@ class DiT(nn.Module):
         riflex: Riflex | None = None,
     ) -> Tensor:
         """The whole model at one timestep [B]; arguments as in `encode_conditions` and `denoise`."""
-        conditions = self.encode_conditions(y, text, image, audio, text_bias, audio_mask)
+        conditions = self.encode_conditions(y, text, image, audio, None, text_bias, audio_mask)
         if modality_weights is None:
             modality_weights = latents.new_ones(latents.shape[0], 3, latents.shape[2])
         time, modulation = self.step_tables(timestep)

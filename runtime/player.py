@@ -165,14 +165,12 @@ class Player:
         speech: Float32,
         prompt: str = "",
         seed: int = 0,
-        texts: Mapping[str, str] | None = None,
         audio_mask: Float32 | None = None,
     ) -> Take:
         """portrait [3, H, W] in [-1, 1], speech [n] at the bundle's rate -> a take, to be decoded by `frames_of`.
 
-        The clip is as long as the speech, down to 4n+1 frames, one frame at least. `texts` says what the plan's other text
-        conditions stand for, such as {"negative": "blurry"}; a name that is not in it stands for itself. `audio_mask` [S] is 1
-        where a frame's tokens hear the speech, everywhere by default.
+        The clip is as long as the speech, down to 4n+1 frames, one frame at least. `audio_mask` [S] is 1 where a frame's tokens
+        hear the speech, everywhere by default.
 
         Raises:
             InputError: the speech is shorter than one frame, or the prompt cannot be used with this bundle.
@@ -192,7 +190,7 @@ class Player:
             video = portrait[None]  # what is known of the clip: its first frame
             y = self.look(video, self.known_frames(latent_frames))
             image = self.recognise(portrait)
-            text = self.read_all(prompt, texts or {})
+            text = self.read_all(prompt)
         start = noise(seed, self.shape(latent_frames))
         latents, evaluations = self.sample(self.neighbourhoods(features), y, image, text, start, audio_mask, seconds)
         return Take(latents, frames, seconds, evaluations)
@@ -288,9 +286,9 @@ class Player:
             latents.append(result)
         return np.concatenate(latents, 2)
 
-    def read_all(self, prompt: str, texts: Mapping[str, str]) -> dict[str, tuple[Float32, Float32]]:
-        """Every text condition of the plan, read once; `prompt` is the clip's own, `texts` what the others stand for."""
-        said = {PROMPT: prompt, **self.score.plan.texts, **texts}
+    def read_all(self, prompt: str) -> dict[str, tuple[Float32, Float32]]:
+        """Every text condition of the plan, read once; `prompt` is the clip's own."""
+        said = {PROMPT: prompt, **self.score.plan.texts}
         names = dict.fromkeys(branch.text for branch in self.score.plan.branches)
         return {name: self.read(said.get(name, name)) for name in names}
 

@@ -33,7 +33,16 @@ from ..core.errors import ConfigError, EngineError, InputError
 from ..core.long_video import ChunkJoiner, pixel_chunks, to_uint8
 from ..core.phases import PhaseWeights
 from ..core.plan import SamplingPlan, Window, WindowRule, check_choice, check_count, check_seed, noise, windows
-from ..core.samplers import PLAN_PRESETS, AudioGuidance, FeatureReuse, NoGuidance, PlanOptions, TextAudioGuidance, build_plan
+from ..core.samplers import (
+    NEGATIVE,
+    PLAN_PRESETS,
+    AudioGuidance,
+    FeatureReuse,
+    NoGuidance,
+    PlanOptions,
+    TextAudioGuidance,
+    build_plan,
+)
 from ..core.transformer import DiT
 from ..core.vae import VAE
 from .engines.reference import Loader, ReferenceEngine
@@ -45,8 +54,6 @@ OVERLAP = {"windows": 4, "chunks": 8}  # latent frames, video frames
 LONG_VIDEO = tuple(OVERLAP)
 ANCHORS = ("window", "clip")
 VAE_STATE_PER_PIXEL = 155_000_000 // 256**2  # elements of the decoder's state at full width (UPSTREAM §9)
-NEGATIVE = "negative"  # the name of the negative prompt among the plan's text conditions
-NEGATIVE_PROMPT = "blurry picture, distorted face, frozen mouth, deformed hands, flicker"
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,9 @@ def plan_options(variant: Variant, settings: Settings, frames: int = 1) -> PlanO
         assert isinstance(guidance, TextAudioGuidance)
         text = guidance.text if settings.guidance is None else settings.guidance
         audio = guidance.audio if audio is None else audio
-        changes["guidance"] = replace(guidance, text=text, audio=audio, negative=NEGATIVE, upstream_compat=compat)
+        changes["guidance"] = replace(guidance, text=text, audio=audio, upstream_compat=compat)
+        if settings.negative_prompt is not None:
+            changes["texts"] = {NEGATIVE: settings.negative_prompt}
     if variant == "preview" and settings.solver not in (None, "euler"):
         changes["constructor_shift"] = options.shift  # of the released scheduler's configuration; Euler has this one alone
     if settings.long_video == "windows" and frames > settings.window:
@@ -332,12 +341,10 @@ class Reference:
         if compat and isinstance(self.options.guidance, NoGuidance):
             audio_mask = None
         speech = speech[: self.clip.frames * self.clip.samples_per_frame]
-        negative = self.settings.negative_prompt
-        texts = {NEGATIVE: NEGATIVE_PROMPT if negative is None else negative}
         if self.settings.long_video == "chunks" and self.clip.frames > self.settings.window:
-            pieces = self._chunks(portrait, speech, prompt, texts, audio_mask)
+            pieces = self._chunks(portrait, speech, prompt, audio_mask)
         else:
-            take = self.player.perform(portrait, speech, prompt, self.settings.seed, texts, audio_mask)
+            take = self.player.perform(portrait, speech, prompt, self.settings.seed, audio_mask)
             self.seconds, self.evaluations = take.seconds, take.evaluations
             pieces = (_brightness(video) for video in self.player.video_of(take.latents, take.seconds, take.frames))
         for piece in pieces:
@@ -345,9 +352,7 @@ class Reference:
         if not self.resident:
             self.engine.release()
 
-    def _chunks(
-        self, portrait: Float32, speech: Float32, prompt: str, texts: Mapping[str, str], audio_mask: Float32 | None
-    ) -> Iterator[Float32]:
+    def _chunks(self, portrait: Float32, speech: Float32, prompt: str, audio_mask: Float32 | None) -> Iterator[Float32]:
         """Chunk after chunk, each from the last frames of the one before: finished frames [t, H, W, 3] in [0, 1]."""
         player, settings, compat = self.player, self.settings, self.settings.upstream_compat
         frames = min(self.clip.frames, len(speech) // self.clip.samples_per_frame)
@@ -356,7 +361,7 @@ class Reference:
         with _timed(self.seconds, "listen"):
             audio = player.neighbourhoods(player.listen(speech, chunks[-1].start + chunks[-1].frames))
         with _timed(self.seconds, "look"):
-            image, text = player.recognise(portrait), player.read_all(prompt, texts)
+            image, text = player.recognise(portrait), player.read_all(prompt)
         joiner = ChunkJoiner(chunks)
         for chunk in chunks:
             known = portrait[None]

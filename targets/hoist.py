@@ -288,7 +288,7 @@ def _keys_values(dit: DiT, prepared: Prepared) -> Conditions:
     """The conditions of a branch whose patch bias is yet to come: of `y`, no channel is embedded."""
     inputs = prepared.inputs
     nothing = inputs.y[:, :0]
-    return dit.encode_conditions(nothing, prepared.text, inputs.image, inputs.audio, prepared.text_bias, inputs.audio_mask)
+    return dit.encode_conditions(nothing, prepared.text, inputs.image, inputs.audio, None, prepared.text_bias, inputs.audio_mask)
 
 
 def _patch_bias(dit: DiT, y: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ from ..core.golden import GOLDEN, GOLDEN_INDEX, Given, Golden, compare
 from ..core.hearing import CONTEXT_SECONDS, hear, window_inputs
 from ..core.inputs import collapse_padding, frame_windows
 from ..core.metrics.agreement import falls_short
-from ..core.plan import SamplingPlan, noise
+from ..core.plan import SamplingPlan, check_number, noise
 from ..core.programs import (
     CONDITION_INPUTS,
     Program,
@@ -93,7 +93,7 @@ class ReleasedExport:
     """What to compile. `clips`: the shapes, the main one first; programs of further shapes share the main one's weights. `prompts`:
     packs of prompt embeddings that travel in the bundle. `layout`: a file for each program, or one for all. `decoders`: full, tiny
     or both. `way`: how the transformer's blocks are compiled (see `blockwise`); `products`: the type of products between
-    activations (see `half_products`)."""
+    activations (see `half_products`); `context_seconds`: what the speech encoder reads on either side of what is kept."""
 
     checkpoint: str
     model: str | None
@@ -107,6 +107,7 @@ class ReleasedExport:
     text_rows: int = TEXT_ROWS
     way: Way = "auto"
     products: Products = "fp32"
+    context_seconds: float = CONTEXT_SECONDS
     prompts: Mapping[str, Any] = field(default_factory=dict)  # {prompt: rows [L, text_dim]}
     portrait: Any = None  # [3, H, W] in [-1, 1] of the main clip's size, for the recorded calls
     speech: Any = None  # [n] at the clip's rate, one main clip long
@@ -123,6 +124,7 @@ class ReleasedExport:
             raise ConfigError("At least one decoder is needed, and every clip shape once.")
         chosen = backend(self.backend)
         chosen.check_weights({rule.weights for rule in self.recipe.rules} or {"fp32"})
+        check_number("context_seconds", self.context_seconds, 0.1, 30.0)
         if self.products == "bf16" and (self.backend != "xnnpack" or not multiplies_bfloat16()):
             raise ConfigError(
                 "products are 'bf16', which is for XNNPACK on processors that multiply bfloat16, as this one would have to for the "
@@ -137,7 +139,7 @@ class ReleasedExport:
     @property
     def hearing(self) -> Hearing:
         """How a player hears with the audio encoder's program."""
-        context = round(CONTEXT_SECONDS * self.clips[0].fps)
+        context = round(self.context_seconds * self.clips[0].fps)
         return hearing_for(self.sizes.transformer, self.sizes.wav2vec2, context)
 
     @property
@@ -522,6 +524,7 @@ def request_key(request: ReleasedExport, sources: Mapping[str, str]) -> str:
         "sources": dict(sources), "config": request.sizes.transformer.to_dict(), "clips": [asdict(clip) for clip in request.clips],
         "plan": request.plan.to_json(), "recipe": request.recipe.model_dump(), "backend": request.backend, "layout": request.layout,
         "decoders": request.decoders, "text_rows": request.text_rows, "way": request.way, "products": request.products,
+        "hearing": request.hearing.model_dump(),
         "versions": library_versions(),
         "prompts": {name: hashlib.sha256(np.asarray(rows).tobytes()).hexdigest() for name, rows in request.prompts.items()},
         "portrait": hashlib.sha256(np.asarray(request.portrait).tobytes()).hexdigest(),

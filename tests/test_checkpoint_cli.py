@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from echoedge.core import checkpoints, random_checkpoint
+from echoedge.core import architecture, checkpoints, random_checkpoint
 from echoedge.core.checkpoints import BASE_FOLDER, OVERLAY_FILE
 from echoedge.core.random_checkpoint import RECORD
+from echoedge.core.train.speech import synthesise
 
 from .commands import Ended, Run
 from .core.tiny_checkpoint import tiny_sizes
@@ -26,7 +28,7 @@ VAE_FILE = f"{BASE_FOLDER}/Wan2.1_VAE.pth"
 @pytest.fixture(autouse=True)
 def _tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """flash and preview at toy width."""
-    for module in (checkpoints, random_checkpoint):
+    for module in (architecture, checkpoints, random_checkpoint):
         monkeypatch.setattr(module, "Architecture", lambda transformer: tiny_sizes(transformer.variant))
 
 
@@ -188,3 +190,28 @@ def test_what_is_neither_bundle_nor_checkpoint(make: Callable[[Path], Any], expe
 def test_help(run: Run) -> None:
     assert "make-random" in run("checkpoint", "--help").out
     assert "--no-base" in run("checkpoint", "make-random", "--help").out
+
+
+# ---- hearing ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_hearing_prints_a_row_for_each_context(run: Run, folder: Path, tmp_path: Path) -> None:
+    voice = tmp_path / "voice.wav"
+    speech = synthesise(3, 2.0).waveform
+    with wave.open(str(voice), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes((speech * 32000).astype("<i2").tobytes())
+    told = json.loads(run("checkpoint", "hearing", folder, "--audio", voice, "--contexts", "0.2,2", "--json").out)
+    assert told["random_weights"] is True
+    assert [row["context_seconds"] for row in told["rows"]] == [0.2, 2.0]
+    ended = run("checkpoint", "hearing", folder, "--audio", voice, "--contexts", "2")
+    assert ended.status == 0
+    assert "A voice of 2.0 s heard in parts" in ended.out
+    assert "Random weights" in ended.out
+
+
+@pytest.mark.parametrize("text", ["", "1,", "a", "-1", "1e9", "nan"])
+def test_hearing_refuses_what_is_no_list_of_seconds(run: Run, folder: Path, text: str) -> None:
+    ended = run("checkpoint", "hearing", folder, "--contexts", text)
+    assert ended.status == 2
+    assert "--contexts is" in ended.err

@@ -293,7 +293,9 @@ def test_what_went_says_so() -> None:
 def test_a_stripped_model_makes_the_same_program() -> None:
     dit = tiny_dit(CONFIGS["nano"])
     latents, inputs = branch_inputs(CONFIGS["nano"])
-    conditions = dit.encode_conditions(inputs.y, pad_text([inputs.prompt], 12), inputs.image, inputs.audio, None, inputs.audio_mask)
+    conditions = dit.encode_conditions(
+        inputs.y, pad_text([inputs.prompt], 12), inputs.image, inputs.audio, None, None, inputs.audio_mask
+    )
     time, modulation = dit.step_tables(torch.tensor(TIMESTEPS[INDEX : INDEX + 1], dtype=torch.float64))
     call = (latents, time, modulation, weights(torch.float32), *conditions.tensors())
     program = make_portable(Denoise(strip(dit), CLIP, keep_residual=False))
