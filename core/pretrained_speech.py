@@ -198,7 +198,8 @@ class SpeechEncoder(nn.Module):
         if moments is None:
             x = (x - x.mean(1, keepdim=True)) / torch.sqrt(x.var(1, keepdim=True, correction=0) + 1e-7)
             return self.feature_extractor(x.to(dtype))
-        first, *later = self.feature_extractor.conv_layers
+        layers: list[Any] = list(self.feature_extractor.conv_layers)
+        first, *later = layers
         kernel, norm = first.conv.weight[:, 0], first.layer_norm  # [C, K]
         mean, deviations = F.linear(moments[:, 0], kernel, first.conv.bias), F.linear(moments[:, 1:], kernel)  # [B, C], [B, K, C]
         scale = norm.weight * torch.rsqrt(deviations.square().sum(1) + norm.eps)  # [B, C]

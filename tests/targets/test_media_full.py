@@ -19,6 +19,7 @@ import torch
 from executorch.runtime import Runtime
 from echoedge.core import checkpoints, programs
 from echoedge.core.config import ClipSpec, VAEConfig
+from echoedge.core.hearing import CONTEXT_SECONDS, moments, normalised
 from echoedge.core.metrics.psnr import psnr
 from echoedge.core.pretrained_image import PictureEncoder, PictureEncoderConfig
 from echoedge.core.vae import VAE
@@ -30,7 +31,7 @@ torch.manual_seed(0)
 clip = ClipSpec(size, size, 25)
 if name == "audio_encoder":
     speech = checkpoints.load_speech_encoder(checkpoints.Checkpoint.open(folder))
-    program = programs.audio_encoder_program(speech, clip)
+    program = programs.audio_encoder_program(speech, clip, context_frames=round(CONTEXT_SECONDS * clip.fps))
 elif name == "image_encoder":  # two of the 31 blocks: the others are no different
     program = programs.image_encoder_program(PictureEncoder(PictureEncoderConfig(layers=3)), clip)
 elif name == "tiny_decode":
@@ -44,6 +45,9 @@ figures = {}
 state = []
 for method_name, method in program.items():
     inputs = [*list(method.drawn().values())[:1], *state]
+    if name == "audio_encoder":
+        voice = normalised(inputs[0][0].cumsum(0).numpy(), inputs[0].shape[1])
+        inputs = [torch.from_numpy(voice)[None], torch.from_numpy(moments(voice, 10, 5)), method.inputs["present"]]
     theirs, ours = method.run(*inputs), [np.array(x) for x in loaded.load_method(method_name).execute(inputs)]
     state = list(theirs[1:])
     found = compiled.delegation[method_name]
