@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .cli_options import distinct, parse_names
 from .core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def make_random(
     types = {name: kind for kind, name in SHORT_NAMES.items() if name != "fp64"}
     if dtype != "released" and dtype not in types:
         raise ConfigError(f"--dtype is {dtype!r}; choose from: {', '.join(types)}, released.")
-    names = [name.strip() for name in components.split(",") if name.strip()]
+    names = parse_names(components, "--components")
     with _byte_bars(as_json) as progress:
         written = write_random_checkpoint(output, model, names, seed, types.get(dtype), base, force, progress)
     if as_json:
@@ -199,9 +200,10 @@ def prompts(
     from .core.files import atomic_file
     from .runtime.reference import NEGATIVE_PROMPT, encode_prompts
 
+    distinct(texts, "The list of prompts", empty=True)
     checkpoint = Checkpoint.open(folder)
     sizes = Architecture(checkpoint.config())
-    if sizes.transformer.variant == "preview":
+    if sizes.transformer.variant == "preview" and NEGATIVE_PROMPT not in texts:
         texts = [*texts, NEGATIVE_PROMPT]  # its guidance needs one
     with atomic_file(output, force) as temporary:
         encoded = encode_prompts(checkpoint, texts, sizes, device)

@@ -316,7 +316,7 @@ class Manifest(_Record):
 
 def shaped_name(name: str, clip: ClipSpec) -> str:
     """The name of a program for clips of a shape that is not the bundle's main one."""
-    return f"{name}-{clip.height}x{clip.width}x{clip.frames}"
+    return f"{name}-{clip}"
 
 
 def folder_sha256(entries: Mapping[str, FileEntry]) -> str:

@@ -115,8 +115,8 @@ class ReleasedExport:
             raise ConfigError(f"layout is {self.layout!r}. Choose from: {', '.join(LAYOUTS)}.")
         if self.layout == "one" and len(self.clips) > 1:
             raise ConfigError("One file holds the programs of one clip shape. Take --layout separate for several shapes.")
-        if not self.decoders or len(set(self.clips)) != len(self.clips):
-            raise ConfigError("At least one decoder is needed, and every clip shape once.")
+        if not self.decoders or any(len(set(given)) != len(given) for given in (self.decoders, self.clips)):
+            raise ConfigError("At least one decoder is needed, and every decoder and clip shape once.")
         chosen = backend(self.backend)
         chosen.check_weights({rule.weights for rule in self.recipe.rules} or {"fp32"})
         if self.products == "bf16" and (self.backend != "xnnpack" or not multiplies_bfloat16()):

@@ -122,7 +122,7 @@ def test_figures_follow_from_one_another(speeds: OperatorSpeeds) -> None:
 
 
 def test_conditions_are_told(speeds: OperatorSpeeds) -> None:
-    assert (speeds.model, speeds.clip, speeds.tokens, speeds.text_rows) == ("nano", "32x32, 9 frames", CLIP.tokens, 8)
+    assert (speeds.model, speeds.clip, speeds.tokens, speeds.text_rows) == ("nano", "32x32x9", CLIP.tokens, 8)
     assert (speeds.weights, speeds.threads, speeds.rounds) == ("int8", 1, 3)
     assert json.loads(json.dumps(speeds.to_dict(), allow_nan=False))["parts"][0]["name"] == "block"
 
