@@ -649,14 +649,19 @@ def _print_programs(manifest: Manifest) -> None:
     from .core.files import human_bytes
 
     table = Table(title=f"{manifest.model.preset} for {manifest.target}, {manifest.weights.name}", title_justify="left")
-    for column in ("program", "size", "delegates", "of the FLOPs", "not delegated"):
-        table.add_column(column, justify="right" if column in ("size", "delegates", "of the FLOPs") else "left")
+    for column in ("program", "size", "delegates", "of the FLOPs", "outside", "not delegated"):
+        table.add_column(column, justify="left" if column in ("program", "not delegated") else "right")
     for name, program in manifest.programs.items():
         for index, (method, taken) in enumerate(program.delegation.items()):
             label = name if method == "forward" else f"{name}.{method}"
             share = f"{100 * taken.flops_share:.1f} %" if taken.delegated_flops else "–"
             others = ", ".join(f"{_operator(op)} ×{count}" for op, count in sorted(taken.other_ops.items())) or "nothing"
-            table.add_row(label, human_bytes(program.bytes) if index == 0 else "", str(taken.delegate_calls), share, others)
+            if taken.border_bytes:
+                others += f"; {human_bytes(taken.border_bytes)} cross the border"
+            spent = sum(taken.other_seconds.values())
+            outside = f"{1000 * spent:.2f} ms" if spent else "–"
+            size = human_bytes(program.bytes) if index == 0 else ""
+            table.add_row(label, size, str(taken.delegate_calls), share, outside, others)
     out.print(table)
 
 

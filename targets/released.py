@@ -368,7 +368,7 @@ def _lower(request: ReleasedExport, folder: Path, name: str, clip: ClipSpec) -> 
         program = _program(request, name, clip)
         recipe_name = "vae_decode" if name == "tiny_decode" else name
         lowered = lower_program(recipe_name, program, request.recipe, BACKENDS[request.backend], external, request.products)
-        return Lowered(name, lowered.methods, lowered.delegation, lowered.layers), said, method_records(program)
+        return Lowered(name, lowered.methods, lowered.layers), said, method_records(program)
     dit = stream_transformer(request.opened(), request.sizes.transformer)
     keep = _keeps_residual(request.plan)
     way: Way = request.way if request.backend == "xnnpack" else "plain"

@@ -132,7 +132,7 @@ def test_inspect(run: Run, bundle_path: Path) -> None:
     ended = run("inspect", bundle_path)
     assert ended.status == 0
     shape = "clip      32x32x9 (height, width, frames a window), 25 fps"
-    for word in ("denoise", "vae_decode.next", shape, "unipc, 2 steps", "embedding ×1", "100.0 %"):
+    for word in ("denoise", "vae_decode.next", shape, "unipc, 2 steps", "embedding ×1", "100.0 %", "1.17 kB cross the border"):
         assert word in ended.out, word
 
 

@@ -16,6 +16,7 @@ from echoedge.core.errors import ConfigError
 from echoedge.quantize.recipes import PRESETS
 from echoedge.runtime import operators
 from echoedge.runtime.operators import OperatorSpeeds, Part, _rounds, compile_part, measure_operators, parts, peak_products
+from echoedge.targets.gate import flops
 from echoedge.targets.hoist import step_work
 
 from ..commands import Run
@@ -43,6 +44,13 @@ def test_flops_are_those_of_the_step() -> None:
     found = by_name(SMALL, rows=8)
     work = step_work(SMALL, CLIP, 8)
     assert found["block"].weight_flops + found["block"].other_flops == work.blocks
+
+
+@pytest.mark.parametrize("config", [SMALL, tiny_config("preview")])
+def test_flops_are_those_that_the_gate_counts(config: ModelConfig) -> None:
+    for part in by_name(config).values():
+        exported = torch.export.export(part.module.eval(), part.inputs, strict=False)
+        assert sum(flops(exported).values()) == part.weight_flops + part.other_flops, part.name
 
 
 def test_products_of_the_parts_are_those_of_the_block() -> None:
