@@ -26,7 +26,7 @@ lint: $(STAMP)
 	MYPYPATH=$(VENV)/src $(BIN)/mypy -p echoedge
 
 # torch is pinned here so that pip takes one release and not whatever is newest.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet torch==2.13.0

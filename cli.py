@@ -25,13 +25,13 @@ from rich.table import Table
 from . import __version__
 from .cli_checkpoint import checkpoint_app, inspect_checkpoint, is_checkpoint
 from .cli_operators import bench_operators
+from .cli_options import distinct, parse_box, parse_shape, parse_size
 from .cli_quantize import quantize_app
 from .core.errors import ConfigError, EchoEdgeError, EngineError, OutputError
 
 if TYPE_CHECKING:
     from .core.bundle import Bundle, Manifest
     from .core.config import ClipSpec
-    from .core.tasks import Box
     from .runtime.bench import Speed
     from .runtime.parity import Verdict
     from .runtime.reference import Settings
@@ -80,13 +80,6 @@ def _bars(quiet: bool) -> Iterator[Any]:
         yield advance
 
 
-def _parse_size(text: str) -> tuple[int, int]:
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() for part in parts):
-        raise ConfigError(f"--size is {text!r}; write HEIGHTxWIDTH, such as 64x64.")
-    return int(parts[0]), int(parts[1])
-
-
 def _db(value: float | None) -> str:
     return "–" if value is None else "≥ 150 dB" if value >= 150 else f"{value:.1f} dB"
 
@@ -124,7 +117,7 @@ def _export(
     if target not in TARGETS:
         raise ConfigError(f"This version compiles for: {', '.join(TARGETS)}. It does not compile for {target!r} yet.")
     recipe = read_recipe(weights)
-    height, width = _parse_size(size) if size else (NANO_CLIP.height, NANO_CLIP.width)
+    height, width = parse_size(size) if size is not None else (NANO_CLIP.height, NANO_CLIP.width)
     clip = ClipSpec(height, width, frames or NANO_CLIP.frames)
     if (height, width) != (NANO_CLIP.height, NANO_CLIP.width):
         raise ConfigError(
@@ -238,8 +231,8 @@ def export(
         warn = lambda line: err.print(f"[yellow]{escape(line)}[/]")  # noqa: E731
         with _bars(as_json) as progress:
             manifest = export_checkpoint(
-                output, checkpoint, model, target, weights, size or "256x256", frames or 25, steps, also or (), decoders, layout,
-                backend, prompts, text_rows, memory, way, products, context_seconds, jobs, force, progress, warn,
+                output, checkpoint, model, target, weights, "256x256" if size is None else size, frames or 25, steps, also or (),
+                decoders, layout, backend, prompts, text_rows, memory, way, products, context_seconds, jobs, force, progress, warn,
             )  # fmt: skip
     if as_json:
         print(json.dumps({"bundle": str(output), "programs": {n: p.bytes for n, p in manifest.programs.items()}}))
@@ -270,12 +263,13 @@ def _decode_program(bundle: Bundle, decoder: str | None) -> str | None:
 
 def _clip_of(bundle: Bundle, shape: str | None) -> ClipSpec:
     """The bundle's shape that `--clip` names."""
-    there = {f"{clip.height}x{clip.width}x{clip.frames}": clip for clip in bundle.clips}
     if shape is None:
         return bundle.clip
-    if shape.lower() not in there:
+    wanted = str(parse_shape(shape, "--clip"))
+    there = {str(clip): clip for clip in bundle.clips}
+    if wanted not in there:
         raise ConfigError(f"--clip is {shape!r}; {bundle.root} plays: {', '.join(there)}.")
-    return there[shape.lower()]
+    return there[wanted]
 
 
 def _animate(
@@ -362,7 +356,7 @@ def _animate_reference(
     checkpoint = Checkpoint.open(checkpoint_path, model)
     sizes = Architecture(checkpoint.config())
     image_height, image_width = portrait_size(image)
-    height, width = output_size(image_height, image_width, *_parse_size(size))
+    height, width = output_size(image_height, image_width, *parse_size(size))
     speech = read_speech(audio)
     clip = ClipSpec(height, width, 1)
     frames = clip_frames(len(speech) / clip.sample_rate, clip.fps, most_frames, settings.upstream_compat)
@@ -371,7 +365,7 @@ def _animate_reference(
     if face is not None:
         if sizes.transformer.variant == "flash":
             raise ConfigError("--face says which tokens hear the speech; only preview knows that, flash hears it everywhere.")
-        mask = face_mask(_parse_face(face), image_height, image_width, height, width).numpy()
+        mask = face_mask(parse_box(face, "--face"), image_height, image_width, height, width).numpy()
     pack = read_prompts(prompts, sizes.transformer.text_dim) if prompts else {}
     with _bars(quiet) as progress:
         reference = Reference(
@@ -395,15 +389,6 @@ def _animate_reference(
         "device": settings.device, "evaluations": reference.evaluations,
         "stage_seconds": {k: round(v, 4) for k, v in reference.seconds.items()},
     }  # fmt: skip
-
-
-def _parse_face(text: str) -> Box:
-    from .core.tasks import Box
-
-    parts = text.replace(" ", "").split(",")
-    if len(parts) != 4 or not all(part.isdigit() for part in parts):
-        raise ConfigError(f"--face is {text!r}; write TOP,BOTTOM,LEFT,RIGHT in pixels of the portrait, such as 40,200,60,180.")
-    return Box(*map(int, parts))
 
 
 PANEL = "With --checkpoint: the released model in full precision"
@@ -674,14 +659,19 @@ def _print_programs(manifest: Manifest) -> None:
     from .core.files import human_bytes
 
     table = Table(title=f"{manifest.model.preset} for {manifest.target}, {manifest.weights.name}", title_justify="left")
-    for column in ("program", "size", "delegates", "of the FLOPs", "not delegated"):
-        table.add_column(column, justify="right" if column in ("size", "delegates", "of the FLOPs") else "left")
+    for column in ("program", "size", "delegates", "of the FLOPs", "outside", "not delegated"):
+        table.add_column(column, justify="left" if column in ("program", "not delegated") else "right")
     for name, program in manifest.programs.items():
         for index, (method, taken) in enumerate(program.delegation.items()):
             label = name if method == "forward" else f"{name}.{method}"
             share = f"{100 * taken.flops_share:.1f} %" if taken.delegated_flops else "–"
             others = ", ".join(f"{_operator(op)} ×{count}" for op, count in sorted(taken.other_ops.items())) or "nothing"
-            table.add_row(label, human_bytes(program.bytes) if index == 0 else "", str(taken.delegate_calls), share, others)
+            if taken.border_bytes:
+                others += f"; {human_bytes(taken.border_bytes)} cross the border"
+            spent = sum(taken.other_seconds.values())
+            outside = f"{1000 * spent:.2f} ms" if spent else "–"
+            size = human_bytes(program.bytes) if index == 0 else ""
+            table.add_row(label, size, str(taken.delegate_calls), share, outside, others)
     out.print(table)
 
 
@@ -763,9 +753,8 @@ def inspect(
     clip = bundle.clip
     size = sum(p.bytes for p in manifest.programs.values()) + sum(f.bytes for f in manifest.files.values())
     window = f"windows of {plan.window.length} latent frames, overlap {plan.window.overlap}" if plan.window else "no windows"
-    out.print(
-        f"clip      {clip.width}x{clip.height}, {clip.frames} frames a window, {clip.fps} fps, speech at {clip.sample_rate} Hz"
-    )
+    shapes = ", ".join(map(str, bundle.clips))
+    out.print(f"clip      {shapes} (height, width, frames a window), {clip.fps} fps, speech at {clip.sample_rate} Hz")
     branches = ", ".join(branch.name for branch in plan.branches)
     out.print(f"plan      {plan.solver_name}, {plan.steps} steps, shift {plan.shift:g}; branches: {branches}; {window}")
     out.print(f"weights   {escape(json.dumps(manifest.weights.settings.get('layers', {})))}")
@@ -877,15 +866,15 @@ def train_nano_command(
     if keep_vae and start is None:
         raise ConfigError("--keep-vae takes the VAE of a weights file: name it with --start.")
     check_choice("method", method, tuple(METHODS))
-    vae, dit = VAETraining(), METHODS[method]
-    leave_out(dit, without or ())  # a part that is not there is refused before anything is drawn
+    vae, dit, parts = VAETraining(), METHODS[method], distinct(without or (), "--without")
+    leave_out(dit, parts)  # a part that is not there is refused before anything is drawn
     require_free_disk(workdir, 500_000 * clips)
     vae = replace(vae, image_steps=image_steps or vae.image_steps, clip_steps=clip_steps or vae.clip_steps)
     dit = replace(dit, steps=steps or dit.steps)
     world = join_world(device)
-    output = output or run_folder(workdir, without or ()) / "nano.safetensors"
+    output = output or run_folder(workdir, parts) / "nano.safetensors"
     report = lambda line: out.print(escape(line))  # noqa: E731
-    metrics = train_nano(workdir, output, vae, dit, clips, threads, report, world, start, without or (), keep_vae)
+    metrics = train_nano(workdir, output, vae, dit, clips, threads, report, world, start, parts, keep_vae)
     leave_world(world)
     if world.first:
         out.print_json(json.dumps(metrics["held_out"]))
@@ -912,15 +901,15 @@ def study_command(
     from .core.nano import weights_path
     from .runtime.study import Study, run_study
 
-    runs: dict[str, Path] = {}
-    studied = weights or weights_path()
-    for text in without or ():
-        part, separator, path = text.partition("=")
+    given = [text.partition("=") for text in without or ()]
+    for part, separator, path in given:
         if not separator or not path:
-            raise ConfigError(f"--without is {text!r}; write PART=FILE, such as ndpo=nano-without-ndpo.safetensors.")
-        runs[part] = Path(path)
+            raise ConfigError(f"--without is {part + separator!r}; write PART=FILE, such as ndpo=nano-without-ndpo.safetensors.")
+    distinct((part for part, _, _ in given), "--without")
+    runs = {part: Path(path) for part, _, path in given}
+    sections = distinct(only or (), "--only")
     torch.set_num_threads(threads)
-    run_study(Study(studied, output, runs, lambda line: out.print(escape(line))), tuple(only or ()))
+    run_study(Study(weights or weights_path(), output, runs, lambda line: out.print(escape(line))), sections)
     out.print(f"Figures and contact sheets are in [bold]{escape(str(output))}[/].")
 
 

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .cli_options import distinct, parse_names, parse_seconds
 from .core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def make_random(
     types = {name: kind for kind, name in SHORT_NAMES.items() if name != "fp64"}
     if dtype != "released" and dtype not in types:
         raise ConfigError(f"--dtype is {dtype!r}; choose from: {', '.join(types)}, released.")
-    names = [name.strip() for name in components.split(",") if name.strip()]
+    names = parse_names(components, "--components")
     with _byte_bars(as_json) as progress:
         written = write_random_checkpoint(output, model, names, seed, types.get(dtype), base, force, progress)
     if as_json:
@@ -200,9 +201,11 @@ def prompts(
     from .core.samplers import PLAN_PRESETS
     from .runtime.reference import encode_prompts
 
+    distinct(texts, "The list of prompts", empty=True)
     checkpoint = Checkpoint.open(folder)
     sizes = Architecture(checkpoint.config())
-    texts = [*texts, *PLAN_PRESETS[sizes.transformer.variant].texts.values()]  # what its guidance needs beside them
+    needed = PLAN_PRESETS[sizes.transformer.variant].texts.values()  # by its guidance
+    texts = [*texts, *(text for text in needed if text not in texts)]
     with atomic_file(output, force) as temporary:
         encoded = encode_prompts(checkpoint, texts, sizes, device)
         save_file(encoded, temporary)
@@ -236,7 +239,7 @@ def hearing(
     from .runtime.hearing_study import measure_contexts, voice_with_pauses
     from .runtime.media import read_speech
 
-    seconds = _seconds(contexts)
+    seconds = parse_seconds(contexts, "--contexts")
     checkpoint, clip = Checkpoint.open(folder), ClipSpec(256, 256, 25)
     sizes = Architecture(checkpoint.config())
     speech = voice_with_pauses(clip.sample_rate) if audio is None else read_speech(audio, clip.sample_rate, clip.fps)
@@ -255,13 +258,3 @@ def hearing(
     out.print(table)
     if random:
         out.print("[yellow]Random weights: repeat this on the released ones.[/]")
-
-
-def _seconds(text: str) -> list[float]:
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or not all(0 <= value <= 10 for value in found):
-        raise ConfigError(f"--contexts is {text!r}; write seconds from 0 to 10 with commas between them, such as 0,0.5,1,2.")
-    return found

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from .cli_options import parse_bytes, parse_clip, parse_names, parse_shapes
 from .core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -18,49 +18,7 @@ if TYPE_CHECKING:
     from .targets.half_products import Products
     from .targets.tasks import Progress
 
-_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 OVERLAP = 4  # latent frames that windows share, as far as the window leaves them
-
-
-def parse_bytes(text: str) -> int:
-    """ "4GB", "3.5 GiB" -> bytes.
-
-    Raises:
-        ConfigError: it is no amount of memory.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?b?)\s*", text.lower())
-    unit = match[2] + ("b" if match[2] and not match[2].endswith("b") else "") if match else None
-    if match is None or unit not in _UNITS:
-        raise ConfigError(f"--memory is {text!r}; write an amount such as 4GB or 3.5GiB.")
-    return int(float(match[1]) * _UNITS[unit])
-
-
-def parse_shape(text: str, option: str) -> ClipSpec:
-    """ "256x256x25" -> a clip.
-
-    Raises:
-        ConfigError: it is not three numbers, or no clip.
-    """
-    from .core.config import ClipSpec
-
-    parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdigit() for part in parts):
-        raise ConfigError(f"{option} is {text!r}; write HEIGHTxWIDTHxFRAMES, such as 256x256x25.")
-    return ClipSpec(*map(int, parts))
-
-
-def parse_clip(size: str, frames: int) -> ClipSpec:
-    """--size and --frames -> a clip.
-
-    Raises:
-        ConfigError: the size is not two numbers, or it is no clip.
-    """
-    from .core.config import ClipSpec
-
-    sides = size.lower().split("x")
-    if len(sides) != 2 or not all(side.isdigit() for side in sides):
-        raise ConfigError(f"--size is {size!r}; write HEIGHTxWIDTH, such as 256x256.")
-    return ClipSpec(int(sides[0]), int(sides[1]), frames)
 
 
 def plan_for(variant: str, clip: ClipSpec, steps: int | None) -> SamplingPlan:
@@ -133,10 +91,10 @@ def export_checkpoint(
     case = demo_case(clip, clip.frames)
     request = ReleasedExport(
         checkpoint=str(folder), model=model, sizes=Architecture(config),
-        clips=(clip, *(parse_shape(text, "--also") for text in also)), plan=plan,
-        recipe=read_recipe(weights), backend=backend, decoders=tuple(decoders.split(",")), layout=layout, text_rows=text_rows,
-        way=cast("Way", way), products=cast("Products", products), context_seconds=context,
-        prompts=pack, portrait=case["portrait"], speech=case["speech"],
+        clips=(clip, *parse_shapes(also, "--also")), plan=plan, recipe=read_recipe(weights), backend=backend,
+        decoders=parse_names(decoders, "--decoders"), layout=layout, text_rows=text_rows, way=cast("Way", way),
+        products=cast("Products", products), context_seconds=context, prompts=pack, portrait=case["portrait"],
+        speech=case["speech"],
     )  # fmt: skip
-    budget = parse_bytes(memory) if memory else None
+    budget = parse_bytes(memory, "--memory") if memory is not None else None
     return export_released(request, out, progress, force, jobs, budget, warn)

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .cli_options import parse_clip
+
 if TYPE_CHECKING:
     from .runtime.operators import OperatorSpeeds
 
@@ -52,7 +54,6 @@ def bench_operators(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Time a transformer block and its parts at a model's real shapes, beside this machine's fastest matrix products."""
-    from .cli_export import parse_clip
     from .core.config import preset
     from .quantize.recipes import read_recipe
     from .runtime.operators import measure_operators

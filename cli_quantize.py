@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .cli_options import parse_clip, parse_numbers
 from .core.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -164,7 +165,6 @@ def _search_checkpoint(
     force: bool,
     as_json: bool,
 ) -> None:
-    from .cli_export import parse_clip
     from .core.checkpoints import Checkpoint
     from .core.files import require_free_memory
     from .core.samplers import build_plan
@@ -175,7 +175,7 @@ def _search_checkpoint(
     clip = parse_clip(size, frames)
     opened = Checkpoint.open(folder)
     config = opened.config()
-    wanted = wanted_blocks(config, None if blocks is None else _numbers(blocks))
+    wanted = wanted_blocks(config, None if blocks is None else parse_numbers(blocks, "--blocks"))
     plan = build_plan(plan_options(config.variant, Settings()))
     require_free_memory(memory_needed(config, clip), "measuring a block at a time")
     err.print("[dim]Reading the weights' hash …[/]")
@@ -195,13 +195,6 @@ def _search_checkpoint(
         f"[bold]{escape(str(output))}[/] is ready. Next: [cyan]echoedge export --model {config.name} --checkpoint "
         f"{escape(str(folder))} --weights {escape(str(output))} --out {escape(output.stem)}.echoedge[/]"
     )
-
-
-def _numbers(text: str) -> list[int]:
-    parts = text.replace(" ", "").split(",")
-    if not all(part.isdigit() for part in parts):
-        raise ConfigError(f"--blocks is {text!r}; write numbers with commas between them, such as 0,15,29.")
-    return [int(part) for part in parts]
 
 
 # -- compare ---------------------------------------------------------------------------------------------------------------------

@@ -179,13 +179,16 @@ class Method(_Record):
 
 class Delegation(_Record):
     """How much of a method the accelerated backend took over. `other_ops`: operator -> count, of what it did not; `other_flops`:
-    operator -> FLOPs of matrix products and convolutions among them."""
+    operator -> FLOPs of matrix products and convolutions among them; `other_seconds`: operator -> seconds in one call of the
+    method, on the machine that compiled it; `border_bytes`: of tensors that leave the backend within the method, or come back."""
 
     delegate_calls: Count
     delegated_ops: Count
     other_ops: dict[str, Count] = {}
     delegated_flops: Count = 0
     other_flops: dict[str, Count] = {}
+    other_seconds: dict[str, Annotated[float, Field(ge=0)]] = {}
+    border_bytes: Count = 0
 
     @property
     def flops_share(self) -> float:
@@ -337,7 +340,7 @@ class Manifest(_Record):
 
 def shaped_name(name: str, clip: ClipSpec) -> str:
     """The name of a program for clips of a shape that is not the bundle's main one."""
-    return f"{name}-{clip.height}x{clip.width}x{clip.frames}"
+    return f"{name}-{clip}"
 
 
 def folder_sha256(entries: Mapping[str, FileEntry]) -> str:

@@ -186,6 +186,10 @@ class ClipSpec:
     fps: int = 25
     sample_rate: int = 16000
 
+    def __str__(self) -> str:
+        """HEIGHTxWIDTHxFRAMES, as options name a shape."""
+        return f"{self.height}x{self.width}x{self.frames}"
+
     def __post_init__(self) -> None:
         for name in ("height", "width"):
             value = getattr(self, name)

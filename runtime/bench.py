@@ -80,7 +80,7 @@ def measure(bundle: Bundle, engine_name: str = "auto", runs: int = 5, progress: 
         conditions=Conditions(
             device=device_name(), threads=_threads(engine), load_average=round(os.getloadavg()[0], 2), engine=engine.name,
             weights=bundle.manifest.weights.name if engine.name != "torch" else "fp32",
-            clip=f"{clip.width}x{clip.height}, {frames} frames, {clip.fps} fps", steps=player.score.plan.steps,
+            clip=f"{clip}, {clip.fps} fps", steps=player.score.plan.steps,
             evaluations=evaluations, runs=runs,
         ),
         stage_seconds={stage: statistics.median(s[stage] for s in stages[1:]) for stage in STAGES},

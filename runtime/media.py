@@ -89,7 +89,8 @@ def _open_portrait(path: str | Path, enough: int | None) -> Image.Image:
             with Image.open(path) as image:
                 if min(image.size) < MIN_PORTRAIT_SIDE:
                     raise InputError(
-                        f"The portrait {path} is {image.width}×{image.height} pixels; it needs at least {MIN_PORTRAIT_SIDE} a side."
+                        f"The portrait {path} is {image.width} pixels wide and {image.height} high; it needs at least "
+                        f"{MIN_PORTRAIT_SIDE} a side."
                     )
                 if enough and image.width * image.height > _REDUCE_ABOVE_PIXELS:  # JPEG decodes to a half, a quarter or an eighth
                     image.draft(None, (enough, enough))
@@ -166,7 +167,9 @@ def output_size(image_height: int, image_width: int, target_height: int, target_
     ratio = max(1.0, math.sqrt(image_width * image_height / (target_height * target_width)))
     height, width = (int(side / ratio // SIZE_MULTIPLE * SIZE_MULTIPLE) for side in (image_height, image_width))
     if min(height, width) < SIZE_MULTIPLE:
-        raise InputError(f"An image of {image_width}×{image_height} pixels is too small or too narrow for a clip. Crop it.")
+        raise InputError(
+            f"An image {image_width} pixels wide and {image_height} high is too small or too narrow for a clip. Crop it."
+        )
     return height, width
 
 
@@ -311,7 +314,7 @@ class ClipWriter:
         force: bool = False,
     ) -> None:
         if min(height, width) < 2 or height % 2 or width % 2:
-            raise InputError(f"A clip of {width}×{height} pixels cannot be encoded; both sides must be even.")
+            raise InputError(f"A clip {width} pixels wide and {height} high cannot be encoded; both sides must be even.")
         if fps < 1 or sample_rate < 1:
             raise InputError(f"fps is {fps} and sample_rate is {sample_rate}; both must be at least 1.")
         if audio is not None and (audio.ndim != 1 or not np.isfinite(audio).all()):

@@ -246,7 +246,7 @@ def measure_operators(
     )
     return OperatorSpeeds(
         device=device_name(), threads=threads, load_average=round(os.getloadavg()[0], 2), model=config.name,
-        clip=f"{clip.width}x{clip.height}, {clip.frames} frames", tokens=clip.tokens, text_rows=text_rows, weights=recipe.name,
+        clip=str(clip), tokens=clip.tokens, text_rows=text_rows, weights=recipe.name,
         rounds=rounds, peak_fp32=fp32 / 1e9, peak_int8=int8 / 1e9, parts=rows,
     )  # fmt: skip
 

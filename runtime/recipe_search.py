@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -44,6 +45,8 @@ class Target:
         given = [name for name in ("db", "share", "most_bytes") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ConfigError(f"Give one target: --target-db, --target-share or --max-bytes, not {len(given)}.")
+        if self.db is not None and not math.isfinite(self.db):
+            raise ConfigError(f"--target-db is {self.db}; it is a number of decibels, such as 30.")
         if self.share is not None and not 0.0 < self.share <= 1.0:
             raise ConfigError(
                 f"--target-share is {self.share}; it is a share of full precision's, above 0 and at most 1, such as 0.97."

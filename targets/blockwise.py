@@ -30,7 +30,6 @@ from ..quantize.recipes import WeightRecipe
 from ..quantize.weights import quantise
 from .backends import Backend
 from .executorch import Lowered, gelu_for
-from .gate import delegation
 from .half_products import Products, products_in
 from .hoist import NoisePatches, strip_block
 from .portable import make_portable
@@ -352,4 +351,4 @@ def _finish(name: str, whole: nn.Module, inputs: list[Tensor], prepare: Prepare,
         except Exception as error:
             raise ExportError(f"{name} could not be lowered to {request.backend.title}: {error}") from error
     program = edge.exported_program()
-    return Lowered(name, {"forward": program}, {"forward": delegation(program)}, dict(prepare.layers))
+    return Lowered(name, {"forward": program}, dict(prepare.layers))

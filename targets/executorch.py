@@ -1,7 +1,7 @@
 """ExecuTorch: programs of the reference to `.pte` files.
 
 portable rewrite -> weight quantisation -> torch.export -> one delegate per method -> .pte. What was written is believed when it has
-been run and compared (`targets/proof.py`).
+been run and compared (`released.prove`, `runtime/parity.py`).
 """
 
 from __future__ import annotations
@@ -32,12 +32,10 @@ XNNPACK = BACKENDS["xnnpack"]
 
 @dataclass(frozen=True)
 class Lowered:
-    """A program in the backend's hands: an exported program by method, what of each the backend took, and how many layers got which
-    weights."""
+    """A program in the backend's hands: an exported program by method, and how many layers got which weights."""
 
     name: str
     methods: Mapping[str, Any]
-    delegation: dict[str, Delegation]
     layers: dict[str, int]
 
 
@@ -104,7 +102,7 @@ def lower_program(
     programs = {method_name: edge.exported_program(method_name) for method_name in exported}
     for found in programs.values():
         _move_weights(found, external)
-    return Lowered(name, programs, {method: delegation(found) for method, found in programs.items()}, dict(layers))
+    return Lowered(name, programs, dict(layers))
 
 
 def _move_weights(program: Any, external: str | None) -> None:
@@ -134,7 +132,6 @@ def write_programs(lowered: Iterable[Lowered], path: Path, together: bool = Fals
     programs = list(lowered)
     methods = {}
     for program in programs:
-        require_delegated(program.name, program.delegation)
         methods.update({_prefix(program.name, together) + method: found for method, found in program.methods.items()})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -145,12 +142,17 @@ def write_programs(lowered: Iterable[Lowered], path: Path, together: bool = Fals
             made = manager.to_executorch(ExecutorchBackendConfig(memory_planning_pass=inputs_stay))
         except Exception as error:
             raise ExportError(f"{path.name} could not be made: {error}") from error
+    taken = []
+    for program in programs:
+        prefix = _prefix(program.name, together)
+        taken.append({method: delegation(made.exported_program(prefix + method)) for method in program.methods})
+        require_delegated(program.name, taken[-1])
     with path.open("wb") as file:
         made.write_to_file(file)
     before = set(path.parent.glob(f"*{DATA_SUFFIX}"))
     made.write_tensor_data_to_file(str(path.parent))
     data = next(iter(set(path.parent.glob(f"*{DATA_SUFFIX}")) - before), None)
-    return [Compiled(path, p.delegation, p.layers, data, _prefix(p.name, together)) for p in programs]
+    return [Compiled(path, found, p.layers, data, _prefix(p.name, together)) for p, found in zip(programs, taken, strict=True)]
 
 
 def _prefix(name: str, together: bool) -> str:

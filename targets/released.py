@@ -120,8 +120,8 @@ class ReleasedExport:
             raise ConfigError(f"layout is {self.layout!r}. Choose from: {', '.join(LAYOUTS)}.")
         if self.layout == "one" and len(self.clips) > 1:
             raise ConfigError("One file holds the programs of one clip shape. Take --layout separate for several shapes.")
-        if not self.decoders or len(set(self.clips)) != len(self.clips):
-            raise ConfigError("At least one decoder is needed, and every clip shape once.")
+        if not self.decoders or any(len(set(given)) != len(given) for given in (self.decoders, self.clips)):
+            raise ConfigError("At least one decoder is needed, and every decoder and clip shape once.")
         chosen = backend(self.backend)
         chosen.check_weights({rule.weights for rule in self.recipe.rules} or {"fp32"})
         check_number("context_seconds", self.context_seconds, 0.1, 30.0)
@@ -398,7 +398,7 @@ def _lower(request: ReleasedExport, folder: Path, name: str, clip: ClipSpec) -> 
         program = _program(request, name, clip)
         recipe_name = "vae_decode" if name == "tiny_decode" else name
         lowered = lower_program(recipe_name, program, request.recipe, BACKENDS[request.backend], external, request.products)
-        return Lowered(name, lowered.methods, lowered.delegation, lowered.layers), said, method_records(program)
+        return Lowered(name, lowered.methods, lowered.layers), said, method_records(program)
     dit = stream_transformer(request.opened(), request.sizes.transformer)
     keep = _keeps_residual(request.plan)
     way: Way = request.way if request.backend == "xnnpack" else "plain"

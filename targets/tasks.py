@@ -16,12 +16,13 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import EchoEdgeError, ExportError
+from ..core.errors import ConfigError, EchoEdgeError, ExportError
 from ..core.files import atomic_file, human_bytes
 from ..core.memory import Need, require
 from .idle import return_freed_memory
@@ -119,9 +120,11 @@ class Workshop:
         """Runs what has not been done.
 
         Raises:
+            ConfigError: two tasks have one record, or one waits for itself or for a task that is not there.
             ResourceError: a task needs more memory than there is; the message names the largest part and a remedy.
             ExportError: a task failed or was killed.
         """
+        self._check_order(tasks)
         results = {task.name: done for task in tasks if (done := self.finished(task))}
         stages: dict[str, list[Task]] = {}
         for task in tasks:
@@ -157,6 +160,22 @@ class Workshop:
                 process.terminate()
                 process.join()
         return results
+
+    def _check_order(self, tasks: Sequence[Task]) -> None:
+        """That every task can have its turn, and its record to itself."""
+        records: dict[Path, str] = {}
+        for task in tasks:
+            if self._record(task) in records:
+                raise ConfigError(f"The tasks {records[self._record(task)]!r} and {task.name!r} have one record. Name each once.")
+            records[self._record(task)] = task.name
+        names = [task.name for task in tasks]
+        for task in tasks:
+            if strangers := [name for name in task.after if name not in names]:
+                raise ConfigError(f"{task.name} waits for {strangers[0]!r}, which is not there. Choose from: {', '.join(names)}.")
+        try:
+            TopologicalSorter({task.name: task.after for task in tasks}).prepare()
+        except CycleError as error:
+            raise ConfigError(f"Tasks wait for each other: {' -> '.join(error.args[1])}. Take one of them out.") from error
 
     def _ready(self, task: Task, results: Mapping[str, Done], running: Mapping[str, Any]) -> bool:
         if task.name in results or task.name in running or any(name not in results for name in task.after):

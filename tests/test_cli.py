@@ -131,7 +131,8 @@ def test_doctor_says_what_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) 
 def test_inspect(run: Run, bundle_path: Path) -> None:
     ended = run("inspect", bundle_path)
     assert ended.status == 0
-    for word in ("denoise", "vae_decode.next", "32x32, 9 frames a window, 25 fps", "unipc, 2 steps", "embedding ×1", "100.0 %"):
+    shape = "clip      32x32x9 (height, width, frames a window), 25 fps"
+    for word in ("denoise", "vae_decode.next", shape, "unipc, 2 steps", "embedding ×1", "100.0 %", "1.17 kB cross the border"):
         assert word in ended.out, word
 
 
@@ -380,7 +381,7 @@ WRONG: dict[str, tuple[str, Callable[[Path, Path], object], str]] = {
     "an empty image": ("--image", lambda t, _: made(t / "a.png", b""), "a.png is empty"),
     "an image that is no image": ("--image", lambda t, _: made(t / "a.png", b"hello" * 100), "not an image in a known format"),
     "an image cut off": ("--image", lambda t, _: made(t / "a.png", (DEMO / "ada.png").read_bytes()[:3000]), "a.png cannot be read"),
-    "an image of one pixel": ("--image", lambda t, _: dot(t / "a.png"), "1×1 pixels; it needs at least 16 a side"),
+    "an image of one pixel": ("--image", lambda t, _: dot(t / "a.png"), "1 pixels wide and 1 high; it needs at least 16 a side"),
     "speech as an image": ("--image", lambda *_: DEMO / "hello.wav", "not an image in a known format"),
     "a bundle that is not there": ("bundle", lambda t, _: t / "gone.echoedge", "There is no bundle .*gone.echoedge"),
     "a file as a bundle": ("bundle", lambda t, _: made(t / "a.echoedge", b"x"), "is a file; a bundle is a folder"),
@@ -457,6 +458,7 @@ def test_an_output_folder_without_permission(run: Run, given: dict[str, object],
         (["--weights", "int9"], r"no weights 'int9'\. Choose from fp32, int8, int4, .*Did you mean 'int8'\?"),
         (["--weights", "gone.json"], r"recipe gone\.json cannot be read"),
         (["--size", "large"], r"--size is 'large'; write HEIGHTxWIDTH"),
+        (["--size", "²x64"], r"--size is '²x64'; write HEIGHTxWIDTH"),
         (["--size", "64x65"], r"width is 65; it must be a multiple of 16"),
         (["--size", "128x128"], r"nano was trained at 64x64"),
         (["--frames", "24"], r"frames is 24; it must be 4n\+1\. The nearest below is 21\."),

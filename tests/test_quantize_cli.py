@@ -68,6 +68,7 @@ def test_help_says_what_there_is(run: Run) -> None:
         (("--out", "a.json"), "Give one target: --target-db, --target-share or --max-bytes, not 0."),
         (("--out", "a.json", "--target-db", "30", "--max-bytes", "5"), "not 2."),
         (("--out", "a.json", "--target-share", "97"), "--target-share is 97.0; it is a share"),
+        (("--out", "a.json", "--target-db", "nan"), "--target-db is nan; it is a number of decibels"),
         (("--out", "a.json", "--target-db", "30", "--group", "40"), "--group is 40; the backend takes multiples of 32."),
         (("--out", "a", "--target-db", "30"), "a recipe's name ends in .json"),
         (("--out", "a.json", "--target-db", "30", "--blocks", "1"), "--blocks goes with --checkpoint"),

@@ -59,7 +59,7 @@ def test_time_and_memory_are_those_of_a_process(speed: Speed) -> None:
 def test_conditions_are_told(speed: Speed) -> None:
     conditions, plan = speed.conditions, small_plan()
     assert (conditions.engine, conditions.weights, conditions.runs) == ("executorch", "int8", 3)
-    assert conditions.clip == "32x32, 9 frames, 25 fps"
+    assert conditions.clip == "32x32x9, 25 fps"
     assert (conditions.steps, conditions.evaluations) == (plan.steps, plan.evaluations)
     assert conditions.threads >= 1
     assert conditions.load_average >= 0

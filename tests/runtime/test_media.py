@@ -207,7 +207,7 @@ def test_large_photographs(size: tuple[int, int], tmp_path: Path) -> None:
 def test_smallest_portrait(tmp_path: Path) -> None:
     assert read_portrait_pixels(saved(tmp_path / "a.png", Image.new("RGB", (16, 16))), 64, 64).shape == (64, 64, 3)
     for width, height in ((15, 400), (400, 15), (1, 1)):
-        with pytest.raises(InputError, match=f"is {width}×{height} pixels; it needs at least 16 a side"):
+        with pytest.raises(InputError, match=f"is {width} pixels wide and {height} high; it needs at least 16 a side"):
             read_portrait_pixels(saved(tmp_path / "b.png", Image.new("RGB", (width, height))), 64, 64)
 
 

@@ -16,6 +16,7 @@ from echoedge.core.errors import ConfigError
 from echoedge.quantize.recipes import PRESETS
 from echoedge.runtime import operators
 from echoedge.runtime.operators import OperatorSpeeds, Part, _rounds, compile_part, measure_operators, parts, peak_products
+from echoedge.targets.gate import flops
 from echoedge.targets.hoist import step_work
 
 from ..commands import Run
@@ -43,6 +44,13 @@ def test_flops_are_those_of_the_step() -> None:
     found = by_name(SMALL, rows=8)
     work = step_work(SMALL, CLIP, 8)
     assert found["block"].weight_flops + found["block"].other_flops == work.blocks
+
+
+@pytest.mark.parametrize("config", [SMALL, tiny_config("preview")])
+def test_flops_are_those_that_the_gate_counts(config: ModelConfig) -> None:
+    for part in by_name(config).values():
+        exported = torch.export.export(part.module.eval(), part.inputs, strict=False)
+        assert sum(flops(exported).values()) == part.weight_flops + part.other_flops, part.name
 
 
 def test_products_of_the_parts_are_those_of_the_block() -> None:
@@ -122,7 +130,7 @@ def test_figures_follow_from_one_another(speeds: OperatorSpeeds) -> None:
 
 
 def test_conditions_are_told(speeds: OperatorSpeeds) -> None:
-    assert (speeds.model, speeds.clip, speeds.tokens, speeds.text_rows) == ("nano", "32x32, 9 frames", CLIP.tokens, 8)
+    assert (speeds.model, speeds.clip, speeds.tokens, speeds.text_rows) == ("nano", "32x32x9", CLIP.tokens, 8)
     assert (speeds.weights, speeds.threads, speeds.rounds) == ("int8", 1, 3)
     assert json.loads(json.dumps(speeds.to_dict(), allow_nan=False))["parts"][0]["name"] == "block"
 

@@ -211,7 +211,8 @@ def test_norms_and_attention_go_whole_to_apples_backends(name: str, folders: dic
     [
         ({"decoders": ("big",)}, "no decoder 'big'. Choose from: full, tiny"),
         ({"layout": "both"}, "layout is 'both'"),
-        ({"clips": (CLIP, CLIP)}, "every clip shape once"),
+        ({"clips": (CLIP, CLIP)}, "every decoder and clip shape once"),
+        ({"decoders": ("full", "full")}, "every decoder and clip shape once"),
         ({"layout": "one", "clips": (CLIP, OTHER)}, "One file holds the programs of one clip shape"),
         ({"backend": "vulkan"}, "Vulkan takes fp32 weights, not int8"),
         ({"backend": "webgpu"}, "backend is 'webgpu'"),

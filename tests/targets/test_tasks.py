@@ -105,6 +105,22 @@ def test_other_errors_name_the_task(tmp_path: Path) -> None:
         Workshop(tmp_path / "w", "key").run([task(fails)], "r", silent)
 
 
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ([task(notes, "a"), task(notes, "a")], "tasks 'a' and 'a' have one record"),
+        ([task(notes, "a b"), task(notes, "a-b")], "tasks 'a b' and 'a-b' have one record"),
+        ([task(notes, "a"), task(reads, "b", ("c",))], "b waits for 'c', which is not there. Choose from: a, b"),
+        ([task(notes, "a", ("b",)), task(notes, "b", ("a",))], "wait for each other: (a -> b -> a|b -> a -> b)"),
+        ([task(notes, "a", ("a",))], "wait for each other: a -> a"),
+    ],
+)
+def test_tasks_that_could_never_end_are_refused_before_anything_runs(tasks: list[Task], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Workshop(tmp_path / "w", "key").run(tasks, "r", silent)
+    assert [path.name for path in (tmp_path / "w").iterdir()] == ["request"]
+
+
 def test_too_little_memory_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: 1_000)
     tasks = [task(notes, "first"), task(notes, "second", need=Need({"weights": 5_000}, {"weights": "take int4."}))]

@@ -1,7 +1,8 @@
 """Cases recorded from upstream: where they lie, what a check of them is, and how far a result is from one.
 
 A case is `<name>.json` with its tensors in `<name>.safetensors` (in/* inputs, out/* what has to match, mid/* for debugging) and
-perhaps files of weights. The folder is ECHOEDGE_GOLDENS, else the full set beside the repository, else the committed selection.
+perhaps files of weights. Where upstream raised an error, `results` says `"error": "what it said"`, and there are no out/*.
+The folder is ECHOEDGE_GOLDENS, else the full set beside the repository, else the committed selection.
 A check, one per kind, runs product code on a case and yields what has to agree; `faults` judges it.
 """
 
@@ -19,6 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from safetensors.torch import load_file
 from torch import Tensor
+
+from echoedge.core.errors import EchoEdgeError
 
 REPO = Path(__file__).resolve().parents[2]
 FULL_SET, SMALL_SET = REPO.parent / "shared" / "goldens", REPO / "tests" / "data" / "upstream"
@@ -58,6 +61,11 @@ class Golden:
     @property
     def results(self) -> dict[str, Any]:
         return self.data.get("results") or {}
+
+    @property
+    def error(self) -> str | None:
+        """What upstream raised, in its own words; None where it returned something."""
+        return self.results.get("error")
 
     @property
     def tolerance(self) -> dict[str, Any]:
@@ -211,12 +219,28 @@ def fault(comparison: Comparison, tolerance: dict[str, Any]) -> str | None:
     )
 
 
+def _error_faults(case: Golden) -> list[str]:
+    """What is wrong with a case of which upstream made an error: anything but an error that a user can mend."""
+    instead = "nothing was"
+    try:
+        for _ in CHECKS[case.kind](case):
+            pass
+    except EchoEdgeError:
+        return []
+    except Exception as error:
+        instead = f"{type(error).__name__} was, which is none ({error})"
+    return [f"{case.name}: upstream raised {case.error!r}; an EchoEdgeError has to be raised here, and {instead}."]
+
+
 def faults(case: Golden) -> list[str]:
-    """All that is wrong with a case: nothing if each comparison of its kind's check agrees and none is left out."""
+    """All that is wrong with a case: nothing if each comparison of its kind's check agrees and none is left out, or, where upstream
+    raised an error, if the check raises one of EchoEdge's own."""
     if case.kind not in CHECKS:
         return [f"{case.name} is of the kind {case.kind!r}, which has no check. Known kinds: {', '.join(sorted(CHECKS))}."]
     if missing := case.missing():
         return [f"{case.name} lacks {', '.join(map(str, missing))}."]
+    if case.error is not None:
+        return _error_faults(case)
     comparisons = list(CHECKS[case.kind](case))
     if not comparisons:
         return [f"{case.name}: the check of {case.kind!r} compared nothing."]

@@ -1,7 +1,7 @@
 """Copies a selection of recorded cases into the repository: python tests/upstream/select_goldens.py SOURCE [TARGET]
 
-Of every kind at least one case, the cheapest in bytes with its weights, where weights that are there already cost nothing; besides
-those that tests name. Whatever else the target holds is removed.
+Of every kind at least one case, the cheapest in bytes with its weights, where weights that are there already cost nothing, and one
+without an error where there is one; besides those that tests name. Whatever else the target holds is removed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ def selection(found: Iterable[Golden], named: Iterable[str]) -> list[Golden]:
         have = {path for case in chosen for path in case.files}
         costs = {case.name: sum(path.stat().st_size for path in set(case.files) - have) for case in by_name.values()}
         cheapest = [
-            min((case for case in by_name.values() if case.kind == kind), key=lambda case: (costs[case.name], case.name))
+            min(
+                (case for case in by_name.values() if case.kind == kind),
+                key=lambda case: (case.error is not None, costs[case.name], case.name),
+            )
             for kind in left
         ]
         chosen.append(max(cheapest, key=lambda case: (costs[case.name], case.name)))

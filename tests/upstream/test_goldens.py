@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from echoedge.core.errors import ConfigError
+
 from .goldens import (
     CHECKS,
     FOLDER,
@@ -35,7 +37,9 @@ for module in sorted(Path(__file__).parent.glob("checks_*.py")):
     import_module(f".{module.stem}", __package__)
 
 CASES = cases()
-COMPLETE = sorted((case for case in CASES if not case.missing()), key=lambda case: -case.tensors_path.stat().st_size)
+COMPLETE = sorted(
+    (case for case in CASES if not case.missing() and case.error is None), key=lambda case: -case.tensors_path.stat().st_size
+)
 SMALLEST = {case.kind: case for case in COMPLETE}  # the last of each kind
 
 
@@ -170,6 +174,33 @@ def test_a_check_that_leaves_something_out_fails(tmp_path: Path) -> None:
     assert faults(written(tmp_path)) == ["a: the check of 'doubling' left out out/z."]
     CHECKS["doubling"] = lambda _: []
     assert faults(written(tmp_path)) == ["a: the check of 'doubling' compared nothing."]
+
+
+def raising(error: Exception) -> Check:
+    def check_of_it(_: Golden) -> Iterator[Comparison]:
+        raise error
+        yield
+
+    return check_of_it
+
+
+@pytest.mark.usefixtures("checks")
+def test_where_upstream_raised_an_error_a_typed_one_is_demanded(tmp_path: Path) -> None:
+    """A case with an error that passes here fails, and so does one without that raises here."""
+    refused = written(tmp_path, results={"error": "RuntimeError: sizes do not match"})
+    said = "a: upstream raised 'RuntimeError: sizes do not match'; an EchoEdgeError has to be raised here, and "
+    CHECKS["doubling"] = raising(ConfigError("width is 7; it must be a multiple of 16."))
+    assert faults(refused) == []
+    CHECKS["doubling"] = doubling
+    assert faults(written(tmp_path)) == []
+    assert faults(refused) == [f"{said}KeyError was, which is none ('count')."]
+    CHECKS["doubling"] = lambda _: list(doubling(written(tmp_path)))
+    assert faults(refused) == [f"{said}nothing was."]
+    CHECKS["doubling"] = raising(RuntimeError("mat1 and mat2"))
+    assert faults(refused) == [f"{said}RuntimeError was, which is none (mat1 and mat2)."]
+    CHECKS["doubling"] = raising(ConfigError("width is 7."))
+    with pytest.raises(ConfigError, match="width is 7"):
+        faults(written(tmp_path))
 
 
 def test_an_unknown_kind_fails_with_the_list(tmp_path: Path) -> None:

@@ -20,6 +20,12 @@ SIZES = {
 }
 
 
+def test_a_case_of_an_error_does_not_stand_for_its_kind(source: Path) -> None:
+    data = json.loads((source / "plain.json").read_text())
+    (source / "plain.json").write_text(json.dumps(data | {"results": {"error": "ValueError: no"}}))
+    assert [case.name for case in selection(cases(source), [])] == ["c2", "large", "other"]
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Kind a: 10 bytes with 1000 of weights, or 500 with the 2000 that kind b needs anyway."""
