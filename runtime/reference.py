@@ -226,7 +226,7 @@ def read_prompts(path: Path, text_dim: int) -> dict[str, Float32]:
     try:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"The prompt pack {path} cannot be read ({error}). Make one with: echoedge checkpoint prompts") from error
+        raise InputError(f"The prompt pack {path} cannot be read ({error}). Make one with: echoedge checkpoint prompts.") from error
     for prompt, rows in found.items():
         if rows.ndim != 2 or rows.shape[1] != text_dim:
             raise InputError(

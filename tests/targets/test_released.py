@@ -22,7 +22,7 @@ from echoedge.core.samplers import PLAN_PRESETS, build_plan
 from echoedge.core.streamed import stream_transformer
 from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe
 from echoedge.runtime.engines import open_engine
-from echoedge.runtime.parity import verify
+from echoedge.runtime.parity import NO_CLIP, verify
 from echoedge.runtime.player import Player, Score
 from echoedge.targets import released
 from echoedge.targets.backends import BACKENDS
@@ -95,7 +95,9 @@ def test_the_bundle_verifies_itself(made: tuple[ReleasedExport, Path, Bundle]) -
     _, _, bundle = made
     verdict = verify(bundle, open_engine(bundle))
     assert verdict.passed, verdict.to_dict()
-    assert verdict.lipsync_measured is None
+    assert not verdict.complete
+    assert {row.name for row in verdict.rows if row.unjudged == NO_CLIP} == {"latents", "frames"}
+    assert verdict.lipsync.unjudged == NO_CLIP
 
 
 def test_it_plays(made: tuple[ReleasedExport, Path, Bundle]) -> None:
