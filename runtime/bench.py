@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.bundle import Bundle
-from ..core.errors import EchoEdgeError, ResourceError
+from ..core.errors import EchoEdgeError, EngineError, ResourceError
 from ..core.programs import DECODE_PROGRAMS
 from ..core.records import EngineRecord
 from .engines import threads_of
@@ -115,7 +115,7 @@ def measure_apart(bundle: Bundle, wanted: Wanted, runs: int = 5, progress: Progr
     """`measure` in a process of its own, so that what other engines loaded counts neither as its memory nor as loaded already.
 
     Raises:
-        ConfigError, EngineError, InputError, ResourceError: as `measure`; also where the process was killed.
+        ConfigError, EngineError, InputError, ResourceError: as `measure`; the last also where the process was killed.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -132,10 +132,12 @@ def measure_apart(bundle: Bundle, wanted: Wanted, runs: int = 5, progress: Progr
             progress(*message)
     except EOFError:
         process.join()
-        raise ResourceError(
-            f"The process that measured {wanted.engine} ended with {process.exitcode}, most likely for memory. Close other "
-            "programs, or play a smaller shape."
-        ) from None
+        if process.exitcode is not None and process.exitcode < 0:
+            raise ResourceError(
+                f"The process that measured {wanted.engine} was killed (signal {-process.exitcode}), most likely for memory. Close "
+                "other programs, or play a smaller shape."
+            ) from None
+        raise EngineError(f"The process that measured {wanted.engine} failed; what it said stands above. Report it.") from None
     finally:
         receiver.close()
         process.terminate()

@@ -19,6 +19,7 @@ from echoedge.runtime import bench
 from echoedge.runtime.bench import Speed, device_name, measure, measure_apart, peak_memory
 from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.base import Array, Engine
+from echoedge.runtime.engines.torch import TorchEngine
 from echoedge.runtime.parity import demo_case
 from echoedge.runtime.player import STAGES
 from echoedge.runtime.setting import Wanted
@@ -111,6 +112,15 @@ def test_threads_are_those_that_were_asked_for(count: int, bundle: Bundle) -> No
 
 
 @pytest.mark.usefixtures("threads")
+def test_threads_of_torch(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TorchEngine, "for_bundle", lambda _: small_engine())  # whose weights do not ship
+    for count in (1, 3):
+        speed = measure(bundle, Wanted(engine="torch", threads=count), 1)
+        assert speed.conditions.threads == torch.get_num_threads() == count
+        assert (speed.conditions.engine, speed.conditions.weights) == ("torch", "fp32")
+
+
+@pytest.mark.usefixtures("threads")
 def test_threads_that_an_engine_does_not_take_are_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("echoedge.runtime.engines.executorch.set_threads", lambda _: None)  # a runtime that goes its own way
     wanted = program_threads() + 1
@@ -142,8 +152,11 @@ def test_a_refusal_comes_back_from_the_other_process(bundle: Bundle) -> None:
 
 
 def test_a_process_that_was_killed_is_a_sentence(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_measure_and_send", stand_ins.killed)
-    with pytest.raises(ResourceError, match="measured auto ended with 9, most likely for memory"):
+    monkeypatch.setattr(bench, "_measure_and_send", stand_ins.killed_by_the_system)
+    with pytest.raises(ResourceError, match=r"measured auto was killed \(signal 9\), most likely for memory"):
+        measure_apart(bundle, Wanted(), 1)
+    monkeypatch.setattr(bench, "_measure_and_send", stand_ins.killed)  # it ends by itself, with a status
+    with pytest.raises(EngineError, match="measured auto failed; what it said stands above"):
         measure_apart(bundle, Wanted(), 1)
 
 
