@@ -616,9 +616,13 @@ def _print_speed(speeds: list[Speed]) -> None:
 
 
 def _measure(bundle: Bundle, wanted: Wanted, engines: list[str], runs: int, quiet: bool) -> list[Speed]:
-    """Of several engines each is measured in a process of its own."""
+    """Of several engines each is measured in a process of its own; one that cannot play is refused before any is measured."""
     from .runtime.bench import measure, measure_apart
+    from .runtime.engines import open_engine
+    from .runtime.setting import Setting
 
+    for name in engines if len(engines) > 1 else ():
+        open_engine(bundle, name, Setting.of(bundle, wanted).clip)
     speeds = []
     for name in engines:
         with _bars(quiet) as progress:

@@ -27,9 +27,12 @@ from echoedge.core.bundle import MANIFEST, Bundle
 from echoedge.core.golden import GOLDEN, GOLDEN_INDEX
 from echoedge.core.nano import assets
 from echoedge.core.records import read_records, write_record
+from echoedge.runtime import bench
+from echoedge.runtime.bench import Speed
 from echoedge.runtime.engines import ENGINES
 from echoedge.runtime.media import read_clip, read_speech
 from echoedge.runtime.parity import NO_CLIP
+from echoedge.runtime.setting import Wanted
 from echoedge.targets import bundle_builder
 from echoedge.targets.bundle_builder import library_versions
 from echoedge.targets.hoist import REWRITES, savings
@@ -352,9 +355,22 @@ def test_bench_plays_what_it_is_asked_for(run: Run, bundle_path: Path) -> None:
     assert re.search(r"threads +│ +1 ", told)
 
 
-def test_bench_compares_engines_in_processes_of_their_own(run: Run, bundle_path: Path) -> None:
-    """The small model's weights do not ship, so that the second engine refuses: from its own process."""
+def test_bench_compares_engines_in_processes_of_their_own(run: Run, bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That they are processes is tests/runtime/test_bench.py's to show."""
+    apart: list[str] = []
+
+    def measure_here(bundle: Bundle, wanted: Wanted, runs: int, progress: Any) -> Speed:
+        apart.append(wanted.engine)
+        return bench.measure(bundle, wanted, runs, progress)
+
+    monkeypatch.setattr(bench, "measure_apart", measure_here)
     assert "whose weights do not ship" in complaint(run("bench", bundle_path, "--compare", "--runs", 1, "--json"))
+    assert apart == []  # refused before the first was measured
+    monkeypatch.setitem(ENGINES, "torch", lambda *_: small_engine())
+    told = run("bench", bundle_path, "--compare", "--runs", 1).out
+    assert apart == ["auto", "torch"]
+    assert re.search(r"executorch int8 +┃ torch fp32", told)
+    assert re.search(r"peak memory of its process │ +\d+ MB │ +\d+ MB │", told)
 
 
 # ---- animate ---------------------------------------------------------------------------------------------------------------------
