@@ -31,10 +31,11 @@ from .core.errors import ConfigError, EchoEdgeError, EngineError, OutputError
 
 if TYPE_CHECKING:
     from .core.bundle import Bundle, Manifest
-    from .core.config import ClipSpec
     from .runtime.bench import Speed
-    from .runtime.parity import Verdict
+    from .runtime.engines.base import Engine
+    from .runtime.parity import Lipsync, Row, Verdict
     from .runtime.reference import Settings
+    from .runtime.setting import Wanted
     from .targets.hoist import Saving
 
 app = typer.Typer(
@@ -63,6 +64,14 @@ BundleArg = Annotated[Path, typer.Argument(help="A bundle, NAME.echoedge.", show
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 EngineOption = Annotated[str, typer.Option(help="auto, executorch, or torch (full precision).")]
+ClipOption = Annotated[
+    str | None, typer.Option(help="HEIGHTxWIDTHxFRAMES: which of a bundle's shapes.", show_default="the main one")
+]
+DecoderOption = Annotated[
+    str | None, typer.Option(help="full, or tiny: the small autoencoder.", show_default="full, where it is there")
+]
+PromptsOption = Annotated[Path | None, typer.Option(help="Prompt pack: texts that need no text encoder, beside those of a bundle.")]
+RecordOption = Annotated[bool, typer.Option("--record", help="Keep the figures in the bundle's folder, beside its manifest.")]
 
 
 @contextmanager
@@ -78,10 +87,6 @@ def _bars(quiet: bool) -> Iterator[Any]:
             bars.update(tasks[stage], completed=done, total=total)
 
         yield advance
-
-
-def _db(value: float | None) -> str:
-    return "–" if value is None else "≥ 150 dB" if value >= 150 else f"{value:.1f} dB"
 
 
 def _number(value: float | None, digits: int = 6) -> str:
@@ -249,70 +254,33 @@ def export(
 # -- animate ---------------------------------------------------------------------------------------------------------------------
 
 
-def _decode_program(bundle: Bundle, decoder: str | None) -> str | None:
-    """The program that `--decoder` names; None where it is left open."""
-    from .core.bundle import DECODE_PROGRAMS
-
-    if decoder is None:
-        return None
-    there = {name: program for name, program in DECODE_PROGRAMS.items() if program in bundle.manifest.programs}
-    if decoder not in there:
-        raise ConfigError(f"--decoder is {decoder!r}; {bundle.root} has: {', '.join(there)}.")
-    return there[decoder]
-
-
-def _clip_of(bundle: Bundle, shape: str | None) -> ClipSpec:
-    """The bundle's shape that `--clip` names."""
-    if shape is None:
-        return bundle.clip
-    wanted = str(parse_shape(shape, "--clip"))
-    there = {str(clip): clip for clip in bundle.clips}
-    if wanted not in there:
-        raise ConfigError(f"--clip is {shape!r}; {bundle.root} plays: {', '.join(there)}.")
-    return there[wanted]
+def _shape(text: str | None) -> str | None:
+    """--clip as shapes are named."""
+    return None if text is None else str(parse_shape(text, "--clip"))
 
 
 def _animate(
-    bundle: Bundle,
-    image: Path,
-    audio: Path,
-    output: Path,
-    prompt: str,
-    seed: int,
-    engine_name: str,
-    force: bool,
-    quiet: bool,
-    decoder: str | None = None,
-    pack: Path | None = None,
-    shape: str | None = None,
+    bundle: Bundle, image: Path, audio: Path, output: Path, wanted: Wanted, seed: int, force: bool, quiet: bool
 ) -> dict[str, Any]:
     from .core.files import require_free_disk
     from .core.inputs import byte_ids
-    from .core.memory import require
     from .core.plan import check_seed
-    from .runtime.engines import open_engine
     from .runtime.media import ClipWriter, read_portrait, read_speech
-    from .runtime.player import Player, Score, memory_needed
+    from .runtime.setting import Setting
 
     check_seed(seed)
-    clip = _clip_of(bundle, shape)
+    setting = Setting.of(bundle, wanted)
+    clip, prompt = setting.clip, setting.prompt(wanted.prompt, default="")
     portrait = read_portrait(image, clip.height, clip.width)
     speech = read_speech(audio, clip.sample_rate, clip.fps)
     seconds = len(speech) / clip.sample_rate
-    decode = _decode_program(bundle, decoder)
-    require(memory_needed(bundle, seconds, decode), "playing this clip")
     require_free_disk(output, int(seconds * clip.fps * clip.height * clip.width * 3 / CLIP_COMPRESSION))
-    score = Score.of(bundle, clip)
-    if pack is not None:
-        from .runtime.reference import read_prompts
-
-        score = replace(score, prompts={**score.prompts, **read_prompts(pack, score.config.text_dim)})
-    _, used = byte_ids(prompt, score.config.text_len)
-    if "text_encoder" in bundle.manifest.programs and used < len(prompt.encode("utf-8", errors="replace")):
+    _, used = byte_ids(prompt, setting.score.config.text_len)
+    if setting.reads_text and used < len(prompt.encode("utf-8", errors="replace")):
         read = prompt.encode("utf-8", errors="replace")[:used].decode()
         err.print(f"[yellow]The prompt is longer than this model reads; it ends after {escape(repr(read))}.[/]")
     with _bars(quiet) as progress:
-        player = Player(score, open_engine(bundle, engine_name, clip), progress, decode)
+        player = setting.player(seconds, progress)
         writer = ClipWriter(
             output, height=clip.height, width=clip.width, fps=clip.fps, audio=speech, sample_rate=clip.sample_rate, force=force
         )
@@ -322,7 +290,7 @@ def _animate(
                 writer.write(frame)
     return {
         "clip": str(output), "frames": take.frames, "seconds": round(take.frames / clip.fps, 3), "engine": player.engine.name,
-        "evaluations": take.evaluations, "stage_seconds": {k: round(v, 4) for k, v in take.seconds.items()},
+        "prompt": prompt, "evaluations": take.evaluations, "stage_seconds": {k: round(v, 4) for k, v in take.seconds.items()},
     }  # fmt: skip
 
 
@@ -351,7 +319,8 @@ def _animate_reference(
     from .core.files import human_bytes, require_free_disk, require_free_memory
     from .runtime.colour import ColourMatcher
     from .runtime.media import ClipWriter, clip_frames, output_size, portrait_size, read_portrait, read_speech
-    from .runtime.reference import Reference, memory_needed, peak_memory, read_prompts
+    from .runtime.prompts import read_prompts
+    from .runtime.reference import Reference, memory_needed, peak_memory
 
     checkpoint = Checkpoint.open(checkpoint_path, model)
     sizes = Architecture(checkpoint.config())
@@ -411,12 +380,13 @@ def animate(
     image: Annotated[Path, typer.Option(help="The portrait: any common image file.", show_default=False)] = ...,  # type: ignore[assignment]
     audio: Annotated[Path, typer.Option(help="The speech: any common audio or video file.", show_default=False)] = ...,  # type: ignore[assignment]
     output: Annotated[Path, typer.Option("--out", help="The MP4 to write.", show_default=False)] = ...,  # type: ignore[assignment]
-    prompt: Annotated[str, typer.Option(help="What the head does, such as 'a woman nods and smiles'.")] = "",
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="What the head does, such as 'a woman nods and smiles'.", show_default="none, or the one it knows"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="0 … 2^64-1; the same seed gives the same clip on every device.")] = 0,
     engine: EngineOption = "auto",
-    clip: Annotated[
-        str | None, typer.Option(help="HEIGHTxWIDTHxFRAMES: which of a bundle's shapes.", show_default="the main one")
-    ] = None,
+    clip: ClipOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     checkpoint: Annotated[
@@ -434,9 +404,7 @@ def animate(
     dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.", rich_help_panel=PANEL)] = "fp32",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", rich_help_panel=PANEL)] = "cpu",
     resident: Annotated[bool, typer.Option("--resident", help="Keep every part in memory.", rich_help_panel=PANEL)] = False,
-    decoder: Annotated[
-        str | None, typer.Option(help="full, or tiny: the small autoencoder.", show_default="full, where it is there")
-    ] = None,
+    decoder: DecoderOption = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Denoising steps.", show_default="8 or 25", rich_help_panel=PANEL)
     ] = None,
@@ -456,9 +424,7 @@ def animate(
     negative_prompt: Annotated[
         str | None, typer.Option(help="What to stay away from (preview).", show_default="a built-in one", rich_help_panel=PANEL)
     ] = None,
-    prompts: Annotated[
-        Path | None, typer.Option(help="Prompt pack: texts that need no text encoder, beside those of a bundle.")
-    ] = None,
+    prompts: PromptsOption = None,
     face: Annotated[
         str | None,
         typer.Option(help="TOP,BOTTOM,LEFT,RIGHT of the face: only it hears the speech (preview).", rich_help_panel=PANEL),
@@ -496,7 +462,10 @@ def animate(
         raise ConfigError("Give a bundle to play, or --checkpoint FOLDER to play the released model; one of the two.")
     if bundle is not None:
         _refuse_options(context, PANEL, "goes with --checkpoint; a bundle has it fixed when it is compiled")
-        result = _animate(Bundle.open(bundle), image, audio, output, prompt, seed, engine, force, as_json, decoder, prompts, clip)
+        from .runtime.setting import Wanted
+
+        wanted = Wanted(engine, _shape(clip), decoder, prompts, prompt)
+        result = _animate(Bundle.open(bundle), image, audio, output, wanted, seed, force, as_json)
     else:
         from .runtime.reference import Settings
 
@@ -511,8 +480,8 @@ def animate(
             reuse=reuse, seed=seed, dtype=dtype, device=device, decoder=decoder or "full", upstream_compat=upstream_compat,
         )  # fmt: skip
         result = _animate_reference(
-            checkpoint, model, settings, image, audio, output, prompt, prompts, size, frames, face, match_colours, resident, force,
-            as_json,
+            checkpoint, model, settings, image, audio, output, prompt or "", prompts, size, frames, face, match_colours, resident,
+            force, as_json,
         )  # fmt: skip
     if as_json:
         print(json.dumps(result))
@@ -525,6 +494,8 @@ def animate(
 
 
 def _print_verdict(verdict: Verdict) -> None:
+    from .core.metrics.psnr import in_words
+
     table = Table(title="Parity with full precision", title_justify="left")
     for column, justify in (
         ("what", "left"),
@@ -536,28 +507,30 @@ def _print_verdict(verdict: Verdict) -> None:
     ):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
 
-    def verdict_mark(passed: bool) -> str:
-        return "[green]passed[/]" if passed else "[red]FAILED[/]"
+    def mark(part: Row | Lipsync) -> str:
+        if part.unjudged is not None:
+            return f"[yellow]not judged[/]: {escape(part.unjudged)}"
+        return "[green]passed[/]" if part.passed else "[red]FAILED[/]"
 
     for row in verdict.rows:
         found, wanted = row.measured, row.demanded
         table.add_row(
             row.name,
-            _db(found.psnr_db),
-            _db(wanted.psnr_db),
+            in_words(found.psnr_db),
+            in_words(wanted.psnr_db),
             _number(found.cosine),
             _number(found.max_abs, 4),
-            verdict_mark(row.passed),
+            mark(row),
         )
-    if verdict.lipsync_measured is not None:
-        table.add_row(
-            "lip-sync" if verdict.lipsync_clips == 1 else f"lip-sync, {verdict.lipsync_clips} clips",
-            f"{verdict.lipsync_measured:.3f}",
-            f"{verdict.lipsync_reference:.3f} × 95 %",
-            "",
-            "",
-            verdict_mark(verdict.lipsync_passed),
-        )
+    mouth = verdict.lipsync
+    table.add_row(
+        "lip-sync" if mouth.clips == 1 else f"lip-sync, {mouth.clips} clips",
+        _number(mouth.measured, 3),
+        "–" if mouth.reference is None else f"{mouth.reference:.3f} × 95 %",
+        "",
+        "",
+        mark(mouth),
+    )
     out.print(table)
 
 
@@ -569,13 +542,13 @@ def verify(
     ] = None,
     engine: EngineOption = "auto",
     clips: Annotated[int, typer.Option(min=0, help="Judge lip-sync over this many drawn held-out clips (nano only).")] = 0,
-    record: Annotated[bool, typer.Option("--record", help="Keep the figures in the bundle's manifest.")] = False,
+    record: RecordOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare every program and a whole clip with full precision. Exit status 1 when a threshold fails."""
-    from .core.bundle import Bundle, record_parity
+    """Compare every program and a whole clip with full precision. Exit status 1 when a threshold fails, or nothing was judged."""
+    from .core.bundle import Bundle
     from .runtime.engines import open_engine
-    from .runtime.parity import lipsync_over
+    from .runtime.parity import Lipsync, lipsync_over
     from .runtime.parity import verify as compare
 
     opened = Bundle.open(bundle)
@@ -584,21 +557,35 @@ def verify(
         verdict = compare(opened, player, baseline, progress)
         if clips:
             reference, measured = lipsync_over(opened, player, clips, progress)
-            verdict = replace(verdict, lipsync_reference=reference, lipsync_measured=measured, lipsync_clips=clips)
+            verdict = replace(verdict, lipsync=Lipsync(reference, measured, clips))
     if record:
-        record_parity(bundle, {row.name: row.measured for row in verdict.rows})
+        _record_verdict(opened, player, verdict)
     if as_json:
         print(json.dumps(verdict.to_dict()))
     else:
         _print_verdict(verdict)
         if verdict.passed:
-            out.print(f"Equal within the bundle's thresholds. Next: [cyan]echoedge bench {escape(str(bundle))}[/]")
-        else:
+            out.print(f"{verdict.sentence()} Next: [cyan]echoedge bench {escape(str(bundle))}[/]")
+        elif verdict.failed:
             out.print(
-                "[red]A threshold failed.[/] Export with finer weights (--weights int8 or fp32), or look at the failing row above."
+                f"[red]{verdict.sentence()}[/] Export with finer weights (--weights int8 or fp32), or look at the failing rows."
             )
+        else:
+            out.print(f"[yellow]{verdict.sentence()}[/] Export it again to have it judged.")
     if not verdict.passed:
         raise typer.Exit(1)
+
+
+def _record_verdict(bundle: Bundle, engine: Engine, verdict: Verdict) -> None:
+    from .core.records import write_record
+    from .runtime.bench import device_name
+    from .runtime.engines import threads_of
+    from .targets.bundle_builder import library_versions
+
+    path = write_record(
+        bundle, "verify", engine.name, device_name(), threads_of(engine), library_versions(), verdict.summary(), verdict.to_dict()
+    )
+    err.print(f"[dim]Recorded in {escape(str(path))}[/]", soft_wrap=True)
 
 
 # -- bench -----------------------------------------------------------------------------------------------------------------------
@@ -617,13 +604,39 @@ def _print_speed(speeds: list[Speed]) -> None:
     table.add_row("first clip, with loading", *(f"{s.first_seconds * 1000:.0f} ms" for s in speeds))
     table.add_row("[bold]frames per second[/]", *(f"[bold]{s.fps:.1f}[/]" for s in speeds))
     table.add_row("realtime factor", *(f"{s.realtime_factor:.2f}" for s in speeds))
-    table.add_row("peak memory of the process", *(f"{s.peak_bytes / 1e6:.0f} MB" for s in speeds))
+    table.add_row("peak memory of its process", *(f"{s.peak_bytes / 1e6:.0f} MB" for s in speeds))
+    table.add_row("threads", *(str(s.conditions.threads) for s in speeds))
+    table.add_row("load", *(f"{s.conditions.load_average:g}" for s in speeds))
     out.print(table)
     c = speeds[0].conditions
     out.print(
-        f"[dim]{c.device}; {c.threads} threads; load {c.load_average}; {c.clip}; {c.steps} steps, {c.evaluations} evaluations; "
-        f"median of {c.runs}. Figures of this machine, not of a phone.[/]"
+        f"[dim]{escape(c.device)}; {c.clip}; decoder {c.decoder}; prompt {escape(repr(c.prompt))}; {c.steps} steps, "
+        f"{c.evaluations} evaluations; median of {c.runs}. Figures of this machine, not of a phone.[/]"
     )
+
+
+def _measure(bundle: Bundle, wanted: Wanted, engines: list[str], runs: int, quiet: bool) -> list[Speed]:
+    """Of several engines each is measured in a process of its own; one that cannot play is refused before any is measured."""
+    from .runtime.bench import measure, measure_apart
+    from .runtime.engines import open_engine
+    from .runtime.setting import Setting
+
+    for name in engines if len(engines) > 1 else ():
+        open_engine(bundle, name, Setting.of(bundle, wanted).clip)
+    speeds = []
+    for name in engines:
+        with _bars(quiet) as progress:
+            speeds.append((measure if len(engines) == 1 else measure_apart)(bundle, replace(wanted, engine=name), runs, progress))
+    return speeds
+
+
+def _record_speed(bundle: Bundle, speed: Speed) -> None:
+    from .core.records import write_record
+    from .targets.bundle_builder import library_versions
+
+    c = speed.conditions
+    path = write_record(bundle, "bench", c.engine, c.device, c.threads, library_versions(), speed.summary(), speed.to_dict())
+    err.print(f"[dim]Recorded in {escape(str(path))}[/]", soft_wrap=True)
 
 
 @app.command()
@@ -632,20 +645,26 @@ def bench(
     runs: Annotated[int, typer.Option(min=1, help="Clips played after the warm-up; medians are reported.")] = 5,
     engine: EngineOption = "auto",
     compare: Annotated[bool, typer.Option("--compare", help="Also play in full precision with torch, side by side.")] = False,
-    record: Annotated[bool, typer.Option("--record", help="Keep the figures in the bundle's manifest.")] = False,
+    clip: ClipOption = None,
+    decoder: DecoderOption = None,
+    prompts: PromptsOption = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="What is played.", show_default="the demo's, or the first that the bundle knows")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the engine.", show_default="the engine's choice")] = None,
+    record: RecordOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say how fast a bundle plays here, stage by stage."""
-    from .core.bundle import Bundle, record_benchmark
-    from .runtime.bench import as_run, measure
+    from .core.bundle import Bundle
+    from .runtime.setting import Wanted
 
     opened = Bundle.open(bundle)
-    speeds = []
-    for name in (engine, *(["torch"] if compare and engine != "torch" else [])):
-        with _bars(as_json) as progress:
-            speeds.append(measure(opened, name, runs, progress))
-        if record:
-            record_benchmark(bundle, as_run(speeds[-1]))
+    wanted = Wanted(engine, _shape(clip), decoder, prompts, prompt, threads)
+    speeds = _measure(opened, wanted, [engine, *(["torch"] if compare and engine != "torch" else [])], runs, as_json)
+    if record:
+        for speed in speeds:
+            _record_speed(opened, speed)
     if as_json:
         print(json.dumps([speed.to_dict() for speed in speeds]))
     else:
@@ -725,6 +744,8 @@ def inspect(
     released weights, whether every tensor is there; exit status 1 where one is not."""
     from .core.bundle import Bundle
     from .core.files import human_bytes
+    from .core.metrics.psnr import in_words
+    from .core.records import read_records
 
     if is_checkpoint(path):
         if time:
@@ -736,6 +757,7 @@ def inspect(
 
     bundle = Bundle.open(path)
     manifest, plan = bundle.manifest, bundle.plan()
+    records = read_records(bundle)
     saved = savings(bundle.model, bundle.clip, plan, bundle.input_shape("encode_conditions", "text")[1])
     times: dict[str, float] | None = None
     if time:
@@ -745,7 +767,8 @@ def inspect(
             rows = bundle.input_shape("encode_conditions", "text")[1]
             times = {t.name: t.seconds for t in measure_rewrites(bundle.model, bundle.clip, rows, progress=progress)}
     if as_json:
-        told = {"savings": [asdict(saving) for saving in saved]} | ({"step_seconds": times} if times else {})
+        told: dict[str, Any] = {"savings": [asdict(saving) for saving in saved]} | ({"step_seconds": times} if times else {})
+        told |= {"records": [r.model_dump(mode="json") for r in records.own], "damaged_records": dict(records.damaged)}
         print(json.dumps(json.loads(manifest.to_json()) | told, ensure_ascii=False))
         return
     _print_programs(manifest)
@@ -764,10 +787,15 @@ def inspect(
     out.print(f"size      {human_bytes(size)}")
     out.print(f"memory    {', '.join(f'{name} {human_bytes(count)}' for name, count in held.items())}")
     if manifest.parity.measured:
-        found = ", ".join(f"{name} {_db(figures.psnr_db)}" for name, figures in manifest.parity.measured.items())
-        out.print(f"parity    {found}")
-    for run in manifest.benchmarks:
-        out.print(f"measured  {run.date}: {escape(json.dumps(run.rows[-1]))} on {escape(run.device)}")
+        found = ", ".join(f"{name} {in_words(figures.psnr_db)}" for name, figures in manifest.parity.measured.items())
+        out.print(f"parity    at export: {found}")
+    for record in records.own:
+        played = f"{record.engine} on {record.device}, {record.threads} threads"
+        out.print(f"{record.verb:<9} {record.date}, {escape(played)}: {escape(record.summary)}")
+    for name, reason in records.damaged.items():
+        out.print(f"[yellow]damaged   {escape(name)}: {escape(reason)}[/]")
+    if records.others:
+        out.print(f"[dim]{len(records.others)} of another manifest, not shown: {escape(', '.join(records.others))}[/]")
     extra = bundle.extra_files()
     if extra:
         out.print(f"[yellow]not part of the bundle: {escape(', '.join(extra))}[/]")
@@ -923,12 +951,12 @@ def demo(
     force: ForceOption = False,
 ) -> None:
     """The whole way on built-in material: compile nano, make a portrait speak, prove parity, say how fast it is."""
-    from .core.bundle import Bundle, record_parity
+    from .core.bundle import Bundle
     from .core.nano import assets
-    from .runtime.bench import measure
     from .runtime.demo import write_contact_sheet
     from .runtime.engines import open_engine
     from .runtime.parity import verify as compare
+    from .runtime.setting import Wanted
 
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file; --out names a folder.")
@@ -945,16 +973,20 @@ def demo(
     bundle = Bundle.open(bundle_path)
     out.rule("2  animate", align="left")
     folder = assets() / "demo"
-    _animate(bundle, folder / portrait["file"], folder / voice["file"], clip_path, portrait["prompt"], 0, "auto", force, False)
+    wanted = Wanted(prompt=portrait["prompt"])
+    _animate(bundle, folder / portrait["file"], folder / voice["file"], clip_path, wanted, 0, force, False)
     write_contact_sheet(bundle, clip_path, folder / portrait["file"], sheet_path, force)
     out.rule("3  verify", align="left")
+    engine = open_engine(bundle)
     with _bars(False) as progress:
-        verdict = compare(bundle, open_engine(bundle), None, progress)
-    record_parity(bundle_path, {row.name: row.measured for row in verdict.rows})
+        verdict = compare(bundle, engine, None, progress)
+    _record_verdict(bundle, engine, verdict)
     _print_verdict(verdict)
+    out.print(verdict.sentence())
     out.rule("4  bench", align="left")
-    with _bars(False) as progress:
-        speeds = [measure(bundle, name, 3, progress) for name in ("auto", "torch")]
+    speeds = _measure(bundle, wanted, ["auto", "torch"], 3, False)
+    for speed in speeds:
+        _record_speed(bundle, speed)
     _print_speed(speeds)
     for name, path in (("clip", clip_path), ("sheet", sheet_path), ("bundle", bundle_path)):
         out.print(f"{name:<7} [bold]{escape(str(path))}[/]")

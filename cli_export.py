@@ -67,7 +67,8 @@ def export_checkpoint(
     from .core.plan import check_choice
     from .quantize.recipes import read_recipe
     from .runtime.parity import demo_case
-    from .runtime.reference import read_prompts
+    from .runtime.prompts import read_prompts
+    from .runtime.setting import PACK
     from .targets.bundle_builder import TARGETS
     from .targets.released import ReleasedExport, export_released
 
@@ -75,9 +76,12 @@ def export_checkpoint(
         raise ConfigError(f"This version compiles for: {', '.join(TARGETS)}. It does not compile for {target!r} yet.")
     check_choice("way", way, ("auto", "stamped", "plain"))
     check_choice("products", products, ("fp32", "bf16"))
-    config = Checkpoint.open(folder, model).config()
+    sizes = Architecture(Checkpoint.open(folder, model).config())
+    config = sizes.transformer
     clip = parse_clip(size, frames)
     pack = read_prompts(prompts, config.text_dim) if prompts else {}
+    if not pack:
+        warn(f"The bundle will have no text encoder and no prompts: it plays with --prompts PACK alone. Make one with: {PACK}.")
     longest = max((len(rows) for rows in pack.values()), default=0)
     if longest >= text_rows:
         raise InputError(f"A prompt of {prompts} has {longest} tokens; --text-rows {text_rows} reads up to {text_rows - 1}.")
@@ -90,7 +94,7 @@ def export_checkpoint(
         )
     case = demo_case(clip, clip.frames)
     request = ReleasedExport(
-        checkpoint=str(folder), model=model, sizes=Architecture(config),
+        checkpoint=str(folder), model=model, sizes=sizes,
         clips=(clip, *parse_shapes(also, "--also")), plan=plan, recipe=read_recipe(weights), backend=backend,
         decoders=parse_names(decoders, "--decoders"), layout=layout, text_rows=text_rows, way=cast("Way", way),
         products=cast("Products", products), context_seconds=context, prompts=pack, portrait=case["portrait"],

@@ -6,6 +6,7 @@
       programs/   denoise.pte …         a program is a file, or a folder for Core ML (.mlpackage)
       prompts/    *.safetensors
       tests/      golden.safetensors
+      records/    what was measured later (`core.records`): the manifest does not list it and never changes for it
 
 `BundleWriter` hashes what it writes and gives the folder its name only when it is complete; `Bundle.open` believes nothing that it
 has not checked. No torch here: a phone-sized environment reads bundles.
@@ -31,7 +32,6 @@ import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -42,7 +42,7 @@ from pydantic import (
 
 from .config import ClipSpec, ModelConfig
 from .errors import BundleError
-from .files import CHUNK_BYTES, atomic_file, atomic_folder, file_sha256, human_bytes, require_free_disk
+from .files import CHUNK_BYTES, atomic_folder, file_sha256, human_bytes, require_free_disk
 
 if TYPE_CHECKING:
     from .plan import SamplingPlan
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 FORMAT: Final = "echoedge.bundle/1"
 MANIFEST = "manifest.json"
 PROGRAMS = "programs"
+RECORDS = "records"
 DECODE_PROGRAMS: Final = {"full": "vae_decode", "tiny": "tiny_decode"}  # by decoder
-IDENTICAL_PSNR_DB = 200.0  # recorded for tensors that are equal bit by bit: JSON has no infinity
 _MAX_MANIFEST_BYTES = 64 << 20
 _MAX_PATH_LENGTH = 200
 _PATH_PART = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9._+-]*[A-Za-z0-9_+-])?")
@@ -67,11 +67,9 @@ def _bundle_path(value: str) -> str:
         raise ValueError(f"{_short(repr(value))} is not a path inside a bundle: letters, digits and '._+-', parts joined by '/'")
     if value.casefold() == MANIFEST:
         raise ValueError(f"{MANIFEST} cannot list itself")
+    if value.split("/")[0].casefold() == RECORDS:
+        raise ValueError(f"{_short(value)} is where figures are kept that are measured after the export")
     return value
-
-
-def _finite_psnr(value: Any) -> Any:
-    return IDENTICAL_PSNR_DB if value == float("inf") else value
 
 
 BundlePath = Annotated[str, AfterValidator(_bundle_path)]
@@ -226,9 +224,9 @@ class FileEntry(_Record):
 
 
 class Figures(_Record):
-    """Agreement of two tensors. None: not measured. Equal tensors have 200 dB."""
+    """Agreement of two tensors. None: not measured. Equal tensors have `metrics.psnr.CAP` dB."""
 
-    psnr_db: Annotated[float | None, BeforeValidator(_finite_psnr)] = None
+    psnr_db: float | None = None
     cosine: float | None = None
     max_abs: float | None = None
 
@@ -238,16 +236,6 @@ class Parity(_Record):
 
     thresholds: dict[str, Figures] = {}
     measured: dict[str, Figures] = {}
-
-
-class BenchmarkRun(_Record):
-    """One run of `bench`. `rows` are flat: column -> text or number."""
-
-    device: Name
-    threads: Annotated[int, Field(ge=1)]
-    versions: dict[str, str]
-    date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2})?Z?)?$")]
-    rows: tuple[dict[str, str | int | float | bool | None], ...]
 
 
 class Manifest(_Record):
@@ -263,8 +251,8 @@ class Manifest(_Record):
     files: dict[BundlePath, FileEntry]
     parity: Parity = Parity()
     memory: dict[str, JsonValue] = {}
-    benchmarks: tuple[BenchmarkRun, ...] = ()
     backend: Name = "xnnpack"  # of the target, where it has several
+    precision: Literal["fp32", "bf16", "fp16"] | None = None  # what programs compute in; None in bundles that do not say
     other_clips: tuple[ClipRecord, ...] = ()  # further shapes; their programs are named `Bundle.program_name`
     hearing: Hearing | None = None  # bundles from before it was written down: as the model hears a whole voice
 
@@ -317,7 +305,7 @@ class Manifest(_Record):
 
     @classmethod
     def from_json(cls, text: bytes | str) -> Manifest:
-        """Parse and validate a manifest.
+        """Parse and validate a manifest. Earlier ones had a list of `benchmarks`, which is left out (`core.records`).
 
         Raises:
             BundleError: it is cut off, not JSON, of another format, or a field is missing, unknown or wrong.
@@ -332,6 +320,9 @@ class Manifest(_Record):
                 f"{MANIFEST} has format {_short(repr(found))}; this version of EchoEdge reads {FORMAT!r}. "
                 "Export the bundle again, or install the version that wrote it."
             )
+        if isinstance(data.get("benchmarks"), list):
+            del data["benchmarks"]
+            text = json.dumps(data)
         try:
             return cls.model_validate_json(text, strict=True)
         except ValidationError as error:
@@ -516,8 +507,8 @@ class BundleWriter:
         versions: Mapping[str, str],
         parity: Parity | None = None,
         memory: Mapping[str, JsonValue] | None = None,
-        benchmarks: Iterable[BenchmarkRun] = (),
         backend: str = "xnnpack",
+        precision: Literal["fp32", "bf16", "fp16"] | None = None,
         other_clips: Iterable[ClipRecord] = (),
         hearing: Hearing | None = None,
     ) -> Manifest:
@@ -530,8 +521,8 @@ class BundleWriter:
         try:
             manifest = Manifest(
                 model=model, clip=clip, target=target, weights=weights, versions=dict(versions), programs=self._programs,
-                files=self._files, parity=parity or Parity(), memory=dict(memory or {}), benchmarks=tuple(benchmarks),
-                backend=backend, other_clips=tuple(other_clips), hearing=hearing,
+                files=self._files, parity=parity or Parity(), memory=dict(memory or {}), backend=backend,
+                precision=precision, other_clips=tuple(other_clips), hearing=hearing,
             )  # fmt: skip
         except ValidationError as error:
             raise BundleError(f"The manifest would not be valid: {_first_mistakes(error)}.") from error
@@ -581,46 +572,16 @@ class BundleWriter:
         return FileEntry(sha256=digest.hexdigest(), bytes=size)
 
 
-def record_benchmark(path: str | Path, run: BenchmarkRun) -> Manifest:
-    """Append a benchmark run to a bundle's manifest; the manifest is replaced in one step. Returns the new manifest.
-
-    Raises:
-        BundleError: there is no valid manifest.
-        OutputError: the bundle cannot be written.
-    """
-    manifest = _read_manifest(Path(path))
-    return _rewrite(Path(path), manifest.model_copy(update={"benchmarks": (*manifest.benchmarks, run)}))
-
-
-def record_parity(path: str | Path, measured: Mapping[str, Figures]) -> Manifest:
-    """Write what `verify` found into a bundle's manifest, in place of what stood there; thresholds stay. Returns the new manifest.
-
-    Raises:
-        BundleError: there is no valid manifest.
-        OutputError: the bundle cannot be written.
-    """
-    manifest = _read_manifest(Path(path))
-    parity = Parity(thresholds=manifest.parity.thresholds, measured=dict(measured))
-    return _rewrite(Path(path), manifest.model_copy(update={"parity": parity}))
-
-
-def _rewrite(path: Path, updated: Manifest) -> Manifest:
-    data = updated.to_json()
-    Manifest.from_json(data)
-    with atomic_file(path / MANIFEST, force=True) as temporary:
-        temporary.write_bytes(data)
-    return updated
-
-
 # --- 3. reading ------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. `root` is its folder."""
+    """An opened bundle. `root` is its folder; `manifest_sha256` is that of the manifest's file as it was opened."""
 
     root: Path
     manifest: Manifest = field(repr=False)
+    manifest_sha256: str = field(default="", repr=False)
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = True) -> Bundle:
@@ -633,7 +594,8 @@ class Bundle:
                 names up to five such files.
         """
         root = Path(path)
-        bundle = cls(root, _read_manifest(root))
+        data = _manifest_bytes(root)
+        bundle = cls(root, _parsed_manifest(root, data), hashlib.sha256(data).hexdigest())
         problems = [problem for name, entry in bundle._entries().items() if (problem := _problem(root, name, entry, verify))]
         if problems:
             told = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
@@ -713,10 +675,14 @@ class Bundle:
         return SamplingPlan.from_json(text)
 
     def extra_files(self) -> tuple[str, ...]:
-        """Files in the folder that the manifest does not list, sorted."""
-        known = {MANIFEST, *self._entries()}
+        """Files in the folder that the manifest does not list and that are no records, sorted."""
+        known = {MANIFEST, *self._entries(), *(path.relative_to(self.root).as_posix() for path in self.record_files())}
         found = (Path(folder, name).relative_to(self.root).as_posix() for folder, _, names in os.walk(self.root) for name in names)
         return tuple(sorted(set(found) - known))
+
+    def record_files(self) -> tuple[Path, ...]:
+        """The files of what was measured after the export, by name, which is by date; see `core.records`."""
+        return tuple(sorted(self.root.glob(f"{RECORDS}/*.json")))
 
     def _entries(self) -> dict[str, FileEntry]:
         """Every file but the manifest; a program that is a folder is there as its files."""
@@ -724,7 +690,7 @@ class Bundle:
         return self.manifest.files | {program.path: FileEntry(sha256=program.sha256, bytes=program.bytes) for program in programs}
 
 
-def _read_manifest(root: Path) -> Manifest:
+def _manifest_bytes(root: Path) -> bytes:
     path = root / MANIFEST
     if not root.exists():
         raise BundleError(f"There is no bundle {root}. Check the name, or export one.")
@@ -735,9 +701,14 @@ def _read_manifest(root: Path) -> Manifest:
     if path.stat().st_size > _MAX_MANIFEST_BYTES:
         raise BundleError(f"{path} has {human_bytes(path.stat().st_size)}; no manifest is that large. {_MENDING}")
     try:
-        return Manifest.from_json(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def _parsed_manifest(root: Path, data: bytes) -> Manifest:
+    try:
+        return Manifest.from_json(data)
     except BundleError as error:
         raise BundleError(f"{root}: {error}") from error
 

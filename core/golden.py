@@ -82,6 +82,11 @@ class Golden:
             found |= {source.output for source in sources if (source.program, source.method) == (program, method)}
         return found
 
+    def makers(self, program: str) -> set[str]:
+        """Other programs whose outputs the recorded calls of `program` read."""
+        calls = (call for calls in self.index["programs"][program].values() for call in calls)
+        return {source["program"] for call in calls for source in call["inputs"] if isinstance(source, dict)} - {program}
+
     def merge(self, other: Golden) -> None:
         """Takes over what `other` recorded of other programs."""
         self.tensors.update(other.tensors)
@@ -102,7 +107,7 @@ def compare(
     own earlier calls gave is always its own. `done(program, figures)` is called as each is finished.
 
     Raises:
-        BundleError: the record is damaged, or an input is of a call that was not made.
+        BundleError: the record is damaged, an input is of a call that was not made, or nothing of a program is compared.
     """
     results: dict[str, Figures] = {}
     kept: dict[tuple[str, str, int, int], Array] = {}
@@ -122,6 +127,8 @@ def compare(
                     if place in wanted:
                         kept[place] = output
                 del outputs
+        if not found:
+            raise BundleError(f"The recorded calls of {name} compare no outputs: they prove nothing. Export the bundle again.")
         results[name] = worst(found)
         done(name, results[name])
         kept = {place: value for place, value in kept.items() if wanted[place] - {name}}  # its own state is not needed any more

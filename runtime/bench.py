@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import datetime
+import multiprocessing
 import os
 import platform
+import signal
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from ..core.bundle import BenchmarkRun, Bundle
-from ..targets.bundle_builder import library_versions
-from .engines import open_engine
-from .engines.base import Engine
+from ..core.bundle import DECODE_PROGRAMS, Bundle
+from ..core.errors import EchoEdgeError, EngineError, ResourceError
+from ..core.records import EngineRecord
+from .engines import threads_of
 from .parity import demo_case
-from .player import STAGES, Player, Score
+from .player import STAGES
+from .setting import Setting, Wanted
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Where and how the figures were taken."""
+    """Where and how the figures were taken. `decoder`: full or tiny."""
 
     device: str
     threads: int
@@ -32,6 +35,8 @@ class Conditions:
     engine: str
     weights: str
     clip: str
+    decoder: str
+    prompt: str
     steps: int
     evaluations: int
     runs: int
@@ -40,7 +45,7 @@ class Conditions:
 @dataclass(frozen=True)
 class Speed:
     """Medians over the runs. `first_seconds`: the first clip, with loading and weight packing. Realtime factor above 1 is
-    faster than life."""
+    faster than life. `peak_bytes`: of the process that measured."""
 
     conditions: Conditions
     stage_seconds: dict[str, float]
@@ -55,19 +60,35 @@ class Speed:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def summary(self) -> str:
+        """The figures in a line."""
+        c = self.conditions
+        return (
+            f"{c.clip}, decoder {c.decoder}: {self.total_seconds:.2f} s, {self.fps:.1f} frames per second, realtime factor "
+            f"{self.realtime_factor:.2f}, peak memory {self.peak_bytes / 1e6:.0f} MB; median of {c.runs}"
+        )
 
-def measure(bundle: Bundle, engine_name: str = "auto", runs: int = 5, progress: Progress = lambda *_: None) -> Speed:
-    """Plays the demo clip once to warm up, then `runs` times."""
-    engine = open_engine(bundle, engine_name)
-    case = demo_case(bundle.clip, bundle.clip.frames)
-    player = Player(Score.of(bundle), engine)
+
+def measure(bundle: Bundle, wanted: Wanted, runs: int = 5, progress: Progress = lambda *_: None) -> Speed:
+    """Plays a demo portrait and voice of the wanted shape once to warm up, then `runs` times, with the portrait's prompt; where
+    the bundle reads no text, with the first that it knows.
+
+    Raises:
+        ConfigError, EngineError, InputError, ResourceError: as `Setting`.
+    """
+    setting = Setting.of(bundle, wanted)
+    clip = setting.clip
+    case = demo_case(clip, clip.frames)
+    prompt = setting.prompt(wanted.prompt, case["prompt"], any_of_several=True)
+    player = setting.player(clip.frames / clip.fps)
+    engine = player.engine
     seconds: list[float] = []
     cpu: list[float] = []
     stages: list[dict[str, float]] = []
     frames = evaluations = 0
     for run in range(runs + 1):
         started, cpu_started = time.perf_counter(), time.process_time()
-        take = player.perform(case["portrait"], case["speech"], case["prompt"], case["seed"])
+        take = player.perform(case["portrait"], case["speech"], prompt, case["seed"])
         frames = sum(1 for _ in player.frames_of(take))
         seconds.append(time.perf_counter() - started)
         cpu.append(time.process_time() - cpu_started)
@@ -75,13 +96,12 @@ def measure(bundle: Bundle, engine_name: str = "auto", runs: int = 5, progress: 
         evaluations = take.evaluations
         progress("runs", run + 1, runs + 1)
     total = statistics.median(seconds[1:])
-    clip = bundle.clip
     return Speed(
         conditions=Conditions(
-            device=device_name(), threads=_threads(engine), load_average=round(os.getloadavg()[0], 2), engine=engine.name,
-            weights=bundle.manifest.weights.name if engine.name != "torch" else "fp32",
-            clip=f"{clip}, {clip.fps} fps", steps=player.score.plan.steps,
-            evaluations=evaluations, runs=runs,
+            device=device_name(), threads=threads_of(engine), load_average=round(os.getloadavg()[0], 2), engine=engine.name,
+            weights=EngineRecord.of(bundle, engine.name).weights, clip=f"{clip}, {clip.fps} fps",
+            decoder=next(name for name, program in DECODE_PROGRAMS.items() if program == player.decoder), prompt=prompt,
+            steps=player.score.plan.steps, evaluations=evaluations, runs=runs,
         ),
         stage_seconds={stage: statistics.median(s[stage] for s in stages[1:]) for stage in STAGES},
         total_seconds=total, cpu_seconds=statistics.median(cpu[1:]), first_seconds=seconds[0], frames=frames,
@@ -89,17 +109,45 @@ def measure(bundle: Bundle, engine_name: str = "auto", runs: int = 5, progress: 
     )  # fmt: skip
 
 
-def as_run(speed: Speed) -> BenchmarkRun:
-    """The figures as a record for the bundle's manifest."""
-    rows: list[dict[str, str | int | float | bool | None]] = [
-        {"stage": stage, "seconds": round(value, 6)} for stage, value in speed.stage_seconds.items()
-    ]
-    summary = {k: v for k, v in speed.to_dict().items() if isinstance(v, (int, float))}
-    return BenchmarkRun(
-        device=speed.conditions.device, threads=max(1, speed.conditions.threads), versions=library_versions(),
-        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        rows=(*rows, {"engine": speed.conditions.engine, "weights": speed.conditions.weights, **summary}),
-    )  # fmt: skip
+def measure_apart(bundle: Bundle, wanted: Wanted, runs: int = 5, progress: Progress = lambda *_: None) -> Speed:
+    """`measure` in a process of its own, so that what other engines loaded counts neither as its memory nor as loaded already.
+
+    Raises:
+        ConfigError, EngineError, InputError, ResourceError: as `measure`; the last also where the process was killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measure_and_send, args=(sender, bundle, wanted, runs))
+    process.start()
+    sender.close()
+    try:
+        while True:
+            message = receiver.recv()
+            if isinstance(message, Speed):
+                return message
+            if isinstance(message, EchoEdgeError):
+                raise message
+            progress(*message)
+    except EOFError:
+        process.join()
+        if process.exitcode is not None and process.exitcode < 0:
+            raise ResourceError(
+                f"The process that measured {wanted.engine} was killed (signal {-process.exitcode}), most likely for memory. Close "
+                "other programs, or play a smaller shape."
+            ) from None
+        raise EngineError(f"The process that measured {wanted.engine} failed; what it said stands above. Report it.") from None
+    finally:
+        receiver.close()
+        process.terminate()
+        process.join()
+
+
+def _measure_and_send(sender: Connection, bundle: Bundle, wanted: Wanted, runs: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this
+    try:
+        sender.send(measure(bundle, wanted, runs, lambda *step: sender.send(step)))
+    except EchoEdgeError as error:
+        sender.send(error)
 
 
 def device_name() -> str:
@@ -126,13 +174,3 @@ def peak_memory() -> int:
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if platform.system() == "Darwin" else peak * 1024)
-
-
-def _threads(engine: Engine) -> int:
-    if engine.name == "executorch":
-        from executorch.extension.pybindings import portable_lib
-
-        return int(portable_lib._threadpool_get_thread_count())
-    import torch
-
-    return torch.get_num_threads()

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -221,28 +220,6 @@ def peak_memory(needed: Mapping[str, int], resident: bool) -> int:
 
 
 # -- prompts -----------------------------------------------------------------------------------------------------------------------
-
-
-def read_prompts(path: Path, text_dim: int) -> dict[str, Float32]:
-    """A prompt pack: {prompt: rows [L, text_dim] float32}.
-
-    Raises:
-        InputError: it is not a safetensors file of such rows.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        found = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"The prompt pack {path} cannot be read ({error}). Make one with: echoedge checkpoint prompts") from error
-    for prompt, rows in found.items():
-        if rows.ndim != 2 or rows.shape[1] != text_dim:
-            raise InputError(
-                f"In {path} the prompt {prompt!r} has shape {list(rows.shape)}; this model's are [tokens, {text_dim}]. The pack is "
-                "another model's."
-            )
-    return {prompt: rows.float().numpy() for prompt, rows in found.items()}
 
 
 def encode_prompts(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..core.conditions import Conditions
 from ..core.config import NANO_CLIP
 from ..core.metrics.guidance import GuidanceError, guidance_error
+from ..core.metrics.psnr import CAP
 from ..core.plan import SamplingPlan
 from ..core.programs import Denoise, EncodeConditions, Model
 from ..core.train.evaluate import decode, held_out, sample
@@ -35,8 +36,8 @@ EVERY = 2  # of the plan's steps, one in so many is probed
 
 
 def decibels(energy: float) -> float:
-    """An error's energy relative to its signal's, as a signal-to-noise ratio; 150 dB at most."""
-    return min(150.0, -10.0 * float(np.log10(max(energy, 1e-15))))
+    """An error's energy relative to its signal's, as a signal-to-noise ratio; `CAP` at most."""
+    return -10.0 * float(np.log10(max(energy, 10 ** (-CAP / 10))))
 
 
 class Probe:

@@ -127,14 +127,14 @@ class Prepare:
     layers: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, part: nn.Module, prefix: str, samples: Sequence[Sequence[Any]] = ()) -> nn.Module:
-        portable = make_portable(part, gelu=gelu_for(self.recipe))
+        portable = make_portable(part, gelu=gelu_for(self.recipe, self.program, part, prefix))
         self.layers.update(quantise(portable, self.program, self.recipe, prefix=prefix, samples=samples))
         return portable
 
     def template(self, part: nn.Module, prefix: str) -> nn.Module:
         """As a part of this prefix is stored, with random weights that no other tensor shares by chance."""
         rules = tuple(rule.model_copy(update={"rounding": "nearest"}) for rule in self.recipe.rules)
-        portable = make_portable(copy.deepcopy(part), gelu=gelu_for(self.recipe))
+        portable = make_portable(copy.deepcopy(part), gelu=gelu_for(self.recipe, self.program, part, prefix))
         generator = torch.Generator().manual_seed(_SEED)
         with torch.no_grad():
             for parameter in portable.parameters():

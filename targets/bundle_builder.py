@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.bundle import BundleWriter, ClipRecord, Figures, Manifest, Method, ModelRecord, Parity, Recipe, TensorSpec
+from ..core.bundle import BundleWriter, ClipRecord, Manifest, Method, ModelRecord, Parity, Recipe, TensorSpec
 from ..core.config import ClipSpec
 from ..core.errors import ExportError
 from ..core.files import require_free_memory
@@ -34,6 +34,7 @@ from ..core.programs import Model, Program, build_programs
 from ..core.transformer import DiT
 from ..quantize.recipes import WeightRecipe
 from . import executorch
+from .bars import precision_of, thresholds_for
 from .executorch import Compiled
 from .preflight import step_activations
 
@@ -41,27 +42,6 @@ TARGETS = ("executorch",)
 STEP_TABLES = "step_tables.safetensors"
 LIBRARIES = ("echoedge", "torch", "torchao", "executorch", "diffusers", "numpy")
 COMPILE_MEMORY = 1_000_000_000  # bytes for one compiler process of nano; 0.6 GB measured at its peak
-
-# What compiled programs must reach against full precision, by the coarsest weights in the recipe: "*" is any program, "latents" and
-# "frames" are a whole clip's. Measured on nano: fp32 134 dB and 141 (clip); int8 52.4 and 55.0; int4 36.7 and 40.1.
-_CLIP = ("latents", "frames")
-THRESHOLDS: dict[str, dict[str, Figures]] = {
-    "fp32": {"*": Figures(psnr_db=80.0, cosine=0.99999), "latents": Figures(psnr_db=60.0), "frames": Figures(psnr_db=50.0)},
-    "int8": {"*": Figures(psnr_db=40.0, cosine=0.999), "latents": Figures(psnr_db=35.0), "frames": Figures(psnr_db=35.0)},
-    "int4": {
-        "*": Figures(psnr_db=30.0, cosine=0.99),
-        "latents": Figures(psnr_db=30.0),
-        "frames": Figures(psnr_db=30.0),
-    },
-}
-
-
-def thresholds_for(recipe: WeightRecipe, programs: Iterable[str]) -> dict[str, Figures]:
-    """The demands on every program and on a whole clip."""
-    used = {rule.weights for rule in recipe.rules}
-    demanded = THRESHOLDS["int4" if "int4" in used else "int8" if "int8" in used else "fp32"]
-    return {name: demanded["*"] for name in programs} | {name: demanded[name] for name in _CLIP}
-
 
 RecordGolden = Callable[[Model, dict[str, Program], SamplingPlan, Mapping[str, np.ndarray]], Golden]
 Progress = Callable[[str, int, int], None]
@@ -131,13 +111,15 @@ def export_bundle(request: ExportRequest, out: Path, record: RecordGolden, progr
                 layers[name] = result.layers
                 writer.add_program(name, result.path, method_records(programs[name]), result.delegation)
         recipe = json.loads(request.recipe.model_dump_json())
+        precision = precision_of("xnnpack", "fp32")
         return writer.finish(
             model=ModelRecord.of(request.model.config, request.source_sha256),
             clip=ClipRecord.of(request.clip),
             target="executorch",
             weights=Recipe(name=recipe.pop("name"), settings={**recipe, "layers": layers}),  # type: ignore[dict-item]
             versions=library_versions(),
-            parity=Parity(thresholds=thresholds_for(request.recipe, programs)),
+            parity=Parity(thresholds=thresholds_for(layers, precision)),
+            precision=precision,
             memory=_memory(programs, step_activations(request.model.config, request.clip)),
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..core.bundle import Delegation
 from ..core.errors import ConfigError, ExportError
 from ..core.programs import Program
 from ..quantize.recipes import WeightRecipe
-from ..quantize.weights import quantise
+from ..quantize.weights import executed_layers, linear_layers, quantise
 from .backends import BACKENDS, Backend
 from .gate import delegation, require_delegated
 from .half_products import Products, products_in
@@ -51,9 +51,11 @@ class Compiled:
     prefix: str = ""
 
 
-def gelu_for(recipe: WeightRecipe) -> GELU:
-    """The form of GELU that goes with a recipe: one operator instead of six where quantised weights hide the difference."""
-    return "fast" if any(rule.weights != "fp32" for rule in recipe.rules) else "exact"
+def gelu_for(recipe: WeightRecipe, program: str, module: Any, prefix: str = "", used: Collection[str] | None = None) -> GELU:
+    """The form of GELU that goes with the weights of `module`, a program or part of one whose layers are called `prefix` + theirs:
+    one operator instead of six where its own quantised weights hide the difference. `used`: of its layers those that run."""
+    rules = (recipe.rule_for(program, prefix + name) for name in linear_layers(module) if used is None or name in used)
+    return "fast" if any(rule is not None and rule.weights != "fp32" for rule in rules) else "exact"
 
 
 def lower_program(
@@ -80,7 +82,8 @@ def lower_program(
         for method_name, method in program.items():
             inputs = tuple(method.inputs.values())
             try:
-                portable = make_portable(method.module, inputs=inputs, gelu=gelu_for(recipe))
+                gelu = gelu_for(recipe, name, method.module, used=executed_layers(method.module, inputs))
+                portable = make_portable(method.module, inputs=inputs, gelu=gelu)
                 relieve = partial(release_pages, method.module)
                 layers.update(quantise(portable, name, recipe, inputs, samples=samples, relieve=relieve))
                 relieve()

@@ -39,6 +39,13 @@ def set_threads(threads: int) -> None:
     portable_lib._unsafe_reset_threadpool(threads)
 
 
+def threads() -> int:
+    """How many threads programs run on now, in this process."""
+    with quiet_stderr():
+        from executorch.extension.pybindings import portable_lib
+    return int(portable_lib._threadpool_get_thread_count())
+
+
 def registered_backends() -> tuple[str, ...]:
     """The backends that this machine's runtime can execute."""
     with quiet_stderr():

@@ -69,9 +69,10 @@ from ..core.tasks import condition_latents, task_mask
 from ..core.transformer import DiT
 from ..quantize.recipes import WeightRecipe
 from .backends import BACKENDS, backend
+from .bars import precision_of, thresholds_for
 from .blockwise import Request as BlockwiseRequest
 from .blockwise import Way, lower_denoise, lower_encode_conditions
-from .bundle_builder import STEP_TABLES, library_versions, method_records, step_tables, thresholds_for
+from .bundle_builder import STEP_TABLES, library_versions, method_records, step_tables
 from .executorch import DATA_SUFFIX, SUFFIX, Compiled, Lowered, lower_program, write_programs
 from .half_products import Products, multiplies_bfloat16
 from .preflight import condition_bytes, needs, step_activations
@@ -487,7 +488,7 @@ def prove(request: ReleasedExport, folder: Path, name: str) -> dict[str, Any]:
         return outputs
 
     found = compare(golden, run, [name], given)[name]
-    wanted = thresholds_for(request.recipe, [name])[name]
+    wanted = thresholds_for({name: record["layers"]}, precision_of(request.backend, request.products))[name]
     if falls_short(found, wanted):
         raise ExportError(
             f"{name} was compiled, and the file does not compute what the model computes: {found.psnr_db:.1f} dB and cosine "
@@ -611,6 +612,7 @@ def export_released(
             if (result := done[f"proof of {name}"].result["figures"]) is not None
         }
         layers = {name: record["layers"] for name, record in programs.items()}
+        precision = precision_of(request.backend, request.products)
         manifest = writer.finish(
             model=ModelRecord.of(request.sizes.transformer, _digest(sources)),
             clip=ClipRecord.of(request.clips[0]),
@@ -620,7 +622,8 @@ def export_released(
             hearing=request.hearing,
             weights=Recipe(name=recipe.pop("name"), settings={**recipe, "layers": layers, "sources": sources}),  # type: ignore[dict-item]
             versions=library_versions(),
-            parity=Parity(thresholds=thresholds_for(request.recipe, program_names(request)), measured=measured),
+            parity=Parity(thresholds=thresholds_for(layers, precision), measured=measured),
+            precision=precision,
             memory=_memory(request, {name: record["methods"] for name, record in programs.items()}, done, workshop.peak_bytes),
         )
     workshop.remove()

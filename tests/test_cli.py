@@ -26,11 +26,19 @@ from echoedge import __version__
 from echoedge.core.bundle import MANIFEST, Bundle
 from echoedge.core.golden import GOLDEN, GOLDEN_INDEX
 from echoedge.core.nano import assets
+from echoedge.core.records import read_records, write_record
+from echoedge.runtime import bench
+from echoedge.runtime.bench import Speed
+from echoedge.runtime.engines import ENGINES
 from echoedge.runtime.media import read_clip, read_speech
+from echoedge.runtime.parity import NO_CLIP
+from echoedge.runtime.setting import Wanted
 from echoedge.targets import bundle_builder
+from echoedge.targets.bundle_builder import library_versions
 from echoedge.targets.hoist import REWRITES, savings
+from echoedge.targets.program_file import set_threads
 
-from .bundles import CLIP, demanding_bundle
+from .bundles import CLIP, changed_bundle, demanding_bundle, small_engine
 from .commands import Ended, Run
 from .targets import stand_ins
 
@@ -138,7 +146,9 @@ def test_inspect(run: Run, bundle_path: Path) -> None:
 
 def test_inspect_as_json(run: Run, bundle_path: Path) -> None:
     told = json.loads(run("inspect", bundle_path, "--json").out)
-    assert {key: value for key, value in told.items() if key != "savings"} == json.loads((bundle_path / MANIFEST).read_text())
+    added = {"savings", "records", "damaged_records"}
+    assert {key: value for key, value in told.items() if key not in added} == json.loads((bundle_path / MANIFEST).read_text())
+    assert (told["records"], told["damaged_records"]) == ([], {})
 
 
 def test_inspect_says_what_left_the_step(run: Run, bundle_path: Path) -> None:
@@ -170,7 +180,8 @@ def test_verify_passes(run: Run, bundle_path: Path) -> None:
     ended = run("verify", bundle_path)
     assert ended.status == 0, ended.out
     assert "FAILED" not in ended.out
-    assert "Next: echoedge bench" in ended.out
+    assert "not judged" not in ended.out
+    assert "Equal within the bundle's thresholds. Next: echoedge bench" in ended.out
 
 
 def test_verify_fails_with_status_1(run: Run, bundle_path: Path, tmp_path: Path) -> None:
@@ -186,6 +197,8 @@ def test_verify_as_json(psnr: float, status: int, run: Run, bundle_path: Path, t
     told = json.loads(ended.out)
     assert ended.status == status
     assert told["passed"] is (status == 0)
+    assert told["complete"] is True
+    assert all(row["judged"] and row["reason"] is None for row in (*told["rows"], told["lipsync"]))
     assert {row["name"] for row in told["rows"]} == {*Bundle.open(bundle_path).manifest.programs, "latents", "frames"}
 
 
@@ -199,12 +212,100 @@ def test_verify_against_a_baseline(run: Run, bundle_path: Path, tmp_path: Path) 
     assert run("verify", bundle_path, "--baseline", tmp_path / "other.safetensors").status == 1
 
 
-def test_verify_records_what_it_found(run: Run, bundle_path: Path, tmp_path: Path) -> None:
+def without_clip(bundle_path: Path, copy: Path) -> Path:
+    """The bundle as those of the released models are: nothing of a clip on record."""
+    index = json.loads((bundle_path / GOLDEN_INDEX).read_text()) | {"clip": {}, "settings": {}}
+    return changed_bundle(bundle_path, copy, GOLDEN_INDEX, json.dumps(index).encode())
+
+
+def test_verify_says_what_was_not_judged(run: Run, bundle_path: Path, tmp_path: Path) -> None:
+    path = without_clip(bundle_path, tmp_path / "b")
+    ended = run("verify", path)
+    assert ended.status == 0
+    rows = {line.split("│")[1].strip(): line.split("│")[-2].strip() for line in ended.out.splitlines() if line.startswith("│")}
+    unjudged = {name for name, said in rows.items() if said == f"not judged: {NO_CLIP}"}
+    assert unjudged == {"latents", "frames", "lip-sync"}
+    assert {said for name, said in rows.items() if name not in unjudged} == {"passed"}
+    assert "What was judged is equal within the bundle's thresholds; 3 of 10 rows were not judged." in ended.out
+    told = json.loads(run("verify", path, "--json").out)
+    assert (told["passed"], told["complete"]) == (True, False)
+    silent = {row["name"]: row for row in told["rows"] if not row["judged"]} | {"lip-sync": told["lipsync"]}
+    assert set(silent) == unjudged
+    assert all(row["passed"] is None and row["reason"] == NO_CLIP for row in silent.values())
+
+
+def test_verify_of_a_bundle_that_demands_nothing_is_no_pass(run: Run, bundle_path: Path, tmp_path: Path) -> None:
+    path = without_clip(bundle_path, tmp_path / "b")
+    manifest = json.loads((path / MANIFEST).read_text())
+    manifest["parity"]["thresholds"] = {}
+    (path / MANIFEST).write_text(json.dumps(manifest))
+    ended = run("verify", path)
+    assert ended.status == 1
+    assert "Nothing was judged: this says nothing about the bundle." in ended.out
+    assert "passed" not in ended.out
+    told = json.loads(run("verify", path, "--json").out)
+    assert (told["passed"], told["complete"]) == (False, False)
+
+
+def test_a_golden_that_proves_nothing_is_one_sentence(run: Run, bundle_path: Path, tmp_path: Path) -> None:
+    index = json.loads((bundle_path / GOLDEN_INDEX).read_text())
+    path = changed_bundle(bundle_path, tmp_path / "b", GOLDEN_INDEX, json.dumps(index | {"programs": {}}).encode())
+    assert "it records no program" in complaint(run("verify", path, "--json"))
+
+
+def test_verify_records_what_it_found_beside_the_manifest(run: Run, bundle_path: Path, tmp_path: Path) -> None:
     shutil.copytree(bundle_path, tmp_path / "b")
+    before = (tmp_path / "b" / MANIFEST).read_bytes()
     told = json.loads(run("verify", tmp_path / "b", "--record", "--json").out)
-    recorded = Bundle.open(tmp_path / "b").manifest.parity.measured
-    assert {row["name"]: row["measured"]["psnr_db"] for row in told["rows"]} == {k: v.psnr_db for k, v in recorded.items()}
-    assert "parity    audio_encoder" in run("inspect", tmp_path / "b").out
+    assert (tmp_path / "b" / MANIFEST).read_bytes() == before
+    (record,) = read_records(Bundle.open(tmp_path / "b")).own
+    assert record.figures == told
+    assert (record.verb, record.engine.name, record.versions) == ("verify", "executorch", library_versions())
+    denoise = next(row["measured"]["psnr_db"] for row in told["rows"] if row["name"] == "denoise")
+    said = run("inspect", tmp_path / "b").out
+    line = next(line for line in said.splitlines() if line.startswith("verify"))
+    assert "executorch (executorch/xnnpack, weights int8, computing in fp32)" in line
+    assert f"denoise {denoise:.1f} dB" in line
+    assert "not part of the bundle" not in said
+
+
+def test_figures_of_another_engine_are_never_the_bundles(
+    run: Run, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENGINES, "torch", lambda *_: small_engine())  # the small model's weights do not ship
+    manifest = json.loads((bundle_path / MANIFEST).read_text())
+    manifest["parity"]["measured"] = {"denoise": {"psnr_db": 54.3, "cosine": 0.9999, "max_abs": 0.1}}
+    shutil.copytree(bundle_path, tmp_path / "b")
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest))
+    before = (tmp_path / "b" / MANIFEST).read_bytes()
+    assert run("verify", tmp_path / "b", "--engine", "torch", "--record").status == 0
+    assert (tmp_path / "b" / MANIFEST).read_bytes() == before
+    assert [path.name.split("-", 1)[1] for path in (tmp_path / "b" / "records").iterdir()] == ["verify-torch.json"]
+    said = run("inspect", tmp_path / "b").out
+    assert "parity    at export: denoise 54.3 dB" in said
+    line = next(line for line in said.splitlines() if line.startswith("verify"))
+    assert "torch (reference, weights fp32, computing in fp32)" in line
+    assert re.search(r"denoise (≥ 1[45]\d|1[34]\d\.\d) dB", line)
+    told = json.loads(run("inspect", tmp_path / "b", "--json").out)
+    assert told["records"][0]["engine"]["name"] == "torch"
+    assert told["parity"]["measured"]["denoise"]["psnr_db"] == 54.3
+
+
+def test_inspect_names_damaged_records_and_those_of_other_manifests(run: Run, bundle_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle_path, tmp_path / "b")
+    for name, text in (("1-verify-torch.json", "{}"), ("2-bench-torch.json", "{[red]"), ("3-verify-executorch.json", "")):
+        (tmp_path / "b" / "records").mkdir(exist_ok=True)
+        (tmp_path / "b" / "records" / name).write_text(text)
+    ended = run("inspect", tmp_path / "b")
+    assert ended.status == 0
+    assert len(re.findall(r"^damaged   records/[123]-\w+-\w+\.json: ", ended.out, re.MULTILINE)) == 3
+    assert len(json.loads(run("inspect", tmp_path / "b", "--json").out)["damaged_records"]) == 3
+    shutil.rmtree(tmp_path / "b" / "records")
+    write_record(Bundle.open(tmp_path / "b"), "verify", "torch", "a machine", 1, {}, "ninety-nine decibels", {})
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps(json.loads((tmp_path / "b" / MANIFEST).read_text())))
+    said = run("inspect", tmp_path / "b").out
+    assert "ninety-nine" not in said
+    assert "1 of another manifest, not shown: records/" in said
 
 
 def test_verify_over_clips_is_for_models_whose_weights_are_here(run: Run, bundle_path: Path) -> None:
@@ -220,11 +321,57 @@ def test_bench(run: Run, bundle_path: Path) -> None:
 
 def test_bench_as_json_and_recorded(run: Run, bundle_path: Path, tmp_path: Path) -> None:
     shutil.copytree(bundle_path, tmp_path / "b")
+    before = (tmp_path / "b" / MANIFEST).read_bytes()
     (speed,) = json.loads(run("bench", tmp_path / "b", "--runs", 2, "--json", "--record").out)
     assert speed["conditions"]["runs"] == 2
-    (recorded,) = Bundle.open(tmp_path / "b").manifest.benchmarks
-    assert recorded.rows[-1]["fps"] == speed["fps"]
-    assert "measured" in run("inspect", tmp_path / "b").out
+    assert (tmp_path / "b" / MANIFEST).read_bytes() == before
+    (record,) = read_records(Bundle.open(tmp_path / "b")).own
+    assert record.figures == speed
+    line = next(line for line in run("inspect", tmp_path / "b").out.splitlines() if line.startswith("bench"))
+    assert f"{speed['fps']:.1f} frames per second" in line
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--decoder", "tiny", "--decoder is 'tiny'; .* has: full"), ("--clip", "64x64x9", "--clip is '64x64x9'; .* plays: 32x32x9"),
+        ("--prompts", "gone.safetensors", "The prompt pack gone.safetensors cannot be read"),
+        ("--engine", "torch", "whose weights do not ship"),
+    ],
+)  # fmt: skip
+def test_bench_refuses_what_the_bundle_does_not_have(option: str, value: str, message: str, run: Run, bundle_path: Path) -> None:
+    assert re.search(message, complaint(run("bench", bundle_path, option, value, "--json")))
+
+
+def test_bench_plays_what_it_is_asked_for(run: Run, bundle_path: Path) -> None:
+    asked = ("--decoder", "full", "--clip", "32X32x9", "--prompt", "a man", "--threads", 1, "--runs", 1)
+    try:
+        (speed,) = json.loads(run("bench", bundle_path, *asked, "--json").out)
+        told = run("bench", bundle_path, *asked).out
+    finally:
+        set_threads(os.cpu_count() or 1)
+    conditions = speed["conditions"]
+    assert (conditions["decoder"], conditions["prompt"], conditions["threads"]) == ("full", "a man", 1)
+    assert "decoder full; prompt 'a man'" in told
+    assert re.search(r"threads +│ +1 ", told)
+
+
+def test_bench_compares_engines_in_processes_of_their_own(run: Run, bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That they are processes is tests/runtime/test_bench.py's to show."""
+    apart: list[str] = []
+
+    def measure_here(bundle: Bundle, wanted: Wanted, runs: int, progress: Any) -> Speed:
+        apart.append(wanted.engine)
+        return bench.measure(bundle, wanted, runs, progress)
+
+    monkeypatch.setattr(bench, "measure_apart", measure_here)
+    assert "whose weights do not ship" in complaint(run("bench", bundle_path, "--compare", "--runs", 1, "--json"))
+    assert apart == []  # refused before the first was measured
+    monkeypatch.setitem(ENGINES, "torch", lambda *_: small_engine())
+    told = run("bench", bundle_path, "--compare", "--runs", 1).out
+    assert apart == ["auto", "torch"]
+    assert re.search(r"executorch int8 +┃ torch fp32", told)
+    assert re.search(r"peak memory of its process │ +\d+ MB │ +\d+ MB │", told)
 
 
 # ---- animate ---------------------------------------------------------------------------------------------------------------------
@@ -544,6 +691,10 @@ def test_nano_all_the_way(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert sorted(path.name for path in demo.iterdir()) == ["clip.mp4", "contact_sheet.png", "nano.echoedge"]
+    records = read_records(Bundle.open(demo / "nano.echoedge")).own
+    assert sorted((record.verb, record.engine.name) for record in records) == [
+        ("bench", "executorch"), ("bench", "torch"), ("verify", "executorch"),
+    ]  # fmt: skip
     assert len(read_clip(demo / "clip.mp4").frames) == 97
     bundle = Bundle.open(demo / "nano.echoedge")
     assert bundle.program("denoise").delegation["forward"].other_ops == {}

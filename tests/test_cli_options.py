@@ -21,6 +21,7 @@ from echoedge.cli_options import (
     parse_clip,
     parse_names,
     parse_numbers,
+    parse_seconds,
     parse_shape,
     parse_shapes,
     parse_size,
@@ -34,6 +35,7 @@ from .commands import Run
 PARSERS: dict[str, Callable[[str], Any]] = {
     "parse_names": lambda text: parse_names(text, "--o"),
     "parse_numbers": lambda text: parse_numbers(text, "--o"),
+    "parse_seconds": lambda text: parse_seconds(text, "--o"),
     "parse_size": lambda text: parse_size(text, "--o"),
     "parse_shape": lambda text: parse_shape(text, "--o"),
     "parse_shapes": lambda text: parse_shapes([text, text], "--o"),
@@ -111,6 +113,7 @@ def test_what_is_no_shape_is_quoted(text: str) -> None:
 def test_lists() -> None:
     assert parse_names("full, tiny", "--decoders") == ("full", "tiny")
     assert parse_numbers("15,0, 29", "--blocks") == (15, 0, 29)
+    assert parse_seconds("0, 0.5,2", "--contexts") == (0.0, 0.5, 2.0)
     assert parse_box("0,40, 0,60", "--face") == Box(0, 40, 0, 60)
     assert distinct(["", "a"], "--list", empty=True) == ("", "a")
 
@@ -123,6 +126,8 @@ def test_lists() -> None:
         (lambda: parse_names("full,", "--decoders"), "--decoders has an empty entry"),
         (lambda: parse_names("", "--decoders"), "--decoders has an empty entry"),
         (lambda: parse_numbers("0,15,00", "--blocks"), "--blocks names '0' twice"),
+        (lambda: parse_seconds("0,0.0", "--contexts"), "--contexts names '0.0' twice"),
+        (lambda: parse_seconds("0,-1", "--contexts"), "--contexts is '0,-1'; write seconds from 0 to 30"),
         (lambda: parse_numbers("0,,15", "--blocks"), "--blocks is '0,,15'; write numbers with commas"),
         (lambda: parse_numbers("0,1 5", "--blocks"), "--blocks is '0,1 5'; write numbers"),
         (lambda: parse_shapes(["32x32x9", "032x32x9"], "--also"), "--also names '32x32x9' twice"),

@@ -39,6 +39,11 @@ def psnr(a: NDArray[np.generic], b: NDArray[np.generic], peak: float | None = No
     return float(np.minimum(CAP, 10.0 * np.log10(peak * peak / error)))  # np.minimum keeps nan, min() would hide it
 
 
+def in_words(decibels: float | None) -> str:
+    """A PSNR for people; of None, which was not measured, a dash."""
+    return "–" if decibels is None else f"≥ {CAP:.0f} dB" if decibels >= CAP else f"{decibels:.1f} dB"
+
+
 def cosine(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
     """Cosine of the angle between two arrays as vectors, -1..1; 1.0 where both are zero, 0.0 where only one is.
 

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from echoedge.core.bundle import BenchmarkRun, Bundle, record_benchmark
-from echoedge.core.errors import EngineError
-from echoedge.runtime.bench import Speed, as_run, device_name, measure, peak_memory
+from echoedge.core.bundle import Bundle
+from echoedge.core.errors import EngineError, ResourceError
+from echoedge.runtime import bench
+from echoedge.runtime.bench import Speed, device_name, measure, measure_apart, peak_memory
 from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.base import Array, Engine
+from echoedge.runtime.engines.torch import TorchEngine
+from echoedge.runtime.parity import demo_case
 from echoedge.runtime.player import STAGES
-from echoedge.targets.bundle_builder import library_versions
+from echoedge.runtime.setting import Wanted
+from echoedge.targets.program_file import set_threads
+from echoedge.targets.program_file import threads as program_threads
 
 from ..bundles import CLIP, small_engine, small_plan, small_programs
+from ..targets import stand_ins
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +37,7 @@ def told() -> list[tuple[str, int, int]]:
 
 @pytest.fixture(scope="module")
 def speed(bundle_path: Path, told: list[tuple[str, int, int]]) -> Speed:
-    return measure(Bundle.open(bundle_path), "auto", 3, lambda *step: told.append(step))
+    return measure(Bundle.open(bundle_path), Wanted(), 3, lambda *step: told.append(step))
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------------------
@@ -64,6 +73,7 @@ def test_conditions_are_told(speed: Speed) -> None:
     assert conditions.threads >= 1
     assert conditions.load_average >= 0
     assert conditions.device == device_name()
+    assert (conditions.decoder, conditions.prompt) == ("full", demo_case(CLIP, CLIP.frames)["prompt"])
 
 
 def test_the_device_is_a_name_and_its_cores() -> None:
@@ -79,10 +89,78 @@ def test_progress_counts_the_warm_up_too(speed: Speed, told: list[tuple[str, int
 
 def test_an_unknown_engine_is_refused(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="no engine 'fast'"):
-        measure(bundle, "fast", 1)
+        measure(bundle, Wanted(engine="fast"), 1)
 
 
-# ---- for scripts and for the manifest --------------------------------------------------------------------------------------------
+def test_another_prompt_is_played_and_told(bundle: Bundle) -> None:
+    assert measure(bundle, Wanted(prompt="a man"), 1).conditions.prompt == "a man"
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """What a test sets is set back."""
+    before = program_threads(), torch.get_num_threads()
+    yield
+    set_threads(before[0])
+    torch.set_num_threads(before[1])
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("count", [1, 3])
+def test_threads_are_those_that_were_asked_for(count: int, bundle: Bundle) -> None:
+    assert measure(bundle, Wanted(threads=count), 1).conditions.threads == program_threads() == count
+
+
+@pytest.mark.usefixtures("threads")
+def test_threads_of_torch(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TorchEngine, "for_bundle", lambda _: small_engine())  # whose weights do not ship
+    for count in (1, 3):
+        speed = measure(bundle, Wanted(engine="torch", threads=count), 1)
+        assert speed.conditions.threads == torch.get_num_threads() == count
+        assert (speed.conditions.engine, speed.conditions.weights) == ("torch", "fp32")
+
+
+@pytest.mark.usefixtures("threads")
+def test_threads_that_an_engine_does_not_take_are_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("echoedge.runtime.engines.executorch.set_threads", lambda _: None)  # a runtime that goes its own way
+    wanted = program_threads() + 1
+    with pytest.raises(EngineError, match=rf"--threads is {wanted}; executorch runs on {wanted - 1} here"):
+        measure(bundle, Wanted(threads=wanted), 1)
+
+
+# ---- in a process of its own -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ballast() -> np.ndarray[Any, Any]:
+    """400 MB that this process holds, and that are no engine's."""
+    return np.ones(50_000_000)
+
+
+def test_memory_is_the_engines_alone_in_a_process_of_its_own(bundle: Bundle, ballast: np.ndarray[Any, Any]) -> None:
+    told: list[tuple[str, int, int]] = []
+    apart = measure_apart(bundle, Wanted(prompt="a man"), 1, lambda *step: told.append(step))
+    here = measure(bundle, Wanted(), 1)
+    assert told == [("runs", 1, 2), ("runs", 2, 2)]
+    assert (apart.conditions.engine, apart.conditions.prompt, apart.frames) == ("executorch", "a man", CLIP.frames)
+    assert 50_000_000 < apart.peak_bytes < here.peak_bytes - ballast.nbytes / 2  # in one process the ballast counts as the engine's
+
+
+def test_a_refusal_comes_back_from_the_other_process(bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match="no engine 'fast'"):
+        measure_apart(bundle, Wanted(engine="fast"), 1)
+
+
+def test_a_process_that_was_killed_is_a_sentence(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_measure_and_send", stand_ins.killed_by_the_system)
+    with pytest.raises(ResourceError, match=r"measured auto was killed \(signal 9\), most likely for memory"):
+        measure_apart(bundle, Wanted(), 1)
+    monkeypatch.setattr(bench, "_measure_and_send", stand_ins.killed)  # it ends by itself, with a status
+    with pytest.raises(EngineError, match="measured auto failed; what it said stands above"):
+        measure_apart(bundle, Wanted(), 1)
+
+
+# ---- for scripts and for people --------------------------------------------------------------------------------------------------
 
 
 def test_figures_as_json(speed: Speed) -> None:
@@ -91,29 +169,8 @@ def test_figures_as_json(speed: Speed) -> None:
     assert figures["stage_seconds"] == speed.stage_seconds
 
 
-def test_a_record_names_device_and_versions(speed: Speed) -> None:
-    run = as_run(speed)
-    assert (run.device, run.threads, run.versions) == (speed.conditions.device, speed.conditions.threads, library_versions())
-    assert [row.get("stage") for row in run.rows] == [*STAGES, None]
-    assert run.rows[-1]["engine"] == "executorch"
-    assert run.rows[-1]["fps"] == speed.fps
-
-
-def test_a_record_survives_json(speed: Speed) -> None:
-    run = as_run(speed)
-    assert BenchmarkRun.model_validate_json(run.model_dump_json()) == run
-
-
-def test_records_are_added_to_the_bundle(speed: Speed, bundle_path: Path, tmp_path: Path) -> None:
-    path = tmp_path / "b.echoedge"
-    shutil.copytree(bundle_path, path)
-    for count in (1, 2):
-        manifest = record_benchmark(path, as_run(speed))
-        opened = Bundle.open(path).manifest
-        assert opened == manifest
-        assert len(opened.benchmarks) == count
-    assert opened.benchmarks[0].rows == as_run(speed).rows
-    assert opened.programs == Bundle.open(bundle_path).manifest.programs
+def test_figures_in_a_line(speed: Speed) -> None:
+    assert re.fullmatch(r"32x32, 9 frames, 25 fps, decoder full: .* s, .* frames per second, .* MB; median of 3", speed.summary())
 
 
 # ---- benchmarks: pytest --benchmark-only -----------------------------------------------------------------------------------------

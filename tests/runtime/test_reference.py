@@ -23,6 +23,7 @@ from echoedge.core.inputs import frame_windows
 from echoedge.core.plan import noise
 from echoedge.core.samplers import NoGuidance, build_plan, scheduler_for
 from echoedge.core.tasks import Task, mask_latents, task_mask
+from echoedge.runtime.prompts import read_prompts
 from echoedge.runtime.reference import (
     Reference,
     Settings,
@@ -30,7 +31,6 @@ from echoedge.runtime.reference import (
     memory_needed,
     peak_memory,
     plan_options,
-    read_prompts,
 )
 
 from ..core.tensors import pad_text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ def compiled_at_once(name: str, program: Program, recipe: Any, folder: Path, *_s
 def killed(*_arguments: Any) -> None:
     """What a machine without memory does to a compiler."""
     os._exit(9)
+
+
+def killed_by_the_system(*_arguments: Any) -> None:
+    """As `killed`, from outside."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def endless(*_arguments: Any) -> None:

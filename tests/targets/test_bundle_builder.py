@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,16 @@ from echoedge.core import files
 from echoedge.core.bundle import MANIFEST, Bundle
 from echoedge.core.errors import ExportError, OutputError, ResourceError
 from echoedge.core.samplers import FeatureReuse
-from echoedge.quantize.recipes import Rule, WeightRecipe
 from echoedge.targets import bundle_builder
+from echoedge.targets.bars import WEIGHT_BARS
 from echoedge.targets.bundle_builder import (
     GOLDEN,
     GOLDEN_INDEX,
     LIBRARIES,
     STEP_TABLES,
-    THRESHOLDS,
     Golden,
     export_bundle,
     library_versions,
-    thresholds_for,
 )
 
 from ..bundles import CLIP, OPTIONS, SOURCE, record, small_engine, small_model, small_plan, small_programs, small_request
@@ -112,9 +109,15 @@ def test_the_recipe_and_what_each_program_got(bundle: Bundle) -> None:
     assert layers["denoise"]["int8"] > 10
 
 
-def test_thresholds_are_the_recipes(bundle: Bundle) -> None:
-    wanted = {name: THRESHOLDS["int8"]["*"] for name in PROGRAMS}
-    assert bundle.manifest.parity.thresholds == wanted | {name: THRESHOLDS["int8"][name] for name in ("latents", "frames")}
+def test_thresholds_are_each_programs_own(bundle: Bundle) -> None:
+    """The autoencoder has no linear layers: nothing of it is quantised, and it is asked for what full precision is."""
+    thresholds = bundle.manifest.parity.thresholds
+    quantised = {name for name in PROGRAMS if not name.startswith("vae")}
+    assert {name: thresholds[name] for name in PROGRAMS} == {
+        name: WEIGHT_BARS["int8" if name in quantised else "fp32"] for name in PROGRAMS
+    }
+    assert thresholds["latents"] == WEIGHT_BARS["int8"]
+    assert bundle.manifest.precision == "fp32"
 
 
 def test_memory_is_counted_from_the_shapes(bundle: Bundle) -> None:
@@ -214,23 +217,6 @@ def test_equal_arrays_are_kept_once() -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle_builder, "_compile_all", stand_ins.compile_all_at_once)
-
-
-@pytest.mark.parametrize(
-    ("weights", "demanded"),
-    [([], "fp32"), (["fp32"], "fp32"), (["fp32", "int8"], "int8"), (["int8", "int4"], "int4"), (["int4", "fp32"], "int4")],
-)
-def test_the_coarsest_weights_of_a_recipe_decide_what_is_demanded(weights: list[Any], demanded: str) -> None:
-    recipe = WeightRecipe(name="mine", rules=tuple(Rule(weights=name) for name in weights))
-    wanted = THRESHOLDS[demanded]
-    assert thresholds_for(recipe, ["denoise"]) == {
-        "denoise": wanted["*"], "latents": wanted["latents"], "frames": wanted["frames"]
-    }  # fmt: skip
-
-
-def test_coarser_weights_are_asked_for_less() -> None:
-    figures = [[THRESHOLDS[name][row].psnr_db or 0 for row in ("*", "latents", "frames")] for name in ("fp32", "int8", "int4")]
-    assert all(finer > coarser for better, worse in pairwise(figures) for finer, coarser in zip(better, worse, strict=True))
 
 
 @pytest.mark.usefixtures("quick")

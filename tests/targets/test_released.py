@@ -15,19 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from echoedge.core.bundle import Bundle
+from echoedge.core.bundle import Bundle, Figures
 from echoedge.core.config import ClipSpec, Variant
 from echoedge.core.errors import CheckpointError, ConfigError, EngineError, ExportError, OutputError
+from echoedge.core.metrics.agreement import falls_short
 from echoedge.core.samplers import PLAN_PRESETS, build_plan
 from echoedge.core.streamed import stream_transformer
 from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe
 from echoedge.runtime.engines import open_engine
-from echoedge.runtime.parity import verify
+from echoedge.runtime.parity import NO_CLIP, verify
 from echoedge.runtime.player import Player, Score
 from echoedge.targets import released
 from echoedge.targets.backends import BACKENDS
+from echoedge.targets.bars import bar
 from echoedge.targets.blockwise import Request as BlockwiseRequest
 from echoedge.targets.blockwise import Step, quantised_step
+from echoedge.targets.half_products import multiplies_bfloat16
 from echoedge.targets.program_file import ProgramFile
 from echoedge.targets.released import ReleasedExport, export_released, merge_data, prove, tasks_of
 from echoedge.targets.tasks import Done, Task, Workshop
@@ -95,7 +98,9 @@ def test_the_bundle_verifies_itself(made: tuple[ReleasedExport, Path, Bundle]) -
     _, _, bundle = made
     verdict = verify(bundle, open_engine(bundle))
     assert verdict.passed, verdict.to_dict()
-    assert verdict.lipsync_measured is None
+    assert not verdict.complete
+    assert {row.name for row in verdict.rows if row.unjudged == NO_CLIP} == {"latents", "frames"}
+    assert verdict.lipsync.unjudged == NO_CLIP
 
 
 def test_it_plays(made: tuple[ReleasedExport, Path, Bundle]) -> None:
@@ -120,6 +125,19 @@ def test_a_file_that_computes_something_else_is_refused(made: tuple[ReleasedExpo
         ExportError, match=r"tiny_decode was compiled, and the file does not compute what the model computes: .* dB"
     ):
         prove(request, folder, "tiny_decode")
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor does not multiply bfloat16")
+def test_bfloat16_products_meet_their_own_bar(folders: dict[Variant, Path], tmp_path: Path) -> None:
+    """Weights in full precision: asked for what they allow, the program would fail for its products alone."""
+    request = request_for(folders["flash"], recipe=PRESETS["fp32"], decoders=("tiny",), products="bf16")
+    record = released.compile_one(request, tmp_path, "image_encoder", 0)
+    (tmp_path / "compile-image_encoder.done.json").write_text(json.dumps({"result": record}))
+    released.record_encoders(request, tmp_path)
+    found = Figures.model_validate(prove(request, tmp_path, "image_encoder")["figures"])
+    assert falls_short(found, bar("image_encoder", record["layers"], "fp32"))
+    with pytest.raises(ExportError, match=r"90\.0 dB and 0\.999999 are demanded"):
+        prove(replace(request, products="fp32"), tmp_path, "image_encoder")
 
 
 def test_only_one_program_is_loaded_where_memory_is_short(made: tuple[ReleasedExport, Path, Bundle]) -> None:

@@ -1,0 +1,84 @@
+"""What a compiled program has to reach against full precision: what its own weights and the type it computes in allow, and no less.
+
+A program's bar is the lower of two: that of the coarsest weights its own layers got, and that of its type. Coarse weights of one
+program lower no other's bar. A clip's bars are those of the programs that flow into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from ..core.bundle import DECODE_PROGRAMS, Figures
+from ..core.metrics.agreement import lowest
+from ..core.plan import check_choice
+from ..quantize.recipes import Weights
+from .backends import backend as backend_of
+from .half_products import Products
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+# Measured: the lowest of a bundle's programs. Small: the model of the tests; toy: that of the released model's; nano: as shipped;
+# full: flash of full size, random weights.
+EXACT = Figures(psnr_db=90.0, cosine=0.999999)  # small 132.5, toy 119.1, nano 136.7, full 99.4 (the tiny decoder)
+WEIGHT_BARS: dict[Weights, Figures] = {
+    "fp32": EXACT,
+    "int8": Figures(psnr_db=40.0, cosine=0.999),  # small 50.5, nano 54.9, full 49.6; trained encoders have outliers, so 10 dB below
+    "int4": Figures(psnr_db=30.0, cosine=0.99),  # small 37.8, nano 36.7, full 32.5 and 34.4
+}
+COMPUTE_BARS: dict[Precision, Figures] = {
+    "fp32": EXACT,
+    "fp16": Figures(psnr_db=55.0, cosine=0.9999),  # emulated with float16 modules: small 65.1, nano 65.9; in bfloat16 48.1 and 47.9
+    "bf16": Figures(psnr_db=50.0, cosine=0.9999),  # products alone: toy 60.2, one attention 56.1; a decoder all in bfloat16 47.9
+}
+# Latents come out no worse than the worst program that flows into them (small int8 56.2 of 50.5, int4 39.6 of 37.8). Frames lose up
+# to 10 dB (small int8 46.8, int4 29.9), and pixels of 8 bits end at 92 in full precision.
+FRAMES_LOSE = 5.0
+FRAMES_END = 80.0
+
+FLOWS_INTO_LATENTS = (
+    "audio_encoder",
+    "image_encoder",
+    "text_encoder",
+    "vae_encode",
+    "encode_conditions",
+    "denoise",
+    "denoise_reusing",
+)
+WITHOUT_PRODUCTS = (DECODE_PROGRAMS["tiny"],)  # convolutions alone: the type of products between activations is nothing to it
+
+
+def precision_of(backend: str, products: Products) -> Precision:
+    """What a bundle computes in.
+
+    Raises:
+        ConfigError: there is no such backend.
+    """
+    return ("bf16" if products == "bf16" else "fp32") if backend_of(backend).executed else "fp16"
+
+
+def bar(program: str, layers: Mapping[str, int], precision: Precision) -> Figures:
+    """What `program` has to reach whose linear layers got these weights (scheme -> count, as an export gathers them).
+
+    Raises:
+        ConfigError: a scheme has no bar.
+    """
+    for scheme in layers:
+        check_choice("weights", scheme, tuple(WEIGHT_BARS))
+    if precision == "bf16" and program.split("-")[0] in WITHOUT_PRODUCTS:
+        precision = "fp32"
+    used = [WEIGHT_BARS[scheme] for scheme, count in layers.items() if count]  # type: ignore[index]
+    return lowest([EXACT, *used, COMPUTE_BARS[precision]])
+
+
+def thresholds_for(layers: Mapping[str, Mapping[str, int]], precision: Precision) -> dict[str, Figures]:
+    """The demands on every program of `layers` (program -> scheme -> count), and on a whole clip where they make one: "latents",
+    and "frames" of the decoder that is played by default."""
+    bars = {name: bar(name, counts, precision) for name, counts in layers.items()}
+    flow = [bars[name] for name in FLOWS_INTO_LATENTS if name in bars]
+    decoder = next((bars[name] for name in DECODE_PROGRAMS.values() if name in bars), None)
+    if not flow or decoder is None:
+        return bars
+    latents, seen = lowest(flow), lowest([*flow, decoder]).psnr_db
+    assert seen is not None
+    return bars | {"latents": latents, "frames": Figures(psnr_db=min(seen - FRAMES_LOSE, FRAMES_END))}
