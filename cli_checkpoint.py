@@ -204,7 +204,7 @@ def prompts(
     distinct(texts, "The list of prompts", empty=True)
     checkpoint = Checkpoint.open(folder)
     sizes = Architecture(checkpoint.config())
-    needed = PLAN_PRESETS[sizes.transformer.variant].texts.values()  # by its guidance
+    needed = dict(PLAN_PRESETS[sizes.transformer.variant].texts).values()  # by its guidance
     texts = [*texts, *(text for text in needed if text not in texts)]
     with atomic_file(output, force) as temporary:
         encoded = encode_prompts(checkpoint, texts, sizes, device)

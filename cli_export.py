@@ -80,8 +80,6 @@ def export_checkpoint(
     config = sizes.transformer
     clip = parse_clip(size, frames)
     pack = read_prompts(prompts, config.text_dim) if prompts else {}
-    if not pack:
-        warn(f"The bundle will have no text encoder and no prompts: it plays with --prompts PACK alone. Make one with: {PACK}.")
     longest = max((len(rows) for rows in pack.values()), default=0)
     if longest >= text_rows:
         raise InputError(f"A prompt of {prompts} has {longest} tokens; --text-rows {text_rows} reads up to {text_rows - 1}.")
@@ -101,4 +99,6 @@ def export_checkpoint(
         speech=case["speech"],
     )  # fmt: skip
     budget = parse_bytes(memory, "--memory") if memory is not None else None
+    if not pack:
+        warn(f"The bundle will have no text encoder and no prompts: it plays with --prompts PACK alone. Make one with: {PACK}.")
     return export_released(request, out, progress, force, jobs, budget, warn)

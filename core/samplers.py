@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -401,7 +401,7 @@ class PlanOptions:
     modality: PhaseWeights = field(default_factory=PhaseWeights)
     reuse: FeatureReuse | None = None
     window: WindowRule | None = None
-    texts: Mapping[str, str] = field(default_factory=dict)
+    texts: tuple[tuple[str, str], ...] = ()  # name, text
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -436,7 +436,7 @@ PLAN_PRESETS = {
     "preview": PlanOptions(
         solver="euler", steps=25,
         guidance=TextAudioGuidance(text=4.0, audio=2.9, dynamic_text=True, dynamic_audio=True, neg_scale=1.5, neg_steps=2),
-        texts={NEGATIVE: NEGATIVE_PROMPT},
+        texts=((NEGATIVE, NEGATIVE_PROMPT),),
     ),
 }  # fmt: skip
 """Plans by name. `nano-png` adds negatives to nano's: misaligned speech while motion is laid out, a still mouth after."""
@@ -478,7 +478,7 @@ def build_plan(options: PlanOptions, modulation: ModulationTable | None = None) 
         "modality_weights": [options.modality.at(timestep, frames).tolist() for timestep in timesteps],
         "reuse": reuse,
         "residual_slots": slots,
-        "texts": {name: text for name, text in options.texts.items() if any(branch.text == name for branch in branches)},
+        "texts": {name: text for name, text in options.texts if any(branch.text == name for branch in branches)},
         "window": options.window,
         "noise": NoiseRule(seed=check_seed(options.seed)),
     }

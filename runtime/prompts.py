@@ -30,8 +30,8 @@ def read_prompts(path: Path, text_dim: int) -> dict[str, NDArray[np.float32]]:
         kind, shape = tensor["dtype"], list(tensor["shape"])
         if len(shape) != 2 or shape[1] != text_dim or kind not in _TYPES:
             raise InputError(
-                f"In {path} the prompt {prompt!r} has shape {shape} of {kind}; this model's are [tokens, {text_dim}] of floats. The "
-                "pack is another model's."
+                f"In {path} the prompt {prompt!r} has shape {shape} of {kind}; this model's are [tokens, {text_dim}] of floats. "
+                "The pack is another model's."
             )
         numbers = np.frombuffer(tensor["data"], _TYPES[kind]).reshape(shape)
         # bfloat16 is the upper half of a float32

@@ -147,7 +147,7 @@ def plan_options(variant: Variant, settings: Settings, frames: int = 1) -> PlanO
         audio = guidance.audio if audio is None else audio
         changes["guidance"] = replace(guidance, text=text, audio=audio, upstream_compat=compat)
         if settings.negative_prompt is not None:
-            changes["texts"] = {NEGATIVE: settings.negative_prompt}
+            changes["texts"] = ((NEGATIVE, settings.negative_prompt),)
     if variant == "preview" and settings.solver not in (None, "euler"):
         changes["constructor_shift"] = options.shift  # of the released scheduler's configuration; Euler has this one alone
     if settings.long_video == "windows" and frames > settings.window:
