@@ -3,13 +3,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test bench bench-peers lint clean
+.PHONY: demo test smoke bench bench-peers lint clean
 
 demo: $(STAMP)
 	$(BIN)/echoedge demo --out out/demo --force
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# The smallest bundle of the built-in model, compiled and played for real.
+smoke: $(STAMP)
+	$(BIN)/echoedge export --frames 5 --weights int8 --out out/smoke/nano.echoedge --force
+	$(BIN)/echoedge animate out/smoke/nano.echoedge --image core/assets/demo/ada.png --audio core/assets/demo/hello.wav \
+		--prompt "a woman speaks" --out out/smoke/clip.mp4 --force
+	$(BIN)/echoedge verify out/smoke/nano.echoedge
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest --benchmark-only --benchmark-sort=name
