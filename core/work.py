@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +13,7 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from .errors import OutputError
+from .files import ended_like_interrupted
 
 MARKER = ".echoedge-work"
 LOCK = ".lock"
@@ -21,7 +22,7 @@ _OURS = (MARKER, LOCK)
 
 class WorkFolder:
     """The folder `path`, made if it is not there, held by this process as long as the `with` block lasts. `use`: what for, in words
-    that complete "used by another …".
+    that complete "used by another …". SIGTERM and SIGHUP end the block by an exception, as Ctrl-C does.
 
     It takes a folder that does not exist, an empty one, or one that an earlier run has marked as work; another one is left alone.
 
@@ -31,7 +32,7 @@ class WorkFolder:
 
     def __init__(self, path: str | Path, use: str) -> None:
         self.path, self.use = Path(os.path.abspath(path)), use
-        self._lock = FileLock(self.path / LOCK)
+        self._lock, self._exit = FileLock(self.path / LOCK), ExitStack()
 
     def __enter__(self) -> Self:
         if self.path.exists() and not self.path.is_dir():
@@ -52,10 +53,12 @@ class WorkFolder:
             ) from None
         except OSError as error:
             raise OutputError(f"{self.path} cannot be used for work ({error.strerror}). Give another name.") from error
+        self._exit.callback(self._lock.release)
+        self._exit.enter_context(ended_like_interrupted())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._lock.release()
+        self._exit.close()
         if isinstance(error, KeyboardInterrupt) and self.path.exists():
             error.add_note(f"{self.path} keeps what was finished: the same command goes on from there.")
 

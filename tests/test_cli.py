@@ -18,6 +18,7 @@ from typing import Any
 
 import av
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
@@ -553,7 +554,8 @@ def test_an_interrupted_film_leaves_nothing(number: signal.Signals, given: dict[
     assert list(folder.iterdir()) == []
 
 
-def test_an_interrupted_training_says_what_it_keeps(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_says_what_it_keeps_and_ends_its_processes(number: signal.Signals, tmp_path: Path) -> None:
     work = tmp_path / "work"
     command = [sys.executable, "-m", "echoedge.cli", "train", "nano", "--workdir", str(work), "--clips", "64"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -562,10 +564,14 @@ def test_an_interrupted_training_says_what_it_keeps(tmp_path: Path) -> None:
     second = process("train", "nano", "--workdir", work, "--clips", 64)
     assert second.returncode == 2
     assert "is used by another training, which is running" in " ".join(second.stderr.split())
-    os.killpg(running.pid, signal.SIGINT)
+    helpers = psutil.Process(running.pid).children(recursive=True)
+    assert helpers  # they draw clips
+    (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
     _, told = running.communicate(timeout=60)
-    assert running.returncode == 130, told
-    assert f"{work} keeps what was finished: the same command goes on from there." in " ".join(told.split())
+    assert running.returncode == 128 + number, told
+    kept = f"{work} keeps what was finished: the same command goes on from there." in " ".join(told.split())
+    assert kept == (number == signal.SIGINT)
+    assert psutil.wait_procs(helpers, timeout=20)[1] == []
     assert work.is_dir()
 
 
