@@ -122,12 +122,14 @@ def export_checkpoint(
     longest = max((len(rows) for rows in pack.values()), default=0)
     if longest >= text_rows:
         raise InputError(f"A prompt of {prompts} has {longest} tokens; --text-rows {text_rows} reads up to {text_rows - 1}.")
-    case = demo_case(clip, clip.frames)
+    clips = (clip, *(parse_shape(text, "--also") for text in also))
+    cases = [demo_case(each, each.frames) for each in clips]
     request = ReleasedExport(
         checkpoint=str(folder), model=model, sizes=Architecture(config),
-        clips=(clip, *(parse_shape(text, "--also") for text in also)), plan=plan_for(config.variant, clip, steps),
+        clips=clips, plan=plan_for(config.variant, clip, steps),
         recipe=read_recipe(weights), backend=backend, decoders=tuple(decoders.split(",")), layout=layout, text_rows=text_rows,
-        way=cast("Way", way), products=cast("Products", products), prompts=pack, portrait=case["portrait"], speech=case["speech"],
+        way=cast("Way", way), products=cast("Products", products), prompts=pack,
+        portraits=tuple(case["portrait"] for case in cases), speeches=tuple(case["speech"] for case in cases),
     )  # fmt: skip
     budget = parse_bytes(memory) if memory else None
     return export_released(request, out, progress, force, jobs, budget, warn)
