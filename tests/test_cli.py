@@ -516,6 +516,7 @@ def test_demo_does_not_replace_what_is_there(run: Run, tmp_path: Path) -> None:
 def test_export_says_what_it_made_and_what_comes_next(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """nano with the compiler standing aside: plan, reference run, goldens and manifest are real."""
     monkeypatch.setattr(bundle_builder, "_compile_all", stand_ins.compile_all_at_once)
+    monkeypatch.setattr(bundle_builder, "_prove_all", stand_ins.believed)
     path = tmp_path / "nano.echoedge"
     ended = run("export", "--out", path, "--weights", "fp32", "--frames", 5, "--steps", 1)
     assert ended.status == 0, ended
