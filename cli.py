@@ -802,14 +802,26 @@ def inspect(
 
 
 @app.command()
-def doctor(as_json: JsonOption = False) -> None:
-    """Check this machine: libraries, codecs, memory, and the built-in model. Exit status 1 when something needed is missing."""
+def doctor(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Where to look for what killed runs left.", show_default="the current folder")
+    ] = None,
+    clean: Annotated[bool, typer.Option("--clean", help="Delete what killed runs left there, and nothing else.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine: libraries, codecs, memory, and the built-in model. Exit status 1 when something needed is missing.
+
+    Also names what killed runs have left in the current folder and in the folders given: half-written outputs, and work of exports
+    that no run holds.
+    """
     from .core.files import available_memory, human_bytes
+    from .core.leftovers import leftovers, remove
     from .core.nano import load_nano
     from .runtime.bench import device_name
     from .runtime.media import h264_encoder
     from .targets.bundle_builder import library_versions
 
+    found = leftovers([Path(), *(folders or ())])
     checks: list[tuple[str, bool, str]] = []
 
     def check(name: str, probe: Any) -> None:
@@ -828,17 +840,25 @@ def doctor(as_json: JsonOption = False) -> None:
 
     check("python", lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     check("processor", device_name)
-    check("memory", lambda: f"{human_bytes(available_memory() or 0)} available")
+    check("memory", lambda: f"{human_bytes(available_memory())} available")
     check("libraries", lambda: ", ".join(f"{n} {v}" for n, v in library_versions().items()))
     check("executorch", xnnpack)
     check("video codec", h264_encoder)
     check("nano", lambda: f"{sum(p.numel() for p in load_nano().dit.parameters()):,} parameters in the transformer")
     healthy = all(passed for _, passed, _ in checks)
+    left = [(leftover, clean and remove(leftover)) for leftover in found]
     if as_json:
-        print(json.dumps({"healthy": healthy, "checks": [{"name": n, "passed": p, "detail": d} for n, p, d in checks]}))
+        told = {"healthy": healthy, "checks": [{"name": n, "passed": p, "detail": d} for n, p, d in checks]}
+        named = [{"path": str(x.path), "bytes": x.bytes, "what": x.what, "deleted": gone} for x, gone in left]
+        print(json.dumps(told | {"leftovers": named}))
     else:
         for name, passed, detail in checks:
             out.print(f"{'[green]ok[/]     ' if passed else '[red]missing[/]'} {name:<12} {escape(detail)}")
+        for leftover, gone in left:
+            state = "deleted" if gone else "[yellow]left[/]   "
+            out.print(f"{state} {escape(str(leftover.path))}, {human_bytes(leftover.bytes)}: {escape(leftover.what)}")
+        if not clean and any(not leftover.precious for leftover, _ in left):
+            out.print("What was left can go: [cyan]echoedge doctor --clean[/] deletes it.")
         out.print(
             "Everything is here. Next: [cyan]echoedge demo[/]" if healthy else "[red]Mend what is missing, then run this again.[/]"
         )
@@ -927,6 +947,7 @@ def study_command(
     import torch
 
     from .core.nano import weights_path
+    from .core.work import tells_what_stays
     from .runtime.study import Study, run_study
 
     given = [text.partition("=") for text in without or ()]
@@ -937,7 +958,8 @@ def study_command(
     runs = {part: Path(path) for part, _, path in given}
     sections = distinct(only or (), "--only")
     torch.set_num_threads(threads)
-    run_study(Study(weights or weights_path(), output, runs, lambda line: out.print(escape(line))), sections)
+    with tells_what_stays(f"{output} keeps the sections that were finished: the same command goes on from there."):
+        run_study(Study(weights or weights_path(), output, runs, lambda line: out.print(escape(line))), sections)
     out.print(f"Figures and contact sheets are in [bold]{escape(str(output))}[/].")
 
 
@@ -951,12 +973,7 @@ def demo(
     force: ForceOption = False,
 ) -> None:
     """The whole way on built-in material: compile nano, make a portrait speak, prove parity, say how fast it is."""
-    from .core.bundle import Bundle
-    from .core.nano import assets
-    from .runtime.demo import write_contact_sheet
-    from .runtime.engines import open_engine
-    from .runtime.parity import verify as compare
-    from .runtime.setting import Wanted
+    from .core.work import tells_what_stays
 
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file; --out names a folder.")
@@ -964,6 +981,18 @@ def demo(
     for path in (bundle_path, clip_path, sheet_path):
         if path.exists() and not force:
             raise OutputError(f"{path} exists. Give another folder with --out, or --force.")
+    with tells_what_stays(f"What was finished is in {output}."):
+        _demo(bundle_path, clip_path, sheet_path, weights, force)
+
+
+def _demo(bundle_path: Path, clip_path: Path, sheet_path: Path, weights: str, force: bool) -> None:
+    from .core.bundle import Bundle
+    from .core.nano import assets
+    from .runtime.demo import write_contact_sheet
+    from .runtime.engines import open_engine
+    from .runtime.parity import verify as compare
+    from .runtime.setting import Wanted
+
     material = json.loads((assets() / "demo" / "demo.json").read_text())
     portrait, voice = material["portraits"][0], material["voices"][1]
 
@@ -1013,9 +1042,20 @@ def main() -> None:
             f"[red]{type(error).__name__.removesuffix('Error').lower()}:[/] {escape(str(error))}", highlight=False, soft_wrap=True
         )
         sys.exit(2)
-    except KeyboardInterrupt:
-        err.print("Interrupted; nothing was left behind.")
+    except (SystemExit, KeyboardInterrupt) as end:
+        interruption = _interruption_behind(end)
+        if interruption is None:
+            raise
+        kept = getattr(interruption, "__notes__", ["Nothing was left behind."])
+        err.print(escape(" ".join(["Interrupted.", *kept])), highlight=False, soft_wrap=True)
         sys.exit(130)
+
+
+def _interruption_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C that a library has turned into `error`; None if there was none."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 if __name__ == "__main__":

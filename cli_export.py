@@ -90,13 +90,13 @@ def export_checkpoint(
             f"The guidance of {config.name} needs the prompt {lost[0]!r}, which {prompts} does not hold. Make the pack with: "
             "echoedge checkpoint prompts"
         )
-    case = demo_case(clip, clip.frames)
+    clips = (clip, *parse_shapes(also, "--also"))
+    cases = [demo_case(each, each.frames) for each in clips]
     request = ReleasedExport(
-        checkpoint=str(folder), model=model, sizes=sizes,
-        clips=(clip, *parse_shapes(also, "--also")), plan=plan, recipe=read_recipe(weights), backend=backend,
-        decoders=parse_names(decoders, "--decoders"), layout=layout, text_rows=text_rows, way=cast("Way", way),
-        products=cast("Products", products), context_seconds=context, prompts=pack, portrait=case["portrait"],
-        speech=case["speech"],
+        checkpoint=str(folder), model=model, sizes=sizes, clips=clips, plan=plan, recipe=read_recipe(weights),
+        backend=backend, decoders=parse_names(decoders, "--decoders"), layout=layout, text_rows=text_rows,
+        way=cast("Way", way), products=cast("Products", products), context_seconds=context, prompts=pack,
+        portraits=tuple(case["portrait"] for case in cases), speeches=tuple(case["speech"] for case in cases),
     )  # fmt: skip
     budget = parse_bytes(memory, "--memory") if memory is not None else None
     if not pack:

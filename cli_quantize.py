@@ -121,6 +121,7 @@ def _search_nano(
 ) -> None:
     from .core.nano import load_nano
     from .core.samplers import PLAN_PRESETS, build_plan
+    from .core.work import WorkFolder
     from .quantize.search import Journal
     from .runtime.recipe_search import find, measure_layers, nano_basis, presets_beside
     from .runtime.sensitivity import Laboratory
@@ -128,13 +129,14 @@ def _search_nano(
     if listen == 1:
         raise ConfigError("--listen is 1; lip-sync is a mean over clips: give 2 or more, or 0 for none.")
     plan = build_plan(PLAN_PRESETS["nano"])
-    journal = Journal(work, nano_basis(plan, clips, listen, group))
-    err.print("[dim]Playing nano in full precision …[/]")
-    laboratory = Laboratory(load_nano(), plan, clips, max(played, listen))
-    with _bar(as_json, "layers") as progress:
-        measure_layers(laboratory, journal, group, listen, progress)
-    found = find(laboratory, journal, target, group, output.stem, lambda line: err.print(f"[dim]{escape(line)}[/]"))
-    _save(found.recipe, output, force)
+    with WorkFolder(work, "search"):
+        journal = Journal(work, nano_basis(plan, clips, listen, group))
+        err.print("[dim]Playing nano in full precision …[/]")
+        laboratory = Laboratory(load_nano(), plan, clips, max(played, listen))
+        with _bar(as_json, "layers") as progress:
+            measure_layers(laboratory, journal, group, listen, progress)
+        found = find(laboratory, journal, target, group, output.stem, lambda line: err.print(f"[dim]{escape(line)}[/]"))
+        _save(found.recipe, output, force)
     beside = presets_beside(laboratory)
     if as_json:
         print(json.dumps({"recipe": str(output), **found.to_dict(), "presets": beside}))
@@ -168,6 +170,7 @@ def _search_checkpoint(
     from .core.checkpoints import Checkpoint
     from .core.files import require_free_memory
     from .core.samplers import build_plan
+    from .core.work import WorkFolder
     from .quantize.search import Journal
     from .runtime.block_search import checkpoint_basis, find_for_blocks, measure_blocks, memory_needed, wanted_blocks
     from .runtime.reference import Settings, plan_options
@@ -178,12 +181,13 @@ def _search_checkpoint(
     wanted = wanted_blocks(config, None if blocks is None else parse_numbers(blocks, "--blocks"))
     plan = build_plan(plan_options(config.variant, Settings()))
     require_free_memory(memory_needed(config, clip), "measuring a block at a time")
-    err.print("[dim]Reading the weights' hash …[/]")
-    journal = Journal(work, checkpoint_basis(opened, plan, clip, group, config))
-    with _bar(as_json, "blocks") as progress:
-        measure_blocks(opened, config, plan, clip, journal, group, wanted, progress)
-    found = find_for_blocks(journal, config.layers, target, group, output.stem)
-    _save(found.recipe, output, force)
+    with WorkFolder(work, "search"):
+        err.print("[dim]Reading the weights' hash …[/]")
+        journal = Journal(work, checkpoint_basis(opened, plan, clip, group, config))
+        with _bar(as_json, "blocks") as progress:
+            measure_blocks(opened, config, plan, clip, journal, group, wanted, progress)
+        found = find_for_blocks(journal, config.layers, target, group, output.stem)
+        _save(found.recipe, output, force)
     if as_json:
         print(json.dumps({"recipe": str(output), **found.to_dict()}))
         return
@@ -216,6 +220,7 @@ def compare(
     from .core.files import atomic_file
     from .core.nano import load_nano
     from .core.samplers import PLAN_PRESETS, build_plan
+    from .core.work import WorkFolder
     from .quantize.search import Journal
     from .runtime import rounding_study
     from .runtime.recipe_search import measure_layers, nano_basis
@@ -223,14 +228,15 @@ def compare(
 
     _refuse_existing(output, force)
     plan = build_plan(PLAN_PRESETS["nano"])
-    journal = Journal(work, nano_basis(plan, clips, 0, rounding_study.GROUP))
-    err.print("[dim]Playing nano in full precision …[/]")
-    laboratory = Laboratory(load_nano(), plan, clips, played)
-    with _bar(as_json, "layers") as progress:
-        measure_layers(laboratory, journal, rounding_study.GROUP, progress=progress)
-    record = rounding_study.compare(laboratory, journal, lambda line: err.print(f"[dim]{escape(line)}[/]"))
-    with atomic_file(output, force) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    with WorkFolder(work, "search"):
+        journal = Journal(work, nano_basis(plan, clips, 0, rounding_study.GROUP))
+        err.print("[dim]Playing nano in full precision …[/]")
+        laboratory = Laboratory(load_nano(), plan, clips, played)
+        with _bar(as_json, "layers") as progress:
+            measure_layers(laboratory, journal, rounding_study.GROUP, progress=progress)
+        record = rounding_study.compare(laboratory, journal, lambda line: err.print(f"[dim]{escape(line)}[/]"))
+        with atomic_file(output, force) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
     if as_json:
         print(json.dumps(record))
         return

@@ -1,7 +1,8 @@
 """Files that appear whole or not at all, hashes, and checks of free disk and memory.
 
-What is being written lies beside its target under a name that starts with "." and contains ".partial"; it takes the target's name
-by a rename, at the end. Only a kill that no process can catch (SIGKILL, a power cut) leaves such a file behind; it may be deleted.
+What is being written lies beside its target as `.NAME.PROCESS-TOKEN.partial`; it takes the target's name by a rename, at the end.
+Only a kill that no process can catch (SIGKILL, a power cut) leaves such a file behind; `core/leftovers.py` tells it from what is in
+use.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
+import psutil
+
 from .errors import OutputError, ResourceError
 
 CHUNK_BYTES = 1 << 20
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LONGEST_NAME = 80  # characters of the target's name in that of its temporary file
+_ENDING = ("SIGTERM", "SIGHUP")  # signals that end a process unless it handles them; Windows has no SIGHUP
 
 
 def human_bytes(count: int) -> str:
@@ -48,7 +53,7 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[Path]:
     """Write a file under a temporary name beside `path` and rename it at the end.
 
     Yields the temporary path: an empty file to be overwritten, with the suffix of `path`. Missing parent folders are created.
-    If the body raises, is interrupted (Ctrl-C) or terminated (SIGTERM, in the main thread), the temporary file is removed and
+    If the body raises, is interrupted (Ctrl-C) or ended (SIGTERM, SIGHUP, in the main thread), the temporary file is removed and
     whatever lay under `path` before stays as it was.
 
     Raises:
@@ -59,15 +64,15 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[Path]:
     _refuse_existing(target, force, kind="file")
     temporary = _temporary_beside(target, kind="file")
     try:
-        with _terminated_like_interrupted(), _disk_full_is_a_sentence(target):
+        with ended_like_interrupted(), _disk_full_is_a_sentence(target):
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             _refuse_existing(target, force, kind="file")
             os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(target.parent)
+    sync(target.parent)
 
 
 @contextmanager
@@ -86,18 +91,18 @@ def atomic_folder(path: str | Path, force: bool = False, marker: str | None = No
     _refuse_existing(target, force, kind="folder", marker=marker)
     temporary = _temporary_beside(target, kind="folder")
     try:
-        with _terminated_like_interrupted(), _disk_full_is_a_sentence(target):
+        with ended_like_interrupted(), _disk_full_is_a_sentence(target):
             yield temporary
             for folder, _, names in os.walk(temporary):
                 for name in names:
-                    _sync(Path(folder, name))
-                _sync(Path(folder))
+                    sync(Path(folder, name))
+                sync(Path(folder))
             _refuse_existing(target, force, kind="folder", marker=marker)
             _replace_folder(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def check_folder(path: str | Path, force: bool = False, marker: str | None = None) -> None:
@@ -109,6 +114,11 @@ def check_folder(path: str | Path, force: bool = False, marker: str | None = Non
     target = _absolute(path)
     _refuse_existing(target, force, kind="folder", marker=marker)
     _temporary_beside(target, kind="folder").rmdir()
+
+
+def folder_bytes(folder: str | Path) -> int:
+    """Bytes of the files in a folder and below; 0 if it does not exist."""
+    return sum(Path(parent, name).lstat().st_size for parent, _, names in os.walk(folder) for name in names)
 
 
 def require_free_disk(path: str | Path, needed: int) -> None:
@@ -133,25 +143,24 @@ def require_free_memory(needed: int, purpose: str = "this step") -> None:
         ResourceError: fewer are available; the message gives both figures.
     """
     available = available_memory()
-    if available is not None and available < needed:
+    if available < needed:
         raise ResourceError(
             f"{human_bytes(needed)} of memory is needed for {purpose}, and {human_bytes(available)} is available. "
             "Close other programs, or choose a smaller clip, a smaller model or a larger machine."
         )
 
 
-def available_memory(root: str | Path = "/") -> int | None:
-    """Bytes that a new allocation can use: the system's figure, lowered by the limits of the process's control groups.
+def available_memory() -> int:
+    """Bytes that a new allocation can use: the system's figure, lowered by the limits of the process's control groups."""
+    return min(psutil.virtual_memory().available, *group_rooms(), 1 << 62)
 
-    Linux: MemAvailable and cgroup v1 / v2 (page cache that can be dropped counts as available). Elsewhere: all physical memory,
-    or None where the system does not say even that. `root` is the folder that holds /proc and /sys.
+
+def group_rooms(root: str | Path = "/") -> list[int]:
+    """Bytes left in each control group (v1 or v2) that limits this process; page cache that can be dropped counts as left.
+
+    Empty where nothing is limited, and on systems other than Linux. `root` is the folder that holds /proc and /sys.
     """
-    root = Path(root)
-    meminfo = _read_text(root / "proc/meminfo")
-    if meminfo is None:
-        return _physical_memory()
-    rows = dict(line.split(":", 1) for line in meminfo.splitlines() if ":" in line)
-    limits = [int(rows["MemAvailable"].split()[0]) * 1024] if "MemAvailable" in rows else []
+    root, limits = Path(root), []
     for line in (_read_text(root / "proc/self/cgroup") or "").splitlines():
         number, controllers, group = line.split(":", 2)
         if number == "0" and not controllers:
@@ -167,7 +176,7 @@ def available_memory(root: str | Path = "/") -> int | None:
                 limits.append(room)
             if level == base:
                 break
-    return min(limits) if limits else None
+    return limits
 
 
 def _cgroup_room(folder: Path, limit_name: str, usage_name: str, cache_name: str) -> int | None:
@@ -178,13 +187,6 @@ def _cgroup_room(folder: Path, limit_name: str, usage_name: str, cache_name: str
     statistics = (line.split() for line in (_read_text(folder / "memory.stat") or "").splitlines())
     droppable = next((int(fields[1]) for fields in statistics if fields[0] == cache_name), 0)
     return max(0, int(limit) - int(usage) + droppable)
-
-
-def _physical_memory() -> int | None:
-    names = getattr(os, "sysconf_names", {})
-    if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
-        return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _read_text(path: Path) -> str | None:
@@ -214,7 +216,7 @@ def _refuse_existing(target: Path, force: bool, kind: Literal["file", "folder"],
 
 def _temporary_beside(target: Path, kind: Literal["file", "folder"]) -> Path:
     """Create an empty file or folder beside `target`, under a name that nothing else uses."""
-    temporary = target.with_name(f".{target.stem[:80]}.{secrets.token_hex(4)}.partial{target.suffix}") if target.name else target
+    temporary = target.with_name(f"{_aside(target)}.partial{target.suffix}") if target.name else target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if kind == "file":
@@ -226,12 +228,17 @@ def _temporary_beside(target: Path, kind: Literal["file", "folder"]) -> Path:
     return temporary
 
 
+def _aside(target: Path) -> str:
+    """The beginning of a name beside `target` that nothing else uses, and that says which process works there."""
+    return f".{target.name[:_LONGEST_NAME]}.{os.getpid():x}-{secrets.token_hex(4)}"
+
+
 def _replace_folder(temporary: Path, target: Path) -> None:
     """Rename `temporary` to `target`; an old `target` is deleted afterwards, or put back if the rename fails."""
     if not os.path.lexists(target):
         os.rename(temporary, target)
         return
-    old = target.with_name(f".{target.stem[:80]}.{secrets.token_hex(4)}.old.partial")
+    old = target.with_name(f"{_aside(target)}.old.partial")
     os.rename(target, old)
     try:
         os.rename(temporary, target)
@@ -244,7 +251,7 @@ def _replace_folder(temporary: Path, target: Path) -> None:
         shutil.rmtree(old)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have the system write a file or a folder's list of names to the disk."""
     if os.name == "nt" and path.is_dir():  # Windows has no handle for a folder
         return
@@ -266,20 +273,24 @@ def _disk_full_is_a_sentence(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM end the process by an exception, as Ctrl-C does, so that what is being written is removed.
+def ended_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the process by an exception, as Ctrl-C does, so that what is being written is removed.
 
-    A handler that the application has installed is left alone; outside the main thread Python cannot install one.
+    A handler that the application has installed is left alone, and so is a signal that it ignores; outside the main thread Python
+    cannot install one.
     """
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
 
     def leave(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGTERM, leave)
+    lent: list[int] = []
+    if threading.current_thread() is threading.main_thread():
+        lent = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
+        lent = [number for number in lent if signal.getsignal(number) is signal.SIG_DFL]
+    for number in lent:
+        signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in lent:
+            signal.signal(number, signal.SIG_DFL)

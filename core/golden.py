@@ -87,6 +87,13 @@ class Golden:
         calls = (call for calls in self.index["programs"][program].values() for call in calls)
         return {source["program"] for call in calls for source in call["inputs"] if isinstance(source, dict)} - {program}
 
+    def of(self, program: str) -> Golden:
+        """What is recorded of one program, which reads nothing that others give."""
+        calls = self.index["programs"][program]
+        expected = [entry for found in calls.values() for call in found for entry in (*call["inputs"], *call["outputs"])]
+        keys = {entry["key"] if isinstance(entry, dict) else entry for entry in expected if entry is not None}
+        return Golden({key: self.tensors[key] for key in keys}, {"programs": {program: calls}, "clip": {}, "settings": {}})
+
     def merge(self, other: Golden) -> None:
         """Takes over what `other` recorded of other programs."""
         self.tensors.update(other.tensors)
@@ -131,7 +138,7 @@ def compare(
             raise BundleError(f"The recorded calls of {name} compare no outputs: they prove nothing. Export the bundle again.")
         results[name] = worst(found)
         done(name, results[name])
-        kept = {place: value for place, value in kept.items() if wanted[place] - {name}}  # its own state is not needed any more
+        kept = {place: value for place, value in kept.items() if wanted[place] - results.keys()}  # what nobody reads any more goes
     return results
 
 

@@ -1,10 +1,14 @@
 """What something will need of memory, in named parts, and a refusal that says which part is the largest and what would make it
-smaller."""
+smaller; and what processes take."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
 
 from .errors import ResourceError
 from .files import available_memory, human_bytes
@@ -41,7 +45,35 @@ def require(need: Need, purpose: str, budget: int | None = None) -> None:
     Raises:
         ResourceError: it does not; the message names the largest part and the cheapest remedy.
     """
-    available = available_memory()
-    have = min(value for value in (available, budget, 1 << 62) if value is not None)
+    have = min(available_memory(), 1 << 62 if budget is None else budget)
     if need.total > have:
         raise ResourceError(need.sentence(purpose, have))
+
+
+def resident_bytes(pid: int | None = None) -> int:
+    """Resident bytes of a process now, this one by default; 0 where it has ended."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def peak_bytes() -> int:
+    """Resident bytes of this process at its peak."""
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux `ru_maxrss` of a new process begins with its parent's
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def usable_cores() -> int:
+    """Logical processors that this process may use."""
+    process = psutil.Process()
+    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1

@@ -10,7 +10,7 @@ import torch
 from .config import NANO, ModelConfig
 from .encoders import NanoEncoders
 from .errors import CheckpointError
-from .files import file_sha256
+from .files import atomic_file, file_sha256
 from .programs import Model
 from .transformer import DiT
 from .vae import VAE
@@ -65,10 +65,10 @@ def load_nano(config: ModelConfig = NANO, path: Path | None = None) -> Model:
 
 
 def save_nano(path: Path, dit: DiT, vae: VAE, encoders: NanoEncoders) -> None:
-    """Writes the weights file; non-persistent buffers stay out."""
+    """Writes the weights file, in place of one that is there; non-persistent buffers stay out."""
     from safetensors.torch import save_file
 
     parts = {"dit": dit, "vae": vae, "encoders": encoders}
     tensors = {f"{p}.{k}": v.to(torch.float16).contiguous() for p, module in parts.items() for k, v in module.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path)
+    with atomic_file(path, force=True) as temporary:
+        save_file(tensors, temporary)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigError
+from ..core.files import atomic_file
 from .recipes import Rounding, Rule, WeightRecipe, Weights
 
 JOURNAL = "measurements.jsonl"
@@ -200,7 +201,8 @@ def recipe_of(name: str, choice: Choice, group: int, rounding: Callable[[str, We
 
 
 class Journal(Mapping[str, dict[str, Any]]):
-    """Measurements in a folder, a line each, behind a first line that says what they are of.
+    """Measurements in a folder, a line each, behind a first line that says what they are of. One process writes it at a time (see
+    `core/work.py`).
 
     Raises:
         ConfigError: the folder's measurements are of something else; the message says what differs.
@@ -210,7 +212,6 @@ class Journal(Mapping[str, dict[str, Any]]):
         self.path = folder / JOURNAL
         basis = json.loads(json.dumps(basis))
         self._found: dict[str, dict[str, Any]] = {}
-        folder.mkdir(parents=True, exist_ok=True)
         lines = self._lines()
         if lines and lines[0].get("basis") != basis:
             before = lines[0].get("basis")
@@ -222,7 +223,8 @@ class Journal(Mapping[str, dict[str, Any]]):
             )
         for line in lines[1:]:
             self._found[line["key"]] = line["value"]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in lines or [{"basis": basis}]))  # without a torn last line
+        with atomic_file(self.path, force=True) as temporary:  # without a torn last line
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines or [{"basis": basis}]))
 
     def _lines(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []

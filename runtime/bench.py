@@ -16,6 +16,7 @@ from typing import Any
 
 from ..core.bundle import DECODE_PROGRAMS, Bundle
 from ..core.errors import EchoEdgeError, EngineError, ResourceError
+from ..core.memory import peak_bytes, usable_cores
 from ..core.records import EngineRecord
 from .engines import threads_of
 from .parity import demo_case
@@ -105,7 +106,7 @@ def measure(bundle: Bundle, wanted: Wanted, runs: int = 5, progress: Progress = 
         ),
         stage_seconds={stage: statistics.median(s[stage] for s in stages[1:]) for stage in STAGES},
         total_seconds=total, cpu_seconds=statistics.median(cpu[1:]), first_seconds=seconds[0], frames=frames,
-        fps=frames / total, realtime_factor=frames / clip.fps / total, peak_bytes=peak_memory(),
+        fps=frames / total, realtime_factor=frames / clip.fps / total, peak_bytes=peak_bytes(),
     )  # fmt: skip
 
 
@@ -159,18 +160,4 @@ def device_name() -> str:
             if line.startswith("model name"):
                 name = line.split(":", 1)[1].strip()
                 break
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
-
-
-def peak_memory() -> int:
-    """Largest resident size of this process so far, bytes."""
-    import resource
-
-    status = Path("/proc/self/status")
-    if status.exists():  # on Linux `ru_maxrss` of a new process begins with its parent's
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if platform.system() == "Darwin" else peak * 1024)
+    return f"{name}, {usable_cores()} cores"

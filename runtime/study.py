@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from ..core.config import NANO_CLIP, TEMPORAL_STRIDE
 from ..core.errors import ConfigError
 from ..core.files import atomic_file, file_sha256
+from ..core.memory import peak_bytes
 from ..core.metrics.lipsync import lipsync
 from ..core.metrics.psnr import psnr
 from ..core.metrics.seams import seam_jump
@@ -44,7 +45,6 @@ from ..core.train.puppets import HELD_OUT_SEED, PuppetClip, draw_clip
 from ..core.train.speech import SAMPLE_RATE, espeak, espeak_available
 from ..core.train.train_dit import PARTS
 from ..targets.bundle_builder import step_tables
-from .bench import peak_memory
 from .contact_sheet import SheetRow, SheetStyle, contact_sheet
 from .engines.torch import TorchEngine
 from .player import Player, Score
@@ -400,7 +400,7 @@ def _play_and_measure(weights: Path, seconds: int) -> float:
     portrait = clip.frames[0].transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
     for _ in player.frames_of(player.perform(portrait, speech, clip.prompt)):
         pass
-    return round(peak_memory() / 2**20, 1)
+    return round(peak_bytes() / 2**20, 1)
 
 
 def study_voice(study: Study) -> Record:
@@ -449,7 +449,8 @@ def _sheet(study: Study, name: str, title: str, clips: Sequence[PuppetClip], vid
 def _save(study: Study, name: str, rows: Sequence[SheetRow], fps: float = 25, **options: Any) -> None:
     """A contact sheet that is small enough for documentation: 256 colours, one pixel per point."""
     sheet = contact_sheet(rows, fps=fps, style=SheetStyle(scale=1), **options)
-    sheet.quantize(256).save(study.out / f"{name}.png", optimize=True)
+    with atomic_file(study.out / f"{name}.png", force=True) as temporary:
+        sheet.quantize(256).save(temporary, optimize=True)
 
 
 def _seeds_of(clips: Sequence[PuppetClip]) -> Record:

@@ -3,7 +3,8 @@
 1. plan       the sampler as data, and the timestep MLP's output for its steps
 2. reference  the model in full precision plays a clip; every program's calls are kept as goldens
 3. programs   each compiled in a process of its own, so that memory returns and a kill becomes a sentence
-4. bundle     everything hashed, written beside, renamed
+4. proof      each file run on its recorded calls and compared with them
+5. bundle     everything hashed, written beside, renamed
 """
 
 from __future__ import annotations
@@ -11,24 +12,24 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import multiprocessing
-import os
 import signal
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from ..core.bundle import BundleWriter, ClipRecord, Manifest, Method, ModelRecord, Parity, Recipe, TensorSpec
+from ..core.bundle import BundleWriter, ClipRecord, Figures, Manifest, Method, ModelRecord, Parity, Recipe, TensorSpec
 from ..core.config import ClipSpec
 from ..core.errors import ExportError
 from ..core.files import require_free_memory
-from ..core.golden import GOLDEN, GOLDEN_INDEX, Golden
+from ..core.golden import GOLDEN, GOLDEN_INDEX, Golden, compare
+from ..core.metrics.agreement import falls_short
 from ..core.plan import SamplingPlan
 from ..core.programs import Model, Program, build_programs
 from ..core.transformer import DiT
@@ -37,11 +38,30 @@ from . import executorch
 from .bars import precision_of, thresholds_for
 from .executorch import Compiled
 from .preflight import step_activations
+from .program_file import ProgramFile
+from .tasks import enter_worker, fate
 
+T = TypeVar("T")
 TARGETS = ("executorch",)
 STEP_TABLES = "step_tables.safetensors"
 LIBRARIES = ("echoedge", "torch", "torchao", "executorch", "diffusers", "numpy")
+_LAST_SECONDS = 5  # in which a process that was ended is gone
 COMPILE_MEMORY = 1_000_000_000  # bytes for one compiler process of nano; 0.6 GB measured at its peak
+
+
+def require_parity(name: str, found: Figures, wanted: Figures) -> None:
+    """Refuses a compiled program that computes something else than the model.
+
+    Raises:
+        ExportError: it falls short of what is demanded; the message gives both.
+    """
+    if falls_short(found, wanted):
+        raise ExportError(
+            f"{name} was compiled, and the file does not compute what the model computes: {found.psnr_db:.1f} dB and cosine "
+            f"{found.cosine:.6f}, where {wanted.psnr_db} dB and {wanted.cosine} are demanded. Take finer weights for it "
+            "(--weights int8, or a recipe file), or report it."
+        )
+
 
 RecordGolden = Callable[[Model, dict[str, Program], SamplingPlan, Mapping[str, np.ndarray]], Golden]
 Progress = Callable[[str, int, int], None]
@@ -84,7 +104,7 @@ def export_bundle(request: ExportRequest, out: Path, record: RecordGolden, progr
 
     Raises:
         OutputError, ResourceError: `out` exists or cannot be written; disk or memory is short.
-        ExportError: a program could not be compiled.
+        ExportError: a program could not be compiled, or its file computes something else.
     """
     weights = sum(p.numel() * 4 for m in (request.model.dit, request.model.vae) for p in m.parameters())
     require_free_memory(request.jobs * COMPILE_MEMORY + 3 * weights, "compiling")
@@ -105,20 +125,19 @@ def export_bundle(request: ExportRequest, out: Path, record: RecordGolden, progr
 
         with tempfile.TemporaryDirectory(dir=writer.folder) as scratch:
             compiled = _compile_all(programs, request.recipe, Path(scratch), request.jobs, progress, request.samples)
-            layers: dict[str, dict[str, int]] = {}
-            for name in programs:
-                result = compiled[name]
-                layers[name] = result.layers
+            precision = precision_of("xnnpack", "fp32")
+            demanded = thresholds_for({name: result.layers for name, result in compiled.items()}, precision)
+            measured = _prove_all(compiled, golden, demanded, request.jobs, progress)
+            for name, result in compiled.items():
                 writer.add_program(name, result.path, method_records(programs[name]), result.delegation)
         recipe = json.loads(request.recipe.model_dump_json())
-        precision = precision_of("xnnpack", "fp32")
         return writer.finish(
             model=ModelRecord.of(request.model.config, request.source_sha256),
             clip=ClipRecord.of(request.clip),
             target="executorch",
-            weights=Recipe(name=recipe.pop("name"), settings={**recipe, "layers": layers}),  # type: ignore[dict-item]
+            weights=Recipe(name=recipe.pop("name"), settings={**recipe, "layers": {n: c.layers for n, c in compiled.items()}}),  # type: ignore[dict-item]
             versions=library_versions(),
-            parity=Parity(thresholds=thresholds_for(layers, precision)),
+            parity=Parity(thresholds=demanded, measured=measured),
             precision=precision,
             memory=_memory(programs, step_activations(request.model.config, request.clip)),
         )
@@ -160,12 +179,9 @@ def _compile(name: str, program: Program, recipe: WeightRecipe, folder: Path, sa
     return executorch.compile_program(name, program, recipe, folder, samples)
 
 
-def _quiet_worker() -> None:
-    """A compiler process leaves Ctrl-C to its parent and keeps the libraries' chatter off the screen."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
+def _prove(name: str, path: Path, golden: Golden) -> Figures:
+    file = ProgramFile(path)
+    return compare(golden, lambda _, method, inputs: file.run(method, inputs))[name]
 
 
 def _compile_all(
@@ -176,24 +192,65 @@ def _compile_all(
     progress: Progress,
     samples: Mapping[str, Sequence[Sequence[Any]]],
 ) -> dict[str, Compiled]:
-    """Compiles every program, the largest first, `jobs` at a time."""
+    """Compiles every program, the largest first; gives them in the programs' order."""
     order = sorted(programs, key=lambda name: -sum(p.numel() for m in programs[name].values() for p in m.module.parameters()))
-    results: dict[str, Compiled] = {}
-    progress("programs", 0, len(order))
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(max_workers=jobs, mp_context=context, initializer=_quiet_worker)
+    work = {name: (name, programs[name], recipe, folder, samples.get(name, ())) for name in order}
+    made = _in_processes("compiler process", _compile, work, jobs, lambda done: progress("programs", done, len(work)))
+    return {name: made[name] for name in programs}
+
+
+def _prove_all(
+    compiled: Mapping[str, Compiled], golden: Golden, demanded: Mapping[str, Figures], jobs: int, progress: Progress
+) -> dict[str, Figures]:
+    """Runs every file on the recorded calls of its program.
+
+    Raises:
+        ExportError: a program has no recorded call, or its file computes something else.
+    """
+    for name in compiled:
+        if name not in golden.index["programs"]:
+            raise ExportError(
+                f"{name} was not called in the full-precision run, so that there is nothing to compare its file with. Export with "
+                "more --steps, or report it."
+            )
+    work = {name: (name, result.path, golden.of(name)) for name, result in compiled.items()}
+    found = _in_processes("process that ran a compiled file", _prove, work, jobs, lambda done: progress("proof", done, len(work)))
+    for name in compiled:
+        require_parity(name, found[name], demanded[name])
+    return {name: found[name] for name in compiled}
+
+
+def _in_processes(
+    what: str, function: Callable[..., T], arguments: Mapping[str, tuple[Any, ...]], jobs: int, progress: Callable[[int], None]
+) -> dict[str, T]:
+    """What `function` gives for each of `arguments`, `jobs` at a time, in spawned processes that end with this one. `what` they are
+    is told of one that dies."""
+    results: dict[str, T] = {}
+    progress(0)
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=enter_worker)
+    workers: dict[int, Any] = {}
     try:
-        futures = {pool.submit(_compile, name, programs[name], recipe, folder, samples.get(name, ())): name for name in order}
+        futures: dict[Future[T], str] = {pool.submit(function, *given): name for name, given in arguments.items()}
+        workers = pool._processes  # type: ignore[assignment]
         for future in as_completed(futures):
             results[futures[future]] = future.result()
-            progress("programs", len(results), len(order))
+            progress(len(results))
     except BrokenProcessPool as error:
-        raise ExportError(
-            "A compiler process was killed, most likely for memory. Close other programs, or compile one at a time (--jobs 1)."
-        ) from error
+        remedy = "Close other programs, or compile one at a time (--jobs 1)."
+        raise ExportError(fate(what, _first_end(workers.values()), remedy)) from error
     finally:
-        for process in list((pool._processes or {}).values()):
-            if len(results) < len(order):
+        for process in list(workers.values()):
+            if len(results) < len(arguments):
                 process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
     return results
+
+
+def _first_end(processes: Iterable[Any]) -> int | None:
+    """The exit status of the process that broke a pool; the pool ends the others by SIGTERM."""
+    statuses = []
+    for process in processes:
+        process.join(_LAST_SECONDS)
+        statuses.append(process.exitcode)
+    told = [status for status in statuses if status not in (None, 0)]
+    return next((status for status in told if status != -signal.SIGTERM), told[0] if told else None)

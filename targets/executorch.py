@@ -6,6 +6,8 @@ been run and compared (`released.prove`, `runtime/parity.py`).
 
 from __future__ import annotations
 
+import os
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -152,9 +154,14 @@ def write_programs(lowered: Iterable[Lowered], path: Path, together: bool = Fals
         require_delegated(program.name, taken[-1])
     with path.open("wb") as file:
         made.write_to_file(file)
-    before = set(path.parent.glob(f"*{DATA_SUFFIX}"))
-    made.write_tensor_data_to_file(str(path.parent))
-    data = next(iter(set(path.parent.glob(f"*{DATA_SUFFIX}")) - before), None)
+    data = None
+    with tempfile.TemporaryDirectory(dir=path.parent) as empty:  # nothing else can be taken for the data file
+        made.write_tensor_data_to_file(empty)
+        for written in sorted(Path(empty).iterdir()):
+            if data is not None:
+                raise ExportError(f"{path.name} would have weights in {data.name} and {written.name}; one data file goes with it.")
+            data = path.parent / written.name
+            os.replace(written, data)
     return [Compiled(path, found, p.layers, data, _prefix(p.name, together)) for p, found in zip(programs, taken, strict=True)]
 
 

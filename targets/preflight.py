@@ -26,6 +26,8 @@ from .portable import query_chunk
 PROCESS = 550_000_000  # a process with torch, torchao and executorch loaded
 FLOAT = 4
 LOWERED_CONVOLUTIONS = 5  # copies of a VAE's weights while it is lowered: two methods, each rewritten, traced and encoded
+PROGRAM_BYTES = 4_000_000  # of a program and its goldens, besides its weights
+CALIBRATION_STEPS = 2  # of the plan, evenly, for roundings that look at data
 STATE_PER_PIXEL = {"vae_encode": 1404, "vae_decode": 2366, "tiny_decode": 84}  # elements at full width
 
 
@@ -135,12 +137,14 @@ def needs(sizes: Architecture, clip: ClipSpec, recipe: WeightRecipe, text_rows: 
     step, encode = step_bytes(sizes, recipe), encode_bytes(sizes, recipe)
     found["denoise"] = need(embeddings=outer, weights=step, blocks=4 * block)
     found["encode_conditions"] = need(embeddings=2 * outer, weights=encode, blocks=2 * block)
+    found["data of denoise"], found["data of encode_conditions"] = need(weights=step), need(weights=encode)
     found["proof of denoise"] = need(weights=step, conditions=conditions, activations=activations)
     found["proof of encode_conditions"] = need(weights=encode, conditions=3 * conditions)
     for name in ("audio_encoder", "image_encoder", "vae_encode", *decoders):
         linear = name in ("audio_encoder", "image_encoder")  # the others are convolutions, which stay in full precision
         stored = weights[name] * bits_of(recipe, name, "blocks") // 32 if linear else weights[name]
         found[name] = need(mapped_weights=RELIEF_BYTES, weights=(2 if linear else LOWERED_CONVOLUTIONS) * stored)
+        found[f"data of {name}"] = need(weights=stored)
         found[f"proof of {name}"] = need(
             weights=2 * stored, state=2 * states.get(name, 0), activations=picture if name in states else 0
         )
@@ -152,6 +156,20 @@ def needs(sizes: Architecture, clip: ClipSpec, recipe: WeightRecipe, text_rows: 
         {"weights": "compile each program to a file of its own (--layout separate)."},
     )
     return found
+
+
+def disk_bytes(
+    sizes: Architecture, clips: Sequence[ClipSpec], recipe: WeightRecipe, text_rows: int, decoders: Sequence[str], external: bool
+) -> int:
+    """Of an export's workshop and its bundle together: programs compiled for each shape, merged where weights lie outside
+    (`external`), and copied; recorded conditions, and what is recorded for roundings that look at data."""
+    config, names = sizes.transformer, ("audio_encoder", "image_encoder", "vae_encode", "encode_conditions", "denoise", *decoders)
+    need = needs(sizes, clips[0], recipe, text_rows, decoders)
+    weights = sum(need[f"data of {name}"].terms["weights"] for name in names)
+    copies = len(clips) + (2 if external else 1)  # of each shape's compilation, of the merged data, and in the bundle
+    conditions = sum(condition_bytes(sizes, clip, text_rows) for clip in clips)
+    samples = CALIBRATION_STEPS * config.layers * clips[0].tokens * config.dim * FLOAT if recipe.needs_samples else 0
+    return copies * (weights + PROGRAM_BYTES * len(names)) + 2 * conditions + samples
 
 
 def _count(layout: EncoderConfig) -> int:

@@ -3,7 +3,7 @@
 1. source      what the files are: hashes of everything that is read
 2. reference   each program's recorded calls in full precision, the transformer's blocks streamed from their file
 3. programs    each compiled in a process of its own
-4. proof       each file run once, alone, and compared with the record
+4. proof       each file run once, alone, with the data file that ships, and compared with the record of its shape
 5. bundle      everything hashed, written beside, renamed
 
 Stages 2 to 4 are tasks of a workshop beside the bundle: a run that was killed goes on behind what it had finished, and the folder
@@ -15,6 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -46,11 +48,11 @@ from ..core.checkpoints import Checkpoint
 from ..core.conditions import Conditions
 from ..core.config import TEMPORAL_STRIDE, ClipSpec
 from ..core.errors import CheckpointError, ConfigError, ExportError
-from ..core.files import available_memory, check_folder, file_sha256
+from ..core.files import available_memory, check_folder, file_sha256, folder_bytes, require_free_disk
 from ..core.golden import GOLDEN, GOLDEN_INDEX, Given, Golden, compare
 from ..core.hearing import CONTEXT_SECONDS, hear, window_inputs
 from ..core.inputs import collapse_padding, frame_windows
-from ..core.metrics.agreement import falls_short
+from ..core.memory import Need
 from ..core.plan import SamplingPlan, check_number, noise
 from ..core.programs import (
     CONDITION_INPUTS,
@@ -72,12 +74,12 @@ from .backends import BACKENDS, backend
 from .bars import precision_of, thresholds_for
 from .blockwise import Request as BlockwiseRequest
 from .blockwise import Way, lower_denoise, lower_encode_conditions
-from .bundle_builder import STEP_TABLES, library_versions, method_records, step_tables
+from .bundle_builder import STEP_TABLES, library_versions, method_records, require_parity, step_tables
 from .executorch import DATA_SUFFIX, SUFFIX, Compiled, Lowered, lower_program, write_programs
 from .half_products import Products, multiplies_bfloat16
-from .preflight import condition_bytes, needs, step_activations
+from .preflight import CALIBRATION_STEPS, condition_bytes, disk_bytes, needs, step_activations
 from .program_file import ProgramFile
-from .tasks import Done, Progress, Task, Workshop
+from .tasks import Done, Progress, Task, Workshop, record_path
 
 DECODERS: dict[str, ComponentName] = {"full": "vae", "tiny": "tiny_vae"}
 LAYOUTS = ("separate", "one")
@@ -85,7 +87,6 @@ TEXT_ROWS = 64  # rows of a collapsed prompt: 63 tokens and the padding
 KEPT_ELEMENTS = 1 << 18  # of an output that is recorded; of larger ones every n-th element
 DATA_ALIGNMENT = 16  # of a constant in a data file, as XNNPACK wants it
 ONE_FILE = "model"
-_CALIBRATION_STEPS = 2  # of the plan, evenly, for roundings that look at data
 _COMPONENTS: tuple[ComponentName, ...] = ("transformer", "vae", "clip", "wav2vec2")
 
 
@@ -110,8 +111,8 @@ class ReleasedExport:
     products: Products = "fp32"
     context_seconds: float = CONTEXT_SECONDS
     prompts: Mapping[str, Any] = field(default_factory=dict)  # {prompt: rows [L, text_dim]}
-    portrait: Any = None  # [3, H, W] in [-1, 1] of the main clip's size, for the recorded calls
-    speech: Any = None  # [n] at the clip's rate, one main clip long
+    portraits: tuple[Any, ...] = ()  # of each clip shape, [3, H, W] in [-1, 1], for the recorded calls
+    speeches: tuple[Any, ...] = ()  # of each clip shape, [n] at its rate, one clip long
 
     def __post_init__(self) -> None:
         for name in self.decoders:
@@ -123,6 +124,12 @@ class ReleasedExport:
             raise ConfigError("One file holds the programs of one clip shape. Take --layout separate for several shapes.")
         if not self.decoders or any(len(set(given)) != len(given) for given in (self.decoders, self.clips)):
             raise ConfigError("At least one decoder is needed, and every decoder and clip shape once.")
+        pictures = [np.shape(portrait) for portrait in self.portraits]
+        if pictures != [(3, clip.height, clip.width) for clip in self.clips]:
+            raise ConfigError(f"Portraits are {pictures}; every clip shape needs one of its own size, [3, height, width].")
+        sounds = [np.shape(speech) for speech in self.speeches]
+        if sounds != [(clip.frames * clip.samples_per_frame,) for clip in self.clips]:
+            raise ConfigError(f"Speeches are {sounds}; every clip shape needs one of its own length, frames × samples of a frame.")
         chosen = backend(self.backend)
         chosen.check_weights({rule.weights for rule in self.recipe.rules} or {"fp32"})
         check_number("context_seconds", self.context_seconds, 0.1, 30.0)
@@ -133,6 +140,10 @@ class ReleasedExport:
             )
         if self.recipe.needs_samples and not chosen.executed:
             raise ConfigError(f"The recipe {self.recipe.name!r} is fitted to data, which goes with the backend xnnpack.")
+
+    def label(self, name: str, shape: int) -> str:
+        """What `name` is called for the clip shape of that index."""
+        return shaped_name(name, self.clips[shape]) if shape else name
 
     def opened(self) -> Checkpoint:
         return Checkpoint.open(self.checkpoint, self.model)
@@ -196,6 +207,14 @@ def _program(request: ReleasedExport, name: str, clip: ClipSpec) -> Program:
     return makers[name]()
 
 
+def shape_folder(request: ReleasedExport, folder: Path, shape: int) -> Path:
+    """Where what is recorded of a clip shape lies."""
+    clip = request.clips[shape]
+    own = folder / f"{clip.height}x{clip.width}x{clip.frames}"
+    own.mkdir(exist_ok=True)
+    return own
+
+
 def _save_golden(golden: Golden, folder: Path, name: str) -> dict[str, Any]:
     from safetensors.numpy import save_file
 
@@ -214,15 +233,15 @@ def _outputs(program: Program, method: str, *inputs: Any) -> list[Any]:
     return [tensor.numpy() for tensor in program[method].run(*(torch.as_tensor(value) for value in inputs))]
 
 
-def record_encoders(request: ReleasedExport, folder: Path) -> dict[str, Any]:
+def record_encoders(request: ReleasedExport, folder: Path, shape: int = 0) -> dict[str, Any]:
     """Calls of the audio, image and video encoders on the portrait and the speech, and what the condition encoding reads."""
-    clip, golden = request.clips[0], Golden()
-    np.save(folder / "audio_encoder.npy", _record_voice(request, clip, golden))
-    given = request.portrait[None]
+    clip, golden, folder = request.clips[shape], Golden(), shape_folder(request, folder, shape)
+    np.save(folder / "audio_encoder.npy", _record_voice(request, shape, golden))
+    given = request.portraits[shape][None]
     outputs = _outputs(_program(request, "image_encoder", clip), "forward", given)
-    golden.add_call("image_encoder", "forward", [given], outputs, KEPT_ELEMENTS)
+    golden.add_call(request.label("image_encoder", shape), "forward", [given], outputs, KEPT_ELEMENTS)
     np.save(folder / "image_encoder.npy", outputs[0])
-    program = _program(request, "vae_encode", clip)
+    program, label = _program(request, "vae_encode", clip), request.label("vae_encode", shape)
     latents: list[Any] = []
 
     def encode(video: torch.Tensor) -> torch.Tensor:
@@ -231,41 +250,43 @@ def record_encoders(request: ReleasedExport, folder: Path) -> dict[str, Any]:
         for index, chunk in enumerate([video[:, :1], *([video[:, 1 : 1 + TEMPORAL_STRIDE]] if video.shape[1] > 1 else ())]):
             method = "next" if index else "first"
             result, *kept = _outputs(program, method, chunk, *state)
-            given = [chunk.numpy(), *(Given("vae_encode", "first", 0, 1 + i) for i in range(len(state)))]
-            golden.add_call("vae_encode", method, given, [result, *[None] * len(kept)], KEPT_ELEMENTS)
+            given = [chunk.numpy(), *(Given(label, "first", 0, 1 + i) for i in range(len(state)))]
+            golden.add_call(label, method, given, [result, *[None] * len(kept)], KEPT_ELEMENTS)
             state = kept
             latents.append(result)
         return torch.from_numpy(np.concatenate([latents[0], *[latents[-1]] * (clip.latent_frames - 1)], 2))
 
     video = torch.zeros(clip.frames, 3, clip.height, clip.width)
-    video[0] = torch.from_numpy(request.portrait)
+    video[0] = torch.from_numpy(request.portraits[shape])
     mask = task_mask(frozenset({SoupTask.I2V, SoupTask.A2V}), clip)
     y = condition_latents(video, mask, clip, encode, request.sizes.transformer.encode_unknown)
     np.save(folder / "y.npy", y.numpy())
     return _save_golden(golden, folder, "encoders")
 
 
-def _record_voice(request: ReleasedExport, clip: ClipSpec, golden: Golden) -> Any:
+def _record_voice(request: ReleasedExport, shape: int, golden: Golden) -> Any:
     """Rows of features that the clip's speech has; records the calls that hear it: repeated, so that it fills a reading, and alone,
     which leaves most of one empty."""
+    clip, speech, hearing = request.clips[shape], request.speeches[shape], request.hearing
     program = _program(request, "audio_encoder", clip)
 
     def run(inputs: Sequence[Any]) -> Any:
         outputs = _outputs(program, "forward", *inputs)
-        golden.add_call("audio_encoder", "forward", inputs, outputs, KEPT_ELEMENTS)
+        golden.add_call(request.label("audio_encoder", shape), "forward", inputs, outputs, KEPT_ELEMENTS)
         return outputs[0][0]
 
     samples = program["forward"].inputs["waveform"].shape[1]
-    hear(np.resize(request.speech, samples), samples // clip.samples_per_frame - request.hearing.tail_frames,
-         clip.samples_per_frame, samples, request.hearing, run)  # fmt: skip
-    return hear(request.speech, clip.frames, clip.samples_per_frame, samples, request.hearing, run)
+    frames = samples // clip.samples_per_frame - hearing.tail_frames
+    hear(np.resize(speech, samples), frames, clip.samples_per_frame, samples, hearing, run)
+    return hear(speech, clip.frames, clip.samples_per_frame, samples, hearing, run)
 
 
 @torch.no_grad()
-def record_step(request: ReleasedExport, folder: Path) -> dict[str, Any]:
+def record_step(request: ReleasedExport, folder: Path, shape: int = 0) -> dict[str, Any]:
     """The condition encoding and one denoising step in full precision; the conditions stay in the folder for the proof, and, where
-    rounding looks at data, what each block is given in a few steps."""
-    clip, plan, config = request.clips[0], request.plan, request.sizes.transformer
+    rounding looks at data, what each block is given in a few steps of the main shape: shapes share weights."""
+    clip, plan, config = request.clips[shape], request.plan, request.sizes.transformer
+    folder, encode = shape_folder(request, folder, shape), request.label("encode_conditions", shape)
     dit, golden = stream_transformer(request.opened(), config), Golden()
     y, image = np.load(folder / "y.npy"), np.load(folder / "image_encoder.npy")
     heard, hearing = np.load(folder / "audio_encoder.npy"), request.hearing
@@ -276,7 +297,7 @@ def record_step(request: ReleasedExport, folder: Path) -> dict[str, Any]:
     outputs = [getattr(conditions, name).numpy() for name in CONDITION_INPUTS]
     for name, value in zip(CONDITION_INPUTS, outputs, strict=True):
         np.save(folder / f"condition-{name}.npy", value)
-    golden.add_call("encode_conditions", "forward", inputs, outputs, KEPT_ELEMENTS)
+    golden.add_call(encode, "forward", inputs, outputs, KEPT_ELEMENTS)
 
     tables, step = step_tables(dit, plan), plan.steps // 2
     given = Conditions(**{name: getattr(conditions, name) for name in CONDITION_INPUTS}, text_bias=torch.from_numpy(bias),
@@ -289,31 +310,29 @@ def record_step(request: ReleasedExport, folder: Path) -> dict[str, Any]:
     sources: list[Any] = [latents, time, modulation, modality]
     for name in Conditions.names():
         made = name in CONDITION_INPUTS
-        sources.append(
-            Given("encode_conditions", "forward", 0, CONDITION_INPUTS.index(name)) if made else getattr(given, name).numpy()
-        )
+        sources.append(Given(encode, "forward", 0, CONDITION_INPUTS.index(name)) if made else getattr(given, name).numpy())
     results = [velocity.numpy(), *([residual.numpy()] if _keeps_residual(plan) else [])]
-    golden.add_call("denoise", "forward", sources, results, KEPT_ELEMENTS)
-    if request.recipe.needs_samples:
+    golden.add_call(request.label("denoise", shape), "forward", sources, results, KEPT_ELEMENTS)
+    if request.recipe.needs_samples and not shape:
         _record_calls(dit, clip, plan, tables, given, folder)
     return _save_golden(golden, folder, "step")
 
 
-def record_decoders(request: ReleasedExport, folder: Path) -> dict[str, Any]:
+def record_decoders(request: ReleasedExport, folder: Path, shape: int = 0) -> dict[str, Any]:
     """The first two latent frames of a clip of noise through each decoder."""
-    clip, golden = request.clips[0], Golden()
-    shape = (request.sizes.transformer.latent_channels, clip.latent_frames, clip.latent_height, clip.latent_width)
-    latents = noise(request.plan.noise.seed + 1, shape)[None]
+    clip, golden = request.clips[shape], Golden()
+    size = (request.sizes.transformer.latent_channels, clip.latent_frames, clip.latent_height, clip.latent_width)
+    latents = noise(request.plan.noise.seed + 1, size)[None]
     for decoder in request.decoders:
         name = DECODE_PROGRAMS[decoder]
-        program, state = _program(request, name, clip), []  # type: ignore[var-annotated]
+        program, label, state = _program(request, name, clip), request.label(name, shape), []  # type: ignore[var-annotated]
         for index, method in enumerate(program):
             chunk = np.ascontiguousarray(latents[:, :, index : index + 1])
             video, *kept = _outputs(program, method, chunk, *state)
-            given: list[Any] = [chunk, *(Given(name, "first", 0, 1 + i) for i in range(len(state)))]
-            golden.add_call(name, method, given, [video, *[None] * len(kept)], KEPT_ELEMENTS)
+            given: list[Any] = [chunk, *(Given(label, "first", 0, 1 + i) for i in range(len(state)))]
+            golden.add_call(label, method, given, [video, *[None] * len(kept)], KEPT_ELEMENTS)
             state = kept
-    return _save_golden(golden, folder, "decoders")
+    return _save_golden(golden, shape_folder(request, folder, shape), "decoders")
 
 
 def _keeps_residual(plan: SamplingPlan) -> bool:
@@ -333,7 +352,7 @@ def _prompt(request: ReleasedExport) -> tuple[Any, Any]:
 @torch.no_grad()
 def _record_calls(dit: DiT, clip: ClipSpec, plan: SamplingPlan, tables: Mapping[str, Any], given: Conditions, folder: Path) -> None:
     """What goes into each block at steps spread over the plan, from noise: the tokens, in files by block and step."""
-    steps = sorted({round(i * (plan.steps - 1) / max(1, _CALIBRATION_STEPS - 1)) for i in range(_CALIBRATION_STEPS)})
+    steps = sorted({round(i * (plan.steps - 1) / max(1, CALIBRATION_STEPS - 1)) for i in range(CALIBRATION_STEPS)})
     shape = (1, dit.config.latent_channels, clip.latent_frames, clip.latent_height, clip.latent_width)
     rope = dit.rope(torch.empty(shape))
     tokens = {step: dit.embed(torch.from_numpy(noise(step, shape[1:])[None]), given) for step in steps}
@@ -355,7 +374,7 @@ def recorded_calls(request: ReleasedExport, folder: Path, dit: DiT) -> Callable[
     """The calibration calls of a block, read back."""
     if not request.recipe.needs_samples:
         return lambda _: ()
-    clip, plan = request.clips[0], request.plan
+    clip, plan, folder = request.clips[0], request.plan, shape_folder(request, folder, 0)
     tables = step_tables(dit, plan)
     shape = (1, dit.config.latent_channels, clip.latent_frames, clip.latent_height, clip.latent_width)
     rope = dit.rope(torch.empty(shape))
@@ -431,11 +450,11 @@ def _shapes(request: ReleasedExport) -> DiT:
 
 def compile_one(request: ReleasedExport, folder: Path, name: str, shape: int) -> dict[str, Any]:
     """Compiles one program for the clip shape of that index to a file of its own."""
-    clip = request.clips[shape]
-    label = shaped_name(name, clip) if shape else name
-    lowered, said, methods = _lower(request, folder, name, clip)
+    label = request.label(name, shape)
     own = folder / f"compiled-{label}"
-    own.mkdir(exist_ok=True)
+    shutil.rmtree(own, ignore_errors=True)  # what a killed run may have left
+    own.mkdir()
+    lowered, said, methods = _lower(request, folder, name, request.clips[shape])
     (compiled,) = write_programs([lowered], own / f"{label}{SUFFIX}")
     return _compiled_record(compiled, methods, said)
 
@@ -458,6 +477,55 @@ def _compiled_record(compiled: Compiled, methods: Mapping[str, Method], said: Se
     }  # fmt: skip
 
 
+def merge_data(files: Sequence[Path], out: Path) -> None:
+    """One data file with everything that `files` hold, each constant once: they are named by their content."""
+    from executorch.exir._serialize.data_serializer import DataEntry, DataPayload
+    from executorch.extension.flat_tensor.serialize.serialize import (
+        FlatTensorHeader,
+        FlatTensorSerializer,
+        _deserialize_to_flat_tensor,
+    )
+
+    buffers: list[bytes] = []
+    named: dict[str, DataEntry] = {}
+    for path in files:
+        with path.open("rb") as file:  # its index alone, then the constants that are new: files are as large as the model
+            header = FlatTensorHeader.from_bytes(file.read(8 + FlatTensorHeader.EXPECTED_LENGTH)[8:])
+            file.seek(0)
+            index = _deserialize_to_flat_tensor(file.read(header.flatbuffer_offset + header.flatbuffer_size))
+            for entry in index.named_data:
+                if entry.key not in named:
+                    named[entry.key] = DataEntry(len(buffers), DATA_ALIGNMENT, entry.tensor_layout)
+                    segment = index.segments[entry.segment_index]
+                    file.seek(header.segment_base_offset + segment.offset)
+                    buffers.append(file.read(segment.size))
+    with out.open("wb") as target:
+        FlatTensorSerializer().serialize(DataPayload(buffers, named)).write_to_file(target)
+
+
+def merge_shapes(request: ReleasedExport, folder: Path, name: str) -> dict[str, Any]:
+    """The data file that a program's shapes share, as it goes into the bundle; None where no weights lie outside."""
+    records = [_compiled(request, folder, name, shape) for shape in range(len(request.clips))]
+    files = [Path(record["data"]) for record in records if record["data"]]
+    if not files:
+        return {"path": None}
+    out = folder / f"{name}{DATA_SUFFIX}"
+    merge_data(files, out)
+    return {"path": str(out)}
+
+
+def _result(folder: Path, task: str) -> dict[str, Any]:
+    """What a task that has ended well returned."""
+    return dict(json.loads(record_path(folder, task).read_text())["result"])
+
+
+def _compiled(request: ReleasedExport, folder: Path, name: str, shape: int) -> dict[str, Any]:
+    """What was compiled for a clip shape, with the data file that ships as its `data`."""
+    if request.layout == "one":
+        return dict(_result(folder, "programs")[name])
+    return _result(folder, f"compile {request.label(name, shape)}")
+
+
 # ---- 4. Proof -------------------------------------------------------------------------------------------------------------------
 
 _GOLDEN_OF = {
@@ -466,35 +534,29 @@ _GOLDEN_OF = {
 }  # fmt: skip
 
 
-def prove(request: ReleasedExport, folder: Path, name: str) -> dict[str, Any]:
-    """Runs a compiled program of the main shape on its recorded calls, from the file, and refuses one that computes something else.
+def prove(request: ReleasedExport, folder: Path, name: str, shape: int = 0) -> dict[str, Any]:
+    """Runs a compiled program on the recorded calls of its shape, from the files that ship, and refuses one that computes something
+    else.
 
     What other programs make is taken from the record, in full precision: each program is judged alone.
     """
-    golden = _read_golden(folder, _GOLDEN_OF[name])
-    task = "programs" if request.layout == "one" else f"compile {name}"
-    record = json.loads((folder / f"{task.replace(' ', '-')}.done.json").read_text())["result"]
-    record = record[name] if request.layout == "one" else record
+    own, label = shape_folder(request, folder, shape), request.label(name, shape)
+    golden, record = _read_golden(own, _GOLDEN_OF[name]), _compiled(request, folder, name, shape)
     if not BACKENDS[request.backend].executed:
         return {"figures": None, "delegates": check_structure(Path(record["path"]), BACKENDS[request.backend].identifier)}
-    file = ProgramFile(Path(record["path"]), Path(record["data"]) if record["data"] else None)
+    data = _result(folder, f"data of {name}")["path"] if record["data"] else None
+    file = ProgramFile(Path(record["path"]), Path(data) if data else None)
 
     def given(source: Given) -> Any:
-        return np.load(folder / f"condition-{CONDITION_INPUTS[source.output]}.npy", mmap_mode="c")
+        return np.load(own / f"condition-{CONDITION_INPUTS[source.output]}.npy", mmap_mode="c")
 
     def run(program: str, method: str, inputs: Sequence[Any]) -> list[Any]:
         outputs = file.run(record["prefix"] + method, inputs, golden.used(program, method))
         file.release()
         return outputs
 
-    found = compare(golden, run, [name], given)[name]
-    wanted = thresholds_for({name: record["layers"]}, precision_of(request.backend, request.products))[name]
-    if falls_short(found, wanted):
-        raise ExportError(
-            f"{name} was compiled, and the file does not compute what the model computes: {found.psnr_db:.1f} dB and cosine "
-            f"{found.cosine:.6f}, where {wanted.psnr_db} dB and {wanted.cosine} are demanded. Take finer weights for it "
-            "(--weights int8, or a recipe file), or report it."
-        )
+    found = compare(golden, run, [label], given)[label]
+    require_parity(label, found, thresholds_for({label: record["layers"]}, precision_of(request.backend, request.products))[label])
     return {"figures": found.model_dump()}
 
 
@@ -516,7 +578,8 @@ def check_structure(path: Path, identifier: str) -> int:
 
 def workshop_folder(out: Path) -> Path:
     """Where the work on a bundle lies until it is finished."""
-    return out.with_name(f".{out.stem}.work")
+    out = Path(os.path.abspath(out))
+    return out.with_name(f".{out.name}.work")
 
 
 def request_key(request: ReleasedExport, sources: Mapping[str, str]) -> str:
@@ -528,34 +591,49 @@ def request_key(request: ReleasedExport, sources: Mapping[str, str]) -> str:
         "hearing": request.hearing.model_dump(),
         "versions": library_versions(),
         "prompts": {name: hashlib.sha256(np.asarray(rows).tobytes()).hexdigest() for name, rows in request.prompts.items()},
-        "portrait": hashlib.sha256(np.asarray(request.portrait).tobytes()).hexdigest(),
-        "speech": hashlib.sha256(np.asarray(request.speech).tobytes()).hexdigest(),
+        "portraits": [hashlib.sha256(np.asarray(portrait).tobytes()).hexdigest() for portrait in request.portraits],
+        "speeches": [hashlib.sha256(np.asarray(speech).tobytes()).hexdigest() for speech in request.speeches],
     }  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def tasks_of(request: ReleasedExport) -> list[Task]:
     """What has to be done, and after what."""
-    sizes, clip = request.sizes, request.clips[0]
-    need = needs(sizes, clip, request.recipe, request.text_rows, [DECODE_PROGRAMS[name] for name in request.decoders])
-    tasks = [
-        Task("reference of the encoders", "reference", record_encoders, need["reference of the encoders"]),
-        Task("reference of the step", "reference", record_step, need["reference of the step"], ("reference of the encoders",)),
-        Task("reference of the decoders", "reference", record_decoders, need["reference of the decoders"]),
-    ]
-    record = {name: f"reference of the {'step' if kind == 'step' else kind}" for name, kind in _GOLDEN_OF.items()}
+    tasks = []
     fitted = ("reference of the step",) if request.recipe.needs_samples else ()
+    for shape, clip in enumerate(request.clips):
+        need = _needs(request, clip)
+        references = {kind: request.label(f"reference of the {kind}", shape) for kind in ("encoders", "step", "decoders")}
+        for kind, work in (("encoders", record_encoders), ("step", record_step), ("decoders", record_decoders)):
+            before = (references["encoders"],) if kind == "step" else ()
+            recording = partial(work, shape=shape)
+            tasks.append(Task(references[kind], "reference", recording, need[f"reference of the {kind}"], before))
+        for name in program_names(request):
+            label, made = request.label(name, shape), "programs"
+            if request.layout == "separate":
+                made, after = f"compile {label}", fitted if name == "denoise" else ()
+                tasks.append(Task(made, "programs", partial(compile_one, name=name, shape=shape), need[name], after))
+            data = (f"data of {name}",) if request.external else ()
+            after = (made, references[_GOLDEN_OF[name]], *data)
+            proving = partial(prove, name=name, shape=shape)
+            tasks.append(Task(f"proof of {label}", "proof", proving, need[f"proof of {name}"], after))
+    need = _needs(request, request.clips[0])
     if request.layout == "one":
         tasks.append(Task("programs", "programs", compile_together, need["programs"], fitted))
-    for name in program_names(request):
-        after = fitted if name == "denoise" else ()
-        if request.layout == "separate":
-            for shape in range(len(request.clips)):
-                label = f"compile {shaped_name(name, request.clips[shape]) if shape else name}"
-                tasks.append(Task(label, "programs", partial(compile_one, name=name, shape=shape), need[name], after))
-        made = "programs" if request.layout == "one" else f"compile {name}"
-        tasks.append(Task(f"proof of {name}", "proof", partial(prove, name=name), need[f"proof of {name}"], (made, record[name])))
+    for name in program_names(request) if request.external else ():
+        every = tuple(f"compile {request.label(name, shape)}" for shape in range(len(request.clips)))
+        tasks.append(Task(f"data of {name}", "programs", partial(merge_shapes, name=name), need[f"data of {name}"], every))
     return sorted(tasks, key=lambda task: (len(task.after) > 0, -task.need.total))
+
+
+def disk_needed(request: ReleasedExport) -> int:
+    """Bytes of the workshop and of the bundle beside it, when both are whole."""
+    decoders = [DECODE_PROGRAMS[name] for name in request.decoders]
+    return disk_bytes(request.sizes, request.clips, request.recipe, request.text_rows, decoders, request.external)
+
+
+def _needs(request: ReleasedExport, clip: ClipSpec) -> dict[str, Need]:
+    return needs(request.sizes, clip, request.recipe, request.text_rows, [DECODE_PROGRAMS[name] for name in request.decoders])
 
 
 def export_released(
@@ -575,12 +653,29 @@ def export_released(
         ExportError: a program could not be compiled, a backend took too little of it, or its file computes something else.
     """
     check_folder(out, force, marker=MANIFEST)  # the bundle's own folder is made last: a kill leaves the workshop and nothing else
+    place = workshop_folder(out)
+    require_free_disk(place, max(0, disk_needed(request) - folder_bytes(place)))
     sources = source_hashes(request)
-    room = available_memory()
-    workshop = Workshop(workshop_folder(out), request_key(request, sources), jobs, budget if budget is not None else room)
-    done = workshop.run(tasks_of(request), request, progress)
-    programs = _records(request, done)
-    needed = sum(Path(record["path"]).stat().st_size for record in programs.values())
+    workshop = Workshop(place, request_key(request, sources), jobs, available_memory() if budget is None else budget)
+    with workshop:
+        done = workshop.run(tasks_of(request), request, progress)
+        manifest = _write_bundle(request, sources, workshop, done, out, force, warn)
+        workshop.remove()
+    return manifest
+
+
+def _write_bundle(
+    request: ReleasedExport,
+    sources: Mapping[str, str],
+    workshop: Workshop,
+    done: Mapping[str, Done],
+    out: Path,
+    force: bool,
+    warn: Callable[[str], None],
+) -> Manifest:
+    """Everything that the tasks have made, under the bundle's name."""
+    programs, data = _records(request, done), _shared_data(request, done)
+    needed = sum(path.stat().st_size for path in {*data.values(), *(Path(record["path"]) for record in programs.values())})
     with BundleWriter(out, force, expected_bytes=needed) as writer:
         for record in programs.values():
             for line in record["said"]:
@@ -590,30 +685,32 @@ def export_released(
         writer.add_tensors(STEP_TABLES, step_tables(dit, request.plan))
         del dit
         golden = Golden()
-        for part in ("encoders", "step", "decoders"):
-            golden.merge(_read_golden(workshop.folder, part))
+        for shape in range(len(request.clips)):
+            for part in ("encoders", "step", "decoders"):
+                golden.merge(_read_golden(shape_folder(request, workshop.folder, shape), part))
         writer.add_tensors(GOLDEN, golden.tensors)
         writer.add_json(GOLDEN_INDEX, golden.index)
         if request.prompts:
             packs = {name: np.asarray(rows, np.float32) for name, rows in request.prompts.items()}
             writer.add_tensors("prompts/prompts.safetensors", packs)
-        data = _shared_data(request, programs, workshop.folder)
         for path in data.values():
             writer.add_file(f"programs/{path.name}", path)
-        for name, record in programs.items():
+        shapes = range(len(request.clips))
+        for name, label in ((name, request.label(name, shape)) for shape in shapes for name in program_names(request)):
+            record = programs[label]
             methods = {key: Method.model_validate(value) for key, value in record["methods"].items()}
             delegation = {key: Delegation.model_validate(value) for key, value in record["delegation"].items()}
-            shared = f"programs/{data[name.split('-')[0]].name}" if record["data"] else None
-            writer.add_program(name, record["path"], methods, delegation, record["prefix"], shared)
+            shared = f"programs/{data[name].name}" if record["data"] else None
+            writer.add_program(label, record["path"], methods, delegation, record["prefix"], shared)
         recipe = json.loads(request.recipe.model_dump_json())
         measured = {
-            name: Figures.model_validate(result)
-            for name in program_names(request)
-            if (result := done[f"proof of {name}"].result["figures"]) is not None
+            label: Figures.model_validate(result)
+            for label in programs
+            if (result := done[f"proof of {label}"].result["figures"]) is not None
         }
-        layers = {name: record["layers"] for name, record in programs.items()}
+        layers = {label: record["layers"] for label, record in programs.items()}
         precision = precision_of(request.backend, request.products)
-        manifest = writer.finish(
+        return writer.finish(
             model=ModelRecord.of(request.sizes.transformer, _digest(sources)),
             clip=ClipRecord.of(request.clips[0]),
             other_clips=[ClipRecord.of(clip) for clip in request.clips[1:]],
@@ -626,8 +723,6 @@ def export_released(
             precision=precision,
             memory=_memory(request, {name: record["methods"] for name, record in programs.items()}, done, workshop.peak_bytes),
         )
-    workshop.remove()
-    return manifest
 
 
 def _digest(sources: Mapping[str, str]) -> str:
@@ -638,43 +733,14 @@ def _records(request: ReleasedExport, done: Mapping[str, Done]) -> dict[str, dic
     """What was compiled, by the program's name in the bundle."""
     if request.layout == "one":
         return dict(done["programs"].result)
-    found = {}
-    for shape, clip in enumerate(request.clips):
-        for name in program_names(request):
-            label = shaped_name(name, clip) if shape else name
-            found[label] = done[f"compile {label}"].result
-    return found
+    labels = [request.label(name, shape) for shape in range(len(request.clips)) for name in program_names(request)]
+    return {label: done[f"compile {label}"].result for label in labels}
 
 
-def merge_data(files: Sequence[Path], out: Path) -> None:
-    """One data file with everything that `files` hold, each constant once: they are named by their content."""
-    from executorch.exir._serialize._cord import Cord
-    from executorch.exir._serialize.data_serializer import DataEntry, DataPayload
-    from executorch.extension.flat_tensor.serialize.serialize import FlatTensorSerializer
-
-    serializer = FlatTensorSerializer()
-    buffers: list[bytes] = []
-    named: dict[str, DataEntry] = {}
-    for file in files:
-        payload = serializer.deserialize(Cord(file.read_bytes()))
-        for key, entry in payload.named_data.items():
-            if key not in named:
-                named[key] = DataEntry(len(buffers), DATA_ALIGNMENT, entry.tensor_layout)
-                buffers.append(payload.buffers[entry.buffer_index])
-    with out.open("wb") as target:
-        serializer.serialize(DataPayload(buffers, named)).write_to_file(target)
-
-
-def _shared_data(request: ReleasedExport, records: Mapping[str, Any], folder: Path) -> dict[str, Path]:
-    """By program, the data file that its shapes share."""
-    found = {}
-    for name in program_names(request) if request.external else ():
-        labels = [name, *(shaped_name(name, clip) for clip in request.clips[1:])]
-        files = [Path(records[label]["data"]) for label in labels if records[label]["data"]]
-        if files:
-            found[name] = folder / f"{name}{DATA_SUFFIX}"
-            merge_data(files, found[name])
-    return found
+def _shared_data(request: ReleasedExport, done: Mapping[str, Done]) -> dict[str, Path]:
+    """By program, the data file that its shapes share, which their proofs have read."""
+    names = program_names(request) if request.external else ()
+    return {name: Path(path) for name in names if (path := done[f"data of {name}"].result["path"])}
 
 
 def _memory(request: ReleasedExport, methods: Mapping[str, Any], done: Mapping[str, Done], peak: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import av
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
@@ -27,6 +28,7 @@ from echoedge.core.bundle import MANIFEST, Bundle
 from echoedge.core.golden import GOLDEN, GOLDEN_INDEX
 from echoedge.core.nano import assets
 from echoedge.core.records import read_records, write_record
+from echoedge.core.work import WorkFolder
 from echoedge.runtime import bench
 from echoedge.runtime.bench import Speed
 from echoedge.runtime.engines import ENGINES
@@ -134,6 +136,26 @@ def test_doctor_says_what_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) 
     assert ended.status == 1
     assert [check["name"] for check in json.loads(ended.out)["checks"] if not check["passed"]] == ["video codec"]
     assert "Mend what is missing" in run("doctor").out
+
+
+def test_doctor_names_what_killed_runs_left_and_deletes_that_alone(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".clip.mp4.ffffff0-0123abcd.partial.mp4").write_bytes(bytes(2000))
+    (tmp_path / "thesis.partial").write_text("mine")
+    elsewhere = tmp_path / "elsewhere"
+    with WorkFolder(elsewhere / ".a.echoedge.work", "export"):
+        (elsewhere / ".a.echoedge.work" / "weights").write_bytes(bytes(3000))
+        told = run("doctor", elsewhere).out
+        assert ".clip.mp4.ffffff0-0123abcd.partial.mp4, 2.00 kB: half of clip.mp4, of a run that was killed" in told
+        assert "doctor --clean" in told and ".work" not in told
+    left = json.loads(run("doctor", elsewhere, "--clean", "--json").out)["leftovers"]
+    assert [entry["deleted"] for entry in left] == [True, True]
+    assert [set(entry) for entry in left] == [{"path", "bytes", "what", "deleted"}] * 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "thesis.partial"]
+    assert list(elsewhere.iterdir()) == []
+    assert complaint(run("doctor", tmp_path / "nowhere")).startswith(f"{tmp_path / 'nowhere'} cannot be read")
 
 
 def test_inspect(run: Run, bundle_path: Path) -> None:
@@ -643,6 +665,7 @@ def test_demo_does_not_replace_what_is_there(run: Run, tmp_path: Path) -> None:
 def test_export_says_what_it_made_and_what_comes_next(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """nano with the compiler standing aside: plan, reference run, goldens and manifest are real."""
     monkeypatch.setattr(bundle_builder, "_compile_all", stand_ins.compile_all_at_once)
+    monkeypatch.setattr(bundle_builder, "_prove_all", stand_ins.believed)
     path = tmp_path / "nano.echoedge"
     ended = run("export", "--out", path, "--weights", "fp32", "--frames", 5, "--steps", 1)
     assert ended.status == 0, ended
@@ -677,7 +700,29 @@ def test_an_interrupted_film_leaves_nothing(number: signal.Signals, given: dict[
     _, told = running.communicate(timeout=60)
     assert running.returncode == 128 + number, told
     assert "Traceback" not in told
+    assert ("Interrupted. Nothing was left behind." in told) == (number == signal.SIGINT)
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_says_what_it_keeps_and_ends_its_processes(number: signal.Signals, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    command = [sys.executable, "-m", "echoedge.cli", "train", "nano", "--workdir", str(work), "--clips", "64"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert running.stdout is not None
+    assert running.stdout.readline().startswith("1. pool")
+    second = process("train", "nano", "--workdir", work, "--clips", 64)
+    assert second.returncode == 2
+    assert "is used by another training, which is running" in " ".join(second.stderr.split())
+    helpers = psutil.Process(running.pid).children(recursive=True)
+    assert helpers  # they draw clips
+    (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 128 + number, told
+    kept = f"{work} keeps what was finished: the same command goes on from there." in " ".join(told.split())
+    assert kept == (number == signal.SIGINT)
+    assert psutil.wait_procs(helpers, timeout=20)[1] == []
+    assert work.is_dir()
 
 
 # ---- the whole way, compiled -----------------------------------------------------------------------------------------------------

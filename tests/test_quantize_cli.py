@@ -12,6 +12,7 @@ import torch
 
 from echoedge.core import samplers
 from echoedge.core.checkpoints import Checkpoint
+from echoedge.core.work import WorkFolder
 from echoedge.quantize.recipes import read_recipe
 from echoedge.runtime import rounding_study, sensitivity
 
@@ -54,6 +55,21 @@ def small_nano(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 # ---- search ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["search", "compare"])
+def test_two_runs_do_not_share_a_work_folder(command: str, run: Run, tmp_path: Path) -> None:
+    target = ["--target-db", 20] if command == "search" else []
+
+    def refused(work: Path) -> str:
+        return sentence(run("quantize", command, "--out", tmp_path / "a.json", "--work", work, *target))
+
+    with WorkFolder(tmp_path / "work", "search"):
+        assert "work is used by another search, which is running" in refused(tmp_path / "work")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("dear")
+    assert "holds files that no run has made" in refused(tmp_path / "photos")
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.jpg"]
 
 
 def test_help_says_what_there_is(run: Run) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError
+from ..files import atomic_file
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Replaces `path` by `state` (tensors, numbers, strings) in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    with atomic_file(path, force=True) as temporary:
+        torch.save(state, temporary)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..files import atomic_file
 from . import speech
 from .puppets import HELD_OUT_SEED, Motion, draw_clip, mouth_box, prompt_text, render
 
@@ -128,7 +129,5 @@ def write_demo_assets(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes under a temporary name and renames, so that no half file is ever found under the final one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    with atomic_file(path, force=True) as temporary:
+        temporary.write_bytes(content)

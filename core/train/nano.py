@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,11 @@ import torch
 
 from ..config import NANO
 from ..errors import ConfigError
+from ..files import atomic_file
 from ..nano import load_nano, save_nano
 from ..samplers import PLAN_PRESETS, build_plan
 from ..vae import VAE
+from ..work import WorkFolder
 from .curves import training_curves
 from .distributed import World
 from .evaluate import as_metrics, generate, held_out, score_clips, score_vae
@@ -48,15 +51,31 @@ def train_nano(
     The first process of `world` does the stages before the transformer and judges the result; the others return no metrics.
     `start`: a weights file of nano whose VAE is trained further, instead of one from nothing, or taken as it is (`keep_vae`).
     `without`: parts of the recipe to leave out (`PARTS`); such a run has pool, VAE and latents in common with the others, and a
-    folder for its transformer.
+    folder for its transformer. One run works in `workdir` at a time.
 
     Raises:
         ConfigError: the VAE's reconstructions lose the mouth (lip-sync below LIPSYNC_GATE), or `workdir` holds a run with other
             options.
+        OutputError: `workdir` is a folder of something else, or another run works in it.
     """
     vae, dit, world = vae or VAETraining(), dit or DiTTraining(), world or World()
     torch.set_num_threads(threads)
-    workdir.mkdir(parents=True, exist_ok=True)
+    with WorkFolder(workdir, "training") if world.first else nullcontext():
+        return _train(workdir, out, vae, dit, pool_clips, report, world, start, without, keep_vae)
+
+
+def _train(
+    workdir: Path,
+    out: Path,
+    vae: VAETraining,
+    dit: DiTTraining,
+    pool_clips: int,
+    report: Report,
+    world: World,
+    start: Path | None,
+    without: Collection[str],
+    keep_vae: bool,
+) -> dict[str, Any]:
     say = report if world.first else _silent
     pool, cache, trained_vae = world.first_then_others(
         partial(_prepare, workdir, vae, dit, pool_clips, say, world.first, start, keep_vae)
@@ -78,8 +97,10 @@ def train_nano(
         "training": {"vae": f"that of {start}" if keep_vae else asdict(vae), "dit": asdict(dit), "pool_clips": pool_clips},
         "held_out": as_metrics(score_vae(loaded.vae, clips)[0], score),
     }
-    (out.parent / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    training_curves(folder, workdir).save(out.parent / "training.png")
+    with atomic_file(out.parent / "metrics.json", force=True) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=1) + "\n")
+    with atomic_file(out.parent / "training.png", force=True) as temporary:
+        training_curves(folder, workdir).save(temporary)
     return metrics
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..config import NANO_CLIP, ClipSpec
 from ..errors import ConfigError
+from ..files import atomic_file
 from ..inputs import byte_ids
 from .puppets import PuppetClip, draw_clip
 
@@ -138,6 +139,7 @@ def open_pool(folder: Path, count: int, first_seed: int = 0, clip: ClipSpec = NA
                 prompts.append(drawn.prompt)
         for array in arrays.values():
             array.flush()
-        index.write_text(json.dumps({"description": description, "prompts": prompts}))
+        with atomic_file(index) as temporary:
+            temporary.write_text(json.dumps({"description": description, "prompts": prompts}))
     loaded = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in files}
     return Pool(prompts=json.loads(index.read_text())["prompts"], **loaded)

@@ -38,7 +38,7 @@ class ExecuTorchEngine:
                 "does. Export it with --backend xnnpack to play it here."
             )
         self.bundle, self.clip = bundle, clip or bundle.clip
-        self.keep_bytes = (available_memory() or 0) // (LOADED_PER_BYTE + 1) if keep_bytes is None else keep_bytes
+        self.keep_bytes = available_memory() // (LOADED_PER_BYTE + 1) if keep_bytes is None else keep_bytes
         self._files: dict[str, ProgramFile] = {}  # the one used last is the last
         if threads:
             set_threads(threads)

@@ -12,8 +12,10 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from echoedge.core import files
@@ -23,6 +25,7 @@ from echoedge.core.files import (
     atomic_folder,
     available_memory,
     file_sha256,
+    group_rooms,
     human_bytes,
     require_free_disk,
     require_free_memory,
@@ -228,7 +231,10 @@ with {function}(sys.argv[1], force=True) as temporary:
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("function", ["atomic_file", "atomic_folder"])
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 128 + signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGHUP, 128 + signal.SIGHUP)],
+)
 def test_signal_removes_the_temporary_file(function: str, number: int, status: int, tmp_path: Path) -> None:
     script = WAITING.format(function=function)
     process = subprocess.Popen(
@@ -244,22 +250,37 @@ def test_signal_removes_the_temporary_file(function: str, number: int, status: i
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_signal_handler_is_lent_not_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signal_handler_is_lent_not_taken(number: int, tmp_path: Path) -> None:
     def of_the_application(_number: int, _frame: Any) -> None:
         pytest.fail("no signal is sent")
 
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(number) is signal.SIG_DFL
     with atomic_file(tmp_path / "a") as temporary:
         temporary.write_text("")
-        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    signal.signal(signal.SIGTERM, of_the_application)
+        assert signal.getsignal(number) is not signal.SIG_DFL
+    assert signal.getsignal(number) is signal.SIG_DFL
+    signal.signal(number, of_the_application)
     try:
         with atomic_file(tmp_path / "b"):
-            assert signal.getsignal(signal.SIGTERM) is of_the_application
-        assert signal.getsignal(signal.SIGTERM) is of_the_application
+            assert signal.getsignal(number) is of_the_application
+        assert signal.getsignal(number) is of_the_application
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_what_runs_under_nohup_goes_on(tmp_path: Path) -> None:
+    script = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)" + WAITING.format(function="atomic_file")
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
+    process.terminate()
+    assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    process.stdout.close()
 
 
 def test_other_threads_can_write(tmp_path: Path) -> None:
@@ -314,10 +335,9 @@ def test_free_disk(tmp_path: Path) -> None:
 GIB = 1 << 30
 
 
-def system(root: Path, available_kib: int, cgroup: str, **groups: dict[str, str]) -> Path:
+def system(root: Path, cgroup: str, **groups: dict[str, str]) -> Path:
     """/proc and /sys of a machine; keys of `groups` are folders below /sys/fs/cgroup with "__" for "/"."""
     (root / "proc/self").mkdir(parents=True)
-    (root / "proc/meminfo").write_text(f"MemTotal: 99999999 kB\nMemAvailable: {available_kib} kB\n")
     (root / "proc/self/cgroup").write_text(cgroup)
     for group, contents in groups.items():
         folder = root / "sys/fs/cgroup" / group.replace("__", "/")
@@ -328,37 +348,40 @@ def system(root: Path, available_kib: int, cgroup: str, **groups: dict[str, str]
 
 
 def test_memory_without_a_group(tmp_path: Path) -> None:
-    assert available_memory(system(tmp_path, 8 * GIB // 1024, "")) == 8 * GIB
+    assert group_rooms(system(tmp_path, "")) == []
+    assert group_rooms(tmp_path / "no Linux") == []
 
 
 def test_memory_of_a_v2_group_counts_droppable_cache(tmp_path: Path) -> None:
     group = {"memory.max": f"{2 * GIB}\n", "memory.current": f"{GIB}\n", "memory.stat": f"anon 5\ninactive_file {GIB // 2}\n"}
-    assert available_memory(system(tmp_path, 8 * GIB // 1024, "0::/job\n", job=group)) == GIB + GIB // 2
+    assert group_rooms(system(tmp_path, "0::/job\n", job=group)) == [GIB + GIB // 2]
 
 
 def test_memory_of_an_enclosing_v2_group(tmp_path: Path) -> None:
     free, tight = {"memory.max": "max\n", "memory.current": "5\n"}, {"memory.max": f"{GIB}\n", "memory.current": "0\n"}
-    assert available_memory(system(tmp_path, 8 * GIB // 1024, "0::/outer/inner\n", outer=tight, outer__inner=free)) == GIB
-    assert available_memory(system(tmp_path / "b", 8 * GIB // 1024, "0::/outer/inner\n", outer=free, outer__inner=free)) == 8 * GIB
+    assert group_rooms(system(tmp_path, "0::/outer/inner\n", outer=tight, outer__inner=free)) == [GIB]
+    assert group_rooms(system(tmp_path / "b", "0::/outer/inner\n", outer=free, outer__inner=free)) == []
 
 
 def test_memory_of_a_v1_group(tmp_path: Path) -> None:
     group = {"memory.limit_in_bytes": f"{3 * GIB}\n", "memory.usage_in_bytes": f"{2 * GIB}\n"}
-    assert available_memory(system(tmp_path, 8 * GIB // 1024, "5:cpu:/x\n4:cpuacct,memory:/job\n", memory__job=group)) == GIB
+    assert group_rooms(system(tmp_path, "5:cpu:/x\n4:cpuacct,memory:/job\n", memory__job=group)) == [GIB]
 
 
 def test_memory_of_an_overfull_group_is_zero(tmp_path: Path) -> None:
     group = {"memory.max": f"{GIB}\n", "memory.current": f"{2 * GIB}\n"}
-    assert available_memory(system(tmp_path, 8 * GIB // 1024, "0::/job\n", job=group)) == 0
+    assert group_rooms(system(tmp_path, "0::/job\n", job=group)) == [0]
 
 
-def test_memory_without_proc_is_the_physical_one(tmp_path: Path) -> None:
-    found = available_memory(tmp_path)
-    assert found is None or found > 2**20
+@pytest.mark.parametrize(("rooms", "expected"), [([], 5), ([7, 3], 3), ([7], 5)])
+def test_the_tightest_limit_counts(rooms: list[int], expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=5 * GIB))
+    monkeypatch.setattr(files, "group_rooms", lambda: [room * GIB for room in rooms])
+    assert available_memory() == expected * GIB
 
 
 def test_free_memory_on_this_machine() -> None:
+    assert 1 << 20 < available_memory() <= psutil.virtual_memory().total
     require_free_memory(1)
-    if available_memory() is not None:
-        with pytest.raises(ResourceError, match=r"1000 TB of memory is needed for the export, and .* is available"):
-            require_free_memory(10**15, "the export")
+    with pytest.raises(ResourceError, match=r"1000 TB of memory is needed for the export, and .* is available"):
+        require_free_memory(10**15, "the export")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +54,34 @@ def test_a_program_can_be_judged_alone() -> None:
 
     found = compare(chain(), off, ["use"], given=lambda source: 2 * X if source.program == "make" else None)
     assert found["use"].psnr_db == 150.0
+
+
+def test_what_nobody_reads_any_more_goes() -> None:
+    """The conditions of one clip shape are not held while another's are made; what is still to be read is."""
+    golden, held, alive = chain(), [], {}
+    golden.add_call("other", "forward", [X], [2 * X, None])
+
+    def watched(program: str, method: str, inputs: Sequence[Any]) -> list[Any]:
+        alive[program] = sum(kept() is not None for kept in held)
+        outputs = double(program, method, inputs)
+        if program == "make":
+            held.append(weakref.ref(outputs[0]))
+        return outputs
+
+    compare(golden, watched)
+    assert (alive["use"], alive["other"]) == (1, 0)
+
+
+def test_one_program_of_a_record() -> None:
+    golden = Golden()
+    golden.add_call("make", "forward", [X], [2 * X, None], most=100)
+    golden.add_call("other", "forward", [X + 1], [2 * X + 2])
+    alone = golden.of("make")
+    assert set(alone.index["programs"]) == {"make"}
+    assert len(alone.tensors) == 2
+    assert compare(alone, double)["make"].psnr_db == 150.0
+    with pytest.raises(KeyError):
+        golden.of("nobody")
 
 
 def test_large_outputs_are_kept_in_part() -> None:

@@ -15,8 +15,9 @@ import torch
 
 from echoedge.core.bundle import Bundle
 from echoedge.core.errors import EngineError, ResourceError
+from echoedge.core.memory import peak_bytes
 from echoedge.runtime import bench
-from echoedge.runtime.bench import Speed, device_name, measure, measure_apart, peak_memory
+from echoedge.runtime.bench import Speed, device_name, measure, measure_apart
 from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.base import Array, Engine
 from echoedge.runtime.engines.torch import TorchEngine
@@ -62,7 +63,7 @@ def test_the_first_clip_is_slower_for_it_loads(speed: Speed) -> None:
 
 def test_time_and_memory_are_those_of_a_process(speed: Speed) -> None:
     assert speed.cpu_seconds > 0
-    assert 50_000_000 < speed.peak_bytes <= 1.01 * peak_memory() < 1 << 40  # the system rounds its counts
+    assert 50_000_000 < speed.peak_bytes <= 1.01 * peak_bytes() < 1 << 40  # the system rounds its counts
 
 
 def test_conditions_are_told(speed: Speed) -> None:

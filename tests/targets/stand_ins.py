@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from echoedge.core.bundle import Delegation
+from echoedge.core.bundle import Delegation, Figures
 from echoedge.core.programs import Program
 from echoedge.targets.executorch import Compiled
 
@@ -24,7 +24,12 @@ def compiled_at_once(name: str, program: Program, recipe: Any, folder: Path, *_s
 
 def killed(*_arguments: Any) -> None:
     """What a machine without memory does to a compiler."""
-    os._exit(9)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def crashes(*_arguments: Any) -> None:
+    """What a fault in native code does to a compiler."""
+    os.kill(os.getpid(), signal.SIGSEGV)
 
 
 def killed_by_the_system(*_arguments: Any) -> None:
@@ -46,3 +51,9 @@ def compile_all_at_once(
     compiled = {name: compiled_at_once(name, program, recipe, folder) for name, program in programs.items()}
     progress("programs", len(programs), len(programs))
     return compiled
+
+
+def believed(compiled: dict[str, Compiled], _golden: Any, _demanded: Any, _jobs: int, progress: Any) -> dict[str, Figures]:
+    """Instead of `bundle_builder._prove_all`: the files of `compiled_at_once` cannot be run."""
+    progress("proof", len(compiled), len(compiled))
+    return dict.fromkeys(compiled, Figures(psnr_db=99.0))

@@ -20,10 +20,14 @@ import torch
 
 from echoedge.core import files
 from echoedge.core.bundle import MANIFEST, Bundle
-from echoedge.core.errors import ExportError, OutputError, ResourceError
+from echoedge.core.errors import EngineError, ExportError, OutputError, ResourceError
+from echoedge.core.golden import compare
 from echoedge.core.samplers import FeatureReuse
+from echoedge.quantize.recipes import PRESETS
+from echoedge.runtime.engines.executorch import ExecuTorchEngine
+from echoedge.runtime.parity import read_golden
 from echoedge.targets import bundle_builder
-from echoedge.targets.bars import WEIGHT_BARS
+from echoedge.targets.bars import WEIGHT_BARS, thresholds_for
 from echoedge.targets.bundle_builder import (
     GOLDEN,
     GOLDEN_INDEX,
@@ -32,7 +36,9 @@ from echoedge.targets.bundle_builder import (
     Golden,
     export_bundle,
     library_versions,
+    step_tables,
 )
+from echoedge.targets.executorch import Compiled, compile_program
 
 from ..bundles import CLIP, OPTIONS, SOURCE, record, small_engine, small_model, small_plan, small_programs, small_request
 from . import stand_ins
@@ -165,6 +171,42 @@ def test_a_program_with_operators_outside_names_them(bundle: Bundle) -> None:
     )  # rows that were looked up, their mask, a row at each end
 
 
+# ---- proof -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_file_was_run_before_the_bundle_had_its_name(bundle_path: Path) -> None:
+    """`export_small` does not verify: what is measured stands there from the export; an engine finds the same."""
+    bundle = Bundle.open(bundle_path)
+    measured = bundle.manifest.parity.measured
+    assert list(measured) == PROGRAMS
+    golden = read_golden(bundle)
+    for name in ("audio_encoder", "denoise"):
+        again = compare(golden, ExecuTorchEngine(bundle).run, [name])[name]
+        assert again.psnr_db == pytest.approx(measured[name].psnr_db, abs=0.5)
+
+
+def compiled_here(folder: Path) -> dict[str, Compiled]:
+    names = ("audio_encoder", "image_encoder")
+    return {name: compile_program(name, small_programs()[name], PRESETS["int8"], folder) for name in names}
+
+
+def test_a_file_that_computes_something_else_is_refused(tmp_path: Path) -> None:
+    compiled, golden = (
+        compiled_here(tmp_path),
+        record(small_model(), small_programs(), small_plan(), step_tables(small_model().dit, small_plan())),
+    )
+    demanded = thresholds_for({name: result.layers for name, result in compiled.items()}, "fp32")
+    assert bundle_builder._prove_all(compiled, golden, demanded, 1, silent).keys() == compiled.keys()
+    other = Golden({key: value * np.float32(0.9) for key, value in golden.tensors.items()}, golden.index)
+    with pytest.raises(ExportError, match=r"audio_encoder was compiled, and the file does not compute what the model computes"):
+        bundle_builder._prove_all(compiled, other, demanded, 1, silent)
+    swapped = {"audio_encoder": compiled["image_encoder"]}
+    with pytest.raises((ExportError, EngineError)):
+        bundle_builder._prove_all(swapped, golden, demanded, 1, silent)
+    with pytest.raises(ExportError, match=r"audio_encoder was not called in the full-precision run"):
+        bundle_builder._prove_all(compiled, no_record(), demanded, 1, silent)
+
+
 # ---- goldens ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +259,7 @@ def test_equal_arrays_are_kept_once() -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle_builder, "_compile_all", stand_ins.compile_all_at_once)
+    monkeypatch.setattr(bundle_builder, "_prove_all", stand_ins.believed)
 
 
 @pytest.mark.usefixtures("quick")
@@ -232,7 +275,8 @@ def test_progress_is_told_stage_by_stage(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     export_bundle(small_request(), tmp_path / "a.echoedge", no_record, lambda *step: told.append(step))
     assert told == [
-        ("plan", 0, 1), ("plan", 1, 1), ("reference", 0, 1), ("reference", 1, 1), ("programs", 0, 7), ("programs", 7, 7)
+        ("plan", 0, 1), ("plan", 1, 1), ("reference", 0, 1), ("reference", 1, 1), ("programs", 0, 7), ("programs", 7, 7),
+        ("proof", 7, 7),
     ]  # fmt: skip
 
 
@@ -285,7 +329,7 @@ def test_force_does_not_replace_another_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("moment", [("plan", 0, 1), ("reference", 0, 1), ("reference", 1, 1), ("programs", 7, 7)])
+@pytest.mark.parametrize("moment", [("plan", 0, 1), ("reference", 0, 1), ("reference", 1, 1), ("programs", 7, 7), ("proof", 7, 7)])
 def test_an_interruption_leaves_nothing(moment: tuple[str, int, int], tmp_path: Path) -> None:
     def interrupt(*step: Any) -> None:
         if step == moment:
@@ -332,8 +376,16 @@ def test_an_interruption_between_programs_ends_the_compilers(tmp_path: Path, mon
 
 def test_a_killed_compiler_is_a_sentence_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiling_with(stand_ins.killed, monkeypatch)
-    with pytest.raises(ExportError, match=r"compiler process was killed, most likely for memory\. .*--jobs 1"):
+    with pytest.raises(ExportError, match=r"compiler process was killed \(SIGKILL\), perhaps for memory\. .*--jobs 1"):
         export_bundle(small_request(jobs=1), tmp_path / "a.echoedge", no_record, silent)
+    assert contents(tmp_path) == []
+
+
+def test_a_compiler_that_crashes_is_not_taken_for_want_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiling_with(stand_ins.crashes, monkeypatch)
+    with pytest.raises(ExportError, match=r"compiler process crashed \(SIGSEGV\)") as found:
+        export_bundle(small_request(jobs=2), tmp_path / "a.echoedge", no_record, silent)
+    assert "memory" not in str(found.value)
     assert contents(tmp_path) == []
 
 
@@ -354,8 +406,9 @@ if __name__ == "__main__":
 """
 
 
-def test_ctrl_c_while_compiling_leaves_nothing_and_nobody(tmp_path: Path) -> None:
-    """SIGINT to the whole group, as a terminal sends it."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_compiling_leaves_nothing_and_nobody(number: int, tmp_path: Path) -> None:
+    """SIGINT goes to the whole group, as a terminal sends it; the others to the process alone, as a system sends them."""
     script, request, out = tmp_path / "script.py", tmp_path / "request", tmp_path / "out"
     script.write_text(INTERRUPTED)
     request.write_bytes(pickle.dumps(small_request(jobs=1)))
@@ -367,9 +420,9 @@ def test_ctrl_c_while_compiling_leaves_nothing_and_nobody(tmp_path: Path) -> Non
             break
     time.sleep(1.0)
     assert contents(out)
-    os.killpg(process.pid, signal.SIGINT)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     _, complaint = process.communicate(timeout=60)
-    assert process.returncode == 130, complaint
+    assert process.returncode == 128 + number, complaint
     assert contents(out) == []
     assert left_alone(process.pid)
 

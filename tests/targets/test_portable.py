@@ -161,9 +161,9 @@ def test_attention_of_5376_tokens_takes_little_memory(products: str, tmp_path: P
         path = compile_program("attention", {"forward": method}, PRESETS["fp32"], tmp_path).path
     program = (
         "import sys, numpy as np; from pathlib import Path\n"
-        "from echoedge.runtime.bench import peak_memory; from echoedge.targets.program_file import ProgramFile\n"
+        "from echoedge.core.memory import peak_bytes; from echoedge.targets.program_file import ProgramFile\n"
         "file = ProgramFile(Path(sys.argv[1])); qkv = [np.ones((1, 5376, 12, 128), np.float32) for _ in range(3)]\n"
-        "before = peak_memory(); file.run('forward', qkv); print(peak_memory() - before)\n"
+        "before = peak_bytes(); file.run('forward', qkv); print(peak_bytes() - before)\n"
     )
     ended = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
     taken = int(ended.stdout.split()[-1])

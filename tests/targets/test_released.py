@@ -10,20 +10,22 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from echoedge.core.bundle import Bundle, Figures
+from echoedge.core.bundle import Bundle, Figures, shaped_name
 from echoedge.core.config import ClipSpec, Variant
-from echoedge.core.errors import CheckpointError, ConfigError, EngineError, ExportError, OutputError
+from echoedge.core.errors import CheckpointError, ConfigError, EngineError, ExportError, OutputError, ResourceError
+from echoedge.core.files import file_sha256, folder_bytes
 from echoedge.core.metrics.agreement import falls_short
 from echoedge.core.samplers import PLAN_PRESETS, build_plan
 from echoedge.core.streamed import stream_transformer
 from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe
 from echoedge.runtime.engines import open_engine
-from echoedge.runtime.parity import NO_CLIP, verify
+from echoedge.runtime.parity import NO_CLIP, read_golden, verify
 from echoedge.runtime.player import Player, Score
 from echoedge.targets import released
 from echoedge.targets.backends import BACKENDS
@@ -31,12 +33,14 @@ from echoedge.targets.bars import bar
 from echoedge.targets.blockwise import Request as BlockwiseRequest
 from echoedge.targets.blockwise import Step, quantised_step
 from echoedge.targets.half_products import multiplies_bfloat16
+from echoedge.targets.preflight import PROGRAM_BYTES, needs
 from echoedge.targets.program_file import ProgramFile
 from echoedge.targets.released import ReleasedExport, export_released, merge_data, prove, tasks_of
-from echoedge.targets.tasks import Done, Task, Workshop
+from echoedge.targets.tasks import Done, Task, Workshop, record_path
 
 from ..core.tiny_checkpoint import playable_sizes
 
+NAMES = {"audio_encoder", "image_encoder", "vae_encode", "encode_conditions", "denoise", "tiny_decode"}
 CLIP, OTHER = ClipSpec(32, 48, 9), ClipSpec(32, 32, 9)
 
 
@@ -54,7 +58,7 @@ class Inline(Workshop):
             done = self.finished(task)
             if done is None:
                 record = {"result": task.work(request, self.folder), "seconds": 0.0, "cpu_seconds": 0.0, "peak_bytes": 0}
-                self._record(task).write_text(json.dumps(record))
+                record_path(self.folder, task.name).write_text(json.dumps(record))
                 done = self.finished(task)
             assert done is not None
             results[task.name] = done
@@ -63,33 +67,39 @@ class Inline(Workshop):
 
 def request_for(folder: Path, variant: Variant = "flash", recipe: WeightRecipe = PRESETS["int8"], **changes: Any) -> ReleasedExport:
     sizes, generator = playable_sizes(variant), np.random.default_rng(0)
+    clips = changes.get("clips", (CLIP,))
     options: dict[str, Any] = {
-        "clips": (CLIP,), "text_rows": 8, "plan": build_plan(replace(PLAN_PRESETS[variant], steps=2)),
+        "clips": clips, "text_rows": 8, "plan": build_plan(replace(PLAN_PRESETS[variant], steps=2)),
         "prompts": {"a woman talks": generator.standard_normal((5, sizes.transformer.text_dim), np.float32)},
-        "portrait": generator.uniform(-1, 1, (3, CLIP.height, CLIP.width)).astype(np.float32),
-        "speech": (0.1 * generator.standard_normal(CLIP.frames * CLIP.samples_per_frame)).astype(np.float32),
+        "portraits": tuple(generator.uniform(-1, 1, (3, clip.height, clip.width)).astype(np.float32) for clip in clips),
+        "speeches": tuple(
+            (0.1 * generator.standard_normal(clip.frames * clip.samples_per_frame)).astype(np.float32) for clip in clips
+        ),
     }  # fmt: skip
     return ReleasedExport(checkpoint=str(folder), model=variant, sizes=sizes, recipe=recipe, **options | changes)
 
 
 @pytest.fixture(scope="module")
 def made(folders: dict[Variant, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[ReleasedExport, Path, Bundle]:
-    """A request, its workshop and its bundle; without the full decoder, which takes half a minute to compile even at toy width."""
-    request, folder = request_for(folders["flash"], decoders=("tiny",)), tmp_path_factory.mktemp("released")
+    """A request of two shapes, its workshop and its bundle; without the full decoder, which takes half a minute to compile even at
+    toy width."""
+    folder = tmp_path_factory.mktemp("released")
+    request = request_for(folders["flash"], clips=(CLIP, OTHER), decoders=("tiny",))
     patch = pytest.MonkeyPatch()
     patch.setattr(released, "Workshop", Inline)
     patch.setattr(Inline, "remove", lambda _: None, raising=False)
     export_released(request, folder / "flash.echoedge", silent)
     patch.undo()
-    return request, folder / ".flash.work", Bundle.open(folder / "flash.echoedge")
+    return request, folder / ".flash.echoedge.work", Bundle.open(folder / "flash.echoedge")
 
 
 def test_the_bundle_has_every_program(made: tuple[ReleasedExport, Path, Bundle]) -> None:
     _, _, bundle = made
-    names = {"audio_encoder", "image_encoder", "vae_encode", "encode_conditions", "denoise", "tiny_decode"}
+    names = NAMES | {shaped_name(name, OTHER) for name in NAMES}
     assert set(bundle.manifest.programs) == names
     assert bundle.extra_files() == ()
     assert set(bundle.manifest.parity.measured) == names
+    assert set(bundle.manifest.parity.thresholds) == names | {"latents", "frames"}
     for program in bundle.manifest.programs.values():
         assert all(taken.flops_share == 1.0 for taken in program.delegation.values())
 
@@ -100,31 +110,115 @@ def test_the_bundle_verifies_itself(made: tuple[ReleasedExport, Path, Bundle]) -
     assert verdict.passed, verdict.to_dict()
     assert not verdict.complete
     assert {row.name for row in verdict.rows if row.unjudged == NO_CLIP} == {"latents", "frames"}
+    assert {row.name for row in verdict.rows} - {"latents", "frames"} == set(bundle.manifest.programs)
     assert verdict.lipsync.unjudged == NO_CLIP
 
 
 def test_it_plays(made: tuple[ReleasedExport, Path, Bundle]) -> None:
     request, _, bundle = made
-    player = Player(Score.of(bundle), open_engine(bundle))
-    assert player.decoder == "tiny_decode"
-    take = player.perform(request.portrait, request.speech, "a woman talks", 0)
-    frames = np.stack(list(player.frames_of(take)))
-    assert frames.shape == (CLIP.frames, CLIP.height, CLIP.width, 3)
+    for shape, clip in enumerate(request.clips):
+        player = Player(Score.of(bundle, clip), open_engine(bundle, "auto", clip))
+        assert player.decoder == "tiny_decode"
+        take = player.perform(request.portraits[shape], request.speeches[shape], "a woman talks", 0)
+        frames = np.stack(list(player.frames_of(take)))
+        assert frames.shape == (clip.frames, clip.height, clip.width, 3)
 
 
-def test_a_file_that_computes_something_else_is_refused(made: tuple[ReleasedExport, Path, Bundle], tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [0, 1])
+def test_a_file_that_computes_something_else_is_refused(
+    shape: int, made: tuple[ReleasedExport, Path, Bundle], tmp_path: Path
+) -> None:
     from safetensors.numpy import load_file, save_file
 
     request, workshop, _ = made
     folder = tmp_path / "work"
     shutil.copytree(workshop, folder)
-    assert prove(request, folder, "tiny_decode")["figures"]["psnr_db"] > 80
-    path = folder / "golden-decoders.safetensors"
+    clip, label = request.clips[shape], shaped_name("tiny_decode", OTHER) if shape else "tiny_decode"
+    assert prove(request, folder, "tiny_decode", shape)["figures"]["psnr_db"] > 80
+    path = folder / f"{clip.height}x{clip.width}x{clip.frames}" / "golden-decoders.safetensors"
     save_file({key: value * np.float32(0.9) for key, value in load_file(path).items()}, path)
-    with pytest.raises(
-        ExportError, match=r"tiny_decode was compiled, and the file does not compute what the model computes: .* dB"
-    ):
-        prove(request, folder, "tiny_decode")
+    with pytest.raises(ExportError, match=rf"{label} was compiled, and the file does not compute what the model computes: .* dB"):
+        prove(request, folder, "tiny_decode", shape)
+
+
+def test_proofs_run_the_data_file_that_ships(made: tuple[ReleasedExport, Path, Bundle], tmp_path: Path) -> None:
+    """Every shape's: weights that are damaged in the merged file alone are noticed, though each compiled one is whole."""
+    request, workshop, bundle = made
+    folder = tmp_path / "work"
+    shutil.copytree(workshop, folder)
+    merged = folder / "image_encoder.ptd"
+    record = json.loads(record_path(folder, "data of image_encoder").read_text())
+    assert file_sha256(record["result"]["path"]) == file_sha256(bundle.path("programs/image_encoder.ptd"))
+    record["result"]["path"] = str(merged)
+    record_path(folder, "data of image_encoder").write_text(json.dumps(record))
+    for shape in range(2):
+        assert prove(request, folder, "image_encoder", shape)["figures"]["psnr_db"] > 40
+    data = bytearray(merged.read_bytes())
+    data[len(data) // 2 :] = bytes(byte ^ 0x15 for byte in data[len(data) // 2 :])
+    merged.write_bytes(data)
+    for shape in range(2):
+        with pytest.raises(ExportError, match="image_encoder.* was compiled, and the file does not compute"):
+            prove(request, folder, "image_encoder", shape)
+
+
+def test_no_goldens_are_another_shapes(made: tuple[ReleasedExport, Path, Bundle]) -> None:
+    _, _, bundle = made
+    index = read_golden(bundle).index["programs"]
+    for name, methods in index.items():
+        sources = [source for calls in methods.values() for call in calls for source in call["inputs"] if isinstance(source, dict)]
+        assert all(source["program"].endswith("-32x32x9") == name.endswith("-32x32x9") for source in sources)
+    assert any(isinstance(source, dict) for source in index["denoise-32x32x9"]["forward"][0]["inputs"])
+
+
+def test_a_kill_before_the_record_loses_no_weights(made: tuple[ReleasedExport, Path, Bundle], tmp_path: Path) -> None:
+    """The task has written program and data, and is killed before its record; also in the middle of writing."""
+    request, workshop, _ = made
+    folder = tmp_path / "work"
+    shutil.copytree(workshop, folder)
+    task = next(task for task in tasks_of(request) if task.name == "compile tiny_decode-32x32x9")
+    again = [task, *(other for other in tasks_of(request) if other.name in ("data of tiny_decode", "proof of tiny_decode-32x32x9"))]
+    for half in (False, True):
+        if half:
+            for path in (folder / "compiled-tiny_decode-32x32x9").iterdir():
+                path.write_bytes(path.read_bytes()[:100])
+        for each in again:
+            record_path(folder, each.name).unlink()
+        done = Inline(folder, "").run(tasks_of(request), request, silent)
+        record = done[task.name].result
+        assert Path(record["data"]).parent == Path(record["path"]).parent == folder / "compiled-tiny_decode-32x32x9"
+        assert Path(record["data"]).stat().st_size > 10_000
+        assert done["proof of tiny_decode-32x32x9"].result["figures"]["psnr_db"] > 80
+
+
+def test_each_shape_is_looked_after_in_memory(folders: dict[Variant, Path]) -> None:
+    request = request_for(folders["flash"], clips=(CLIP, OTHER), decoders=("tiny",))
+    tasks = {task.name: task for task in tasks_of(request)}
+    for shape, clip in enumerate(request.clips):
+        need = needs(request.sizes, clip, request.recipe, request.text_rows, ["tiny_decode"])
+        for name in ("proof of denoise", "proof of vae_encode", "reference of the decoders"):
+            assert tasks[request.label(name, shape)].need == need[name]
+    assert tasks["proof of vae_encode"].need.total > tasks["proof of vae_encode-32x32x9"].need.total
+    for task in tasks.values():
+        if task.name.startswith("proof of "):  # every shape is proven, after the merged data
+            assert f"data of {task.name.removeprefix('proof of ').removesuffix('-32x32x9')}" in task.after
+
+
+def test_the_disk_is_looked_at_before_anything_runs(
+    made: tuple[ReleasedExport, Path, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, workshop, bundle = made
+    taken, forecast = folder_bytes(workshop) + folder_bytes(bundle.root), released.disk_needed(request)
+    assert taken <= forecast < taken + 50 * PROGRAM_BYTES
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=forecast - 1))
+    with pytest.raises(ResourceError, match=r"of disk is needed for .*\.b\.echoedge\.work"):
+        export_released(request, tmp_path / "b.echoedge", silent)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_workshops_are_distinct() -> None:
+    names = ["flash.v1.echoedge", "flash.v2.echoedge", "flash.v1", "flash"]
+    assert len({released.workshop_folder(Path(name)) for name in names}) == len(names)
+    assert released.workshop_folder(Path("flash")).name == ".flash.work"
 
 
 @pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor does not multiply bfloat16")
@@ -233,6 +327,8 @@ def test_norms_and_attention_go_whole_to_apples_backends(name: str, folders: dic
         ({"decoders": ("full", "full")}, "every decoder and clip shape once"),
         ({"layout": "one", "clips": (CLIP, OTHER)}, "One file holds the programs of one clip shape"),
         ({"backend": "vulkan"}, "Vulkan takes fp32 weights, not int8"),
+        ({"portraits": (np.zeros((3, 32, 32)),)}, r"Portraits are \[\(3, 32, 32\)\]; every clip shape needs one of its own size"),
+        ({"speeches": ()}, r"Speeches are \[\]; every clip shape needs one of its own length"),
         ({"backend": "webgpu"}, "backend is 'webgpu'"),
     ],
 )
@@ -262,7 +358,7 @@ def test_what_a_kill_leaves_is_the_workshop(folders: dict[Variant, Path], tmp_pa
     request, out = request_for(folders["flash"]), tmp_path / "b.echoedge"
     with pytest.raises(ExportError, match="stopped"):
         export_released(request, out, silent)
-    assert set(seen.pop()) <= {".b.work"}
+    assert set(seen.pop()) <= {".b.echoedge.work"}
     out.mkdir()
     (out / "letter").touch()  # what a bundle may not replace is refused before anything runs
     for force, message in ((False, "exists"), (True, "has no manifest.json")):
