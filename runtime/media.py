@@ -339,7 +339,7 @@ class ClipWriter:
             context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
             context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
             if encoder == "libx264":
-                context.options = {"crf": str(CRF)}
+                context.options = {"crf": str(CRF), "mbtree": "0"}  # its AVX-512 code reads memory that it never wrote
             else:
                 context.bit_rate = self.height * self.width * self.fps // 2
             if self.audio is not None:
