@@ -11,7 +11,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,13 +29,12 @@ from .cli_quantize import quantize_app
 from .core.errors import ConfigError, EchoEdgeError, EngineError, OutputError
 
 if TYPE_CHECKING:
-    from .core.bundle import Bundle, Manifest
+    from .core.bundle import Bundle, Manifest, Saving
     from .core.config import ClipSpec
     from .core.tasks import Box
     from .runtime.bench import Speed
     from .runtime.parity import Verdict
     from .runtime.reference import Settings
-    from .targets.hoist import Saving
 
 app = typer.Typer(
     name="echoedge",
@@ -248,10 +247,10 @@ def export(
 
 def _decode_program(bundle: Bundle, decoder: str | None) -> str | None:
     """The program that `--decoder` names; None where it is left open."""
-    from .core.programs import DECODE_PROGRAMS
-
     if decoder is None:
         return None
+    from .core.programs import DECODE_PROGRAMS
+
     there = {name: program for name, program in DECODE_PROGRAMS.items() if program in bundle.manifest.programs}
     if decoder not in there:
         raise ConfigError(f"--decoder is {decoder!r}; {bundle.root} has: {', '.join(there)}.")
@@ -732,24 +731,27 @@ def inspect(
         if not inspect_checkpoint(path, as_json):
             raise typer.Exit(1)
         return
-    from .targets.hoist import savings
-
     bundle = Bundle.open(path)
     manifest, plan = bundle.manifest, bundle.plan()
-    saved = savings(bundle.model, bundle.clip, plan, bundle.input_shape("encode_conditions", "text")[1])
+    saved = manifest.savings
     times: dict[str, float] | None = None
     if time:
         from .runtime.step_times import measure_rewrites
+        from .targets.hoist import savings
 
         with _bars(as_json) as progress:
             rows = bundle.input_shape("encode_conditions", "text")[1]
+            saved = savings(bundle.model, bundle.clip, plan, rows)
             times = {t.name: t.seconds for t in measure_rewrites(bundle.model, bundle.clip, rows, progress=progress)}
     if as_json:
-        told = {"savings": [asdict(saving) for saving in saved]} | ({"step_seconds": times} if times else {})
+        told = {"savings": [saving.model_dump() for saving in saved]} | ({"step_seconds": times} if times else {})
         print(json.dumps(json.loads(manifest.to_json()) | told, ensure_ascii=False))
         return
     _print_programs(manifest)
-    _print_savings(saved, plan.evaluations, times)
+    if saved:
+        _print_savings(saved, plan.evaluations, times)
+    else:
+        out.print("[dim]What left the step is not on record in this bundle, which an earlier version made; --time counts it.[/]")
     clip = bundle.clip
     size = sum(p.bytes for p in manifest.programs.values()) + sum(f.bytes for f in manifest.files.values())
     window = f"windows of {plan.window.length} latent frames, overlap {plan.window.overlap}" if plan.window else "no windows"
@@ -779,9 +781,9 @@ def doctor(as_json: JsonOption = False) -> None:
     """Check this machine: libraries, codecs, memory, and the built-in model. Exit status 1 when something needed is missing."""
     from .core.files import available_memory, human_bytes
     from .core.nano import load_nano
+    from .core.versions import library_versions
     from .runtime.bench import device_name
     from .runtime.media import h264_encoder
-    from .targets.bundle_builder import library_versions
 
     checks: list[tuple[str, bool, str]] = []
 

@@ -227,6 +227,21 @@ class BenchmarkRun(_Record):
     rows: tuple[dict[str, str | int | float | bool | None], ...]
 
 
+class Saving(_Record):
+    """What a rewrite saves of one window, applied alone to the naive step (`targets/hoist.py`).
+
+    `parameters`: how many the step leaves unread because of it, or, of dead-parameters, how many go in all. `kept_bytes`: what is
+    held instead, float32, per window and guidance branch, per plan or per program, as `per` says.
+    """
+
+    name: Name
+    flops_without: Count
+    flops_with: Count
+    parameters: Count
+    kept_bytes: Count
+    per: Literal["branch", "plan", "program"]
+
+
 class Manifest(_Record):
     """`manifest.json`: the bundle's passport."""
 
@@ -243,6 +258,7 @@ class Manifest(_Record):
     benchmarks: tuple[BenchmarkRun, ...] = ()
     backend: Name = "xnnpack"  # of the target, where it has several
     other_clips: tuple[ClipRecord, ...] = ()  # further shapes; their programs are named `Bundle.program_name`
+    savings: tuple[Saving, ...] = ()  # what left the step, counted at export; bundles of earlier versions lack it
 
     @model_validator(mode="after")
     def _paths_are_distinct(self) -> Self:
@@ -495,6 +511,7 @@ class BundleWriter:
         benchmarks: Iterable[BenchmarkRun] = (),
         backend: str = "xnnpack",
         other_clips: Iterable[ClipRecord] = (),
+        savings: Iterable[Saving] = (),
     ) -> Manifest:
         """Write the manifest; the folder takes its name when the `with` block ends.
 
@@ -506,7 +523,7 @@ class BundleWriter:
             manifest = Manifest(
                 model=model, clip=clip, target=target, weights=weights, versions=dict(versions), programs=self._programs,
                 files=self._files, parity=parity or Parity(), memory=dict(memory or {}), benchmarks=tuple(benchmarks),
-                backend=backend, other_clips=tuple(other_clips),
+                backend=backend, other_clips=tuple(other_clips), savings=tuple(savings),
             )  # fmt: skip
         except ValidationError as error:
             raise BundleError(f"The manifest would not be valid: {_first_mistakes(error)}.") from error

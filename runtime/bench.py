@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.bundle import BenchmarkRun, Bundle
-from ..targets.bundle_builder import library_versions
+from ..core.versions import library_versions
+from ..targets import program_file
 from .engines import open_engine
 from .engines.base import Engine
 from .parity import demo_case
@@ -130,9 +131,7 @@ def peak_memory() -> int:
 
 def _threads(engine: Engine) -> int:
     if engine.name == "executorch":
-        from executorch.extension.pybindings import portable_lib
-
-        return int(portable_lib._threadpool_get_thread_count())
+        return program_file.threads()
     import torch
 
     return torch.get_num_threads()

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -32,14 +31,15 @@ from ..core.golden import GOLDEN, GOLDEN_INDEX, Golden
 from ..core.plan import SamplingPlan
 from ..core.programs import Model, Program, build_programs
 from ..core.transformer import DiT
+from ..core.versions import library_versions
 from ..quantize.recipes import WeightRecipe
 from . import executorch
 from .executorch import Compiled
+from .hoist import savings
 from .preflight import step_activations
 
 TARGETS = ("executorch",)
 STEP_TABLES = "step_tables.safetensors"
-LIBRARIES = ("echoedge", "torch", "torchao", "executorch", "diffusers", "numpy")
 COMPILE_MEMORY = 1_000_000_000  # bytes for one compiler process of nano; 0.6 GB measured at its peak
 
 # What compiled programs must reach against full precision, by the coarsest weights in the recipe: "*" is any program, "latents" and
@@ -89,16 +89,6 @@ def step_tables(dit: DiT, plan: SamplingPlan) -> dict[str, np.ndarray]:
     return {"time": time.numpy(), "modulation": modulation.numpy()}
 
 
-def library_versions() -> dict[str, str]:
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
 def export_bundle(request: ExportRequest, out: Path, record: RecordGolden, progress: Progress, force: bool = False) -> Manifest:
     """Writes the bundle `out`. `record` plays a clip with the reference and returns its goldens; `progress(stage, done, total)`.
 
@@ -139,6 +129,7 @@ def export_bundle(request: ExportRequest, out: Path, record: RecordGolden, progr
             versions=library_versions(),
             parity=Parity(thresholds=thresholds_for(request.recipe, programs)),
             memory=_memory(programs, step_activations(request.model.config, request.clip)),
+            savings=savings(request.model.config, request.clip, request.plan, request.text_rows),
         )
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from echoedge.core.bundle import BenchmarkRun, Bundle, record_benchmark
 from echoedge.core.errors import EngineError
+from echoedge.core.versions import library_versions
 from echoedge.runtime.bench import Speed, as_run, device_name, measure, peak_memory
 from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.base import Array, Engine
 from echoedge.runtime.player import STAGES
-from echoedge.targets.bundle_builder import library_versions
 
 from ..bundles import CLIP, small_engine, small_plan, small_programs
 
