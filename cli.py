@@ -11,7 +11,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,13 +30,12 @@ from .cli_quantize import quantize_app
 from .core.errors import ConfigError, EchoEdgeError, EngineError, OutputError
 
 if TYPE_CHECKING:
-    from .core.bundle import Bundle, Manifest
+    from .core.bundle import Bundle, Manifest, Saving
     from .runtime.bench import Speed
     from .runtime.engines.base import Engine
     from .runtime.parity import Lipsync, Row, Verdict
     from .runtime.reference import Settings
     from .runtime.setting import Wanted
-    from .targets.hoist import Saving
 
 app = typer.Typer(
     name="echoedge",
@@ -578,9 +577,9 @@ def verify(
 
 def _record_verdict(bundle: Bundle, engine: Engine, verdict: Verdict) -> None:
     from .core.records import write_record
+    from .core.versions import library_versions
     from .runtime.bench import device_name
     from .runtime.engines import threads_of
-    from .targets.bundle_builder import library_versions
 
     path = write_record(
         bundle, "verify", engine.name, device_name(), threads_of(engine), library_versions(), verdict.summary(), verdict.to_dict()
@@ -632,7 +631,7 @@ def _measure(bundle: Bundle, wanted: Wanted, engines: list[str], runs: int, quie
 
 def _record_speed(bundle: Bundle, speed: Speed) -> None:
     from .core.records import write_record
-    from .targets.bundle_builder import library_versions
+    from .core.versions import library_versions
 
     c = speed.conditions
     path = write_record(bundle, "bench", c.engine, c.device, c.threads, library_versions(), speed.summary(), speed.to_dict())
@@ -753,26 +752,29 @@ def inspect(
         if not inspect_checkpoint(path, as_json):
             raise typer.Exit(1)
         return
-    from .targets.hoist import savings
-
     bundle = Bundle.open(path)
     manifest, plan = bundle.manifest, bundle.plan()
     records = read_records(bundle)
-    saved = savings(bundle.model, bundle.clip, plan, bundle.input_shape("encode_conditions", "text")[1])
+    saved = manifest.savings
     times: dict[str, float] | None = None
     if time:
         from .runtime.step_times import measure_rewrites
+        from .targets.hoist import savings
 
         with _bars(as_json) as progress:
             rows = bundle.input_shape("encode_conditions", "text")[1]
+            saved = savings(bundle.model, bundle.clip, plan, rows)
             times = {t.name: t.seconds for t in measure_rewrites(bundle.model, bundle.clip, rows, progress=progress)}
     if as_json:
-        told: dict[str, Any] = {"savings": [asdict(saving) for saving in saved]} | ({"step_seconds": times} if times else {})
+        told: dict[str, Any] = {"savings": [saving.model_dump() for saving in saved]} | ({"step_seconds": times} if times else {})
         told |= {"records": [r.model_dump(mode="json") for r in records.own], "damaged_records": dict(records.damaged)}
         print(json.dumps(json.loads(manifest.to_json()) | told, ensure_ascii=False))
         return
     _print_programs(manifest)
-    _print_savings(saved, plan.evaluations, times)
+    if saved:
+        _print_savings(saved, plan.evaluations, times)
+    else:
+        out.print("[dim]What left the step is not on record in this bundle, which an earlier version made; --time counts it.[/]")
     clip = bundle.clip
     size = sum(p.bytes for p in manifest.programs.values()) + sum(f.bytes for f in manifest.files.values())
     window = f"windows of {plan.window.length} latent frames, overlap {plan.window.overlap}" if plan.window else "no windows"
@@ -817,9 +819,9 @@ def doctor(
     from .core.files import available_memory, human_bytes
     from .core.leftovers import leftovers, remove
     from .core.nano import load_nano
+    from .core.versions import library_versions
     from .runtime.bench import device_name
     from .runtime.media import h264_encoder
-    from .targets.bundle_builder import library_versions
 
     found = leftovers([Path(), *(folders or ())])
     checks: list[tuple[str, bool, str]] = []

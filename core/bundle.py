@@ -238,6 +238,21 @@ class Parity(_Record):
     measured: dict[str, Figures] = {}
 
 
+class Saving(_Record):
+    """What a rewrite saves of one window, applied alone to the naive step (`targets/hoist.py`).
+
+    `parameters`: how many the step leaves unread because of it, or, of dead-parameters, how many go in all. `kept_bytes`: what is
+    held instead, float32, per window and guidance branch, per plan or per program, as `per` says.
+    """
+
+    name: Name
+    flops_without: Count
+    flops_with: Count
+    parameters: Count
+    kept_bytes: Count
+    per: Literal["branch", "plan", "program"]
+
+
 class Manifest(_Record):
     """`manifest.json`: the bundle's passport."""
 
@@ -255,6 +270,7 @@ class Manifest(_Record):
     precision: Literal["fp32", "bf16", "fp16"] | None = None  # what programs compute in; None in bundles that do not say
     other_clips: tuple[ClipRecord, ...] = ()  # further shapes; their programs are named `Bundle.program_name`
     hearing: Hearing | None = None  # bundles from before it was written down: as the model hears a whole voice
+    savings: tuple[Saving, ...] = ()  # what left the step, counted at export; bundles of earlier versions lack it
 
     @model_validator(mode="after")
     def _paths_are_distinct(self) -> Self:
@@ -511,6 +527,7 @@ class BundleWriter:
         precision: Literal["fp32", "bf16", "fp16"] | None = None,
         other_clips: Iterable[ClipRecord] = (),
         hearing: Hearing | None = None,
+        savings: Iterable[Saving] = (),
     ) -> Manifest:
         """Write the manifest; the folder takes its name when the `with` block ends.
 
@@ -522,7 +539,7 @@ class BundleWriter:
             manifest = Manifest(
                 model=model, clip=clip, target=target, weights=weights, versions=dict(versions), programs=self._programs,
                 files=self._files, parity=parity or Parity(), memory=dict(memory or {}), backend=backend,
-                precision=precision, other_clips=tuple(other_clips), hearing=hearing,
+                precision=precision, other_clips=tuple(other_clips), hearing=hearing, savings=tuple(savings),
             )  # fmt: skip
         except ValidationError as error:
             raise BundleError(f"The manifest would not be valid: {_first_mistakes(error)}.") from error

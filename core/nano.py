@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from .config import NANO, ModelConfig
-from .encoders import NanoEncoders
 from .errors import CheckpointError
 from .files import atomic_file, file_sha256
-from .programs import Model
-from .transformer import DiT
-from .vae import VAE
+
+if TYPE_CHECKING:
+    from .encoders import NanoEncoders
+    from .programs import Model
+    from .transformer import DiT
+    from .vae import VAE
 
 WEIGHTS = "nano.safetensors"
 
@@ -41,6 +42,11 @@ def load_nano(config: ModelConfig = NANO, path: Path | None = None) -> Model:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from .encoders import NanoEncoders
+    from .programs import Model
+    from .transformer import DiT
+    from .vae import VAE
+
     path = path or weights_path()
     modules = {"dit": DiT(config), "vae": VAE(config.vae), "encoders": NanoEncoders(config)}
     try:
@@ -66,6 +72,7 @@ def load_nano(config: ModelConfig = NANO, path: Path | None = None) -> Model:
 
 def save_nano(path: Path, dit: DiT, vae: VAE, encoders: NanoEncoders) -> None:
     """Writes the weights file, in place of one that is there; non-persistent buffers stay out."""
+    import torch
     from safetensors.torch import save_file
 
     parts = {"dit": dit, "vae": vae, "encoders": encoders}

@@ -25,6 +25,7 @@ from ..core.config import SIZE_MULTIPLE, TEMPORAL_STRIDE
 from ..core.errors import EngineError, InputError, OutputError
 from ..core.files import atomic_file
 from ..core.long_video import to_uint8
+from .loudness import BLOCK_SECONDS, integrated_loudness
 
 if TYPE_CHECKING:
     import av
@@ -39,7 +40,6 @@ Floats = NDArray[np.float32]
 MIN_PORTRAIT_SIDE = 16
 MATTE = (128, 128, 128)  # behind transparent pixels: the model's zero
 TARGET_LUFS = -23.0
-LUFS_BLOCK_SECONDS = 0.4  # ITU-R BS.1770 measures in blocks of this length
 SILENT_DBFS = -60.0
 SILENT_LUFS = -70.0  # BS.1770's own gate
 MAX_SPEECH_SECONDS = 3600
@@ -211,10 +211,8 @@ def loudness(wave: Floats, sample_rate: int) -> float:
 
     The standard measures in blocks of 0.4 s; a shorter sound is repeated until it fills one.
     """
-    from pyloudnorm import Meter
-
-    block = math.ceil(LUFS_BLOCK_SECONDS * sample_rate)
-    return float(Meter(sample_rate).integrated_loudness(np.resize(wave, max(block, wave.size)).astype(np.float64)))
+    block = math.ceil(BLOCK_SECONDS * sample_rate)
+    return integrated_loudness(np.resize(wave, max(block, wave.size)), sample_rate)
 
 
 def normalise_loudness(wave: Floats, sample_rate: int, target: float = TARGET_LUFS) -> Floats:
@@ -342,7 +340,7 @@ class ClipWriter:
             context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
             context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
             if encoder == "libx264":
-                context.options = {"crf": str(CRF)}
+                context.options = {"crf": str(CRF), "mbtree": "0"}  # its AVX-512 code reads memory that it never wrote
             else:
                 context.bit_rate = self.height * self.width * self.fps // 2
             if self.audio is not None:

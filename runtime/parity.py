@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,11 +19,12 @@ from ..core.metrics.lipsync import lipsync
 from ..core.metrics.psnr import in_words
 from ..core.nano import assets
 from ..core.plan import SamplingPlan
-from ..core.programs import Model, Program
 from .engines.base import Array, Engine
-from .engines.torch import TorchEngine
 from .media import fit_speech, normalise_loudness, read_portrait, read_speech, to_signed
 from .player import Player, Score
+
+if TYPE_CHECKING:
+    from ..core.programs import Model, Program
 
 LIPSYNC_SHARE = 0.95  # of full precision's lip-sync that a compiled bundle must keep
 CLIP_ARRAYS, CLIP_SETTINGS = ("portrait", "speech", "latents", "frames"), ("prompt", "seed", "mouth_box")  # of a recorded clip
@@ -192,6 +193,8 @@ def record_golden(
     model: Model, programs: dict[str, Program], plan: SamplingPlan, tables: Mapping[str, np.ndarray], clip: ClipSpec
 ) -> Golden:
     """Plays the demo case in full precision and keeps every program's first and last call, and the clip itself."""
+    from .engines.torch import TorchEngine
+
     samples = programs["audio_encoder"]["forward"].inputs["waveform"].shape[1]
     rows = programs["encode_conditions"]["forward"].inputs["text"].shape[1]
     recorder = _Recorder(TorchEngine(programs))
@@ -295,6 +298,7 @@ def lipsync_over(bundle: Bundle, engine: Engine, clips: int, progress: Progress 
         EngineError: the model's full-precision weights are not at hand.
     """
     from ..core.train.evaluate import held_out
+    from .engines.torch import TorchEngine
 
     engines: tuple[Engine, Engine] = (TorchEngine.for_bundle(bundle), engine)
     score, fps = Score.of(bundle), bundle.clip.fps

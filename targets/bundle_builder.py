@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import multiprocessing
 import signal
@@ -33,10 +32,12 @@ from ..core.metrics.agreement import falls_short
 from ..core.plan import SamplingPlan
 from ..core.programs import Model, Program, build_programs
 from ..core.transformer import DiT
+from ..core.versions import library_versions
 from ..quantize.recipes import WeightRecipe
 from . import executorch
 from .bars import precision_of, thresholds_for
 from .executorch import Compiled
+from .hoist import savings
 from .preflight import step_activations
 from .program_file import ProgramFile
 from .tasks import enter_worker, fate
@@ -44,7 +45,6 @@ from .tasks import enter_worker, fate
 T = TypeVar("T")
 TARGETS = ("executorch",)
 STEP_TABLES = "step_tables.safetensors"
-LIBRARIES = ("echoedge", "torch", "torchao", "executorch", "diffusers", "numpy")
 _LAST_SECONDS = 5  # in which a process that was ended is gone
 COMPILE_MEMORY = 1_000_000_000  # bytes for one compiler process of nano; 0.6 GB measured at its peak
 
@@ -89,16 +89,6 @@ def step_tables(dit: DiT, plan: SamplingPlan) -> dict[str, np.ndarray]:
     return {"time": time.numpy(), "modulation": modulation.numpy()}
 
 
-def library_versions() -> dict[str, str]:
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
 def export_bundle(request: ExportRequest, out: Path, record: RecordGolden, progress: Progress, force: bool = False) -> Manifest:
     """Writes the bundle `out`. `record` plays a clip with the reference and returns its goldens; `progress(stage, done, total)`.
 
@@ -140,6 +130,7 @@ def export_bundle(request: ExportRequest, out: Path, record: RecordGolden, progr
             parity=Parity(thresholds=demanded, measured=measured),
             precision=precision,
             memory=_memory(programs, step_activations(request.model.config, request.clip)),
+            savings=savings(request.model.config, request.clip, request.plan, request.text_rows),
         )
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..core.architecture import skeleton
 from ..core.attention import Riflex
+from ..core.bundle import Saving
 from ..core.conditions import Conditions
 from ..core.config import PATCH, ClipSpec, ModelConfig
 from ..core.errors import ConfigError, ExportError
@@ -373,22 +374,6 @@ def clip_flops(
     )
 
 
-@dataclass(frozen=True)
-class Saving:
-    """What a rewrite saves of one window, applied alone to the naive step.
-
-    `parameters`: how many the step leaves unread because of it, or, of dead-parameters, how many go in all. `kept_bytes`: what is
-    held instead, float32, per window and guidance branch, per plan or per program, as `per` says.
-    """
-
-    name: str
-    flops_without: int
-    flops_with: int
-    parameters: int
-    kept_bytes: int
-    per: Per
-
-
 def savings(config: ModelConfig, clip: ClipSpec, plan: SamplingPlan, text_rows: int | None = None) -> tuple[Saving, ...]:
     """What each rewrite saves, in the order of REWRITES, and at the end all of them together ("all"; its bytes are those per
     branch). FLOPs as `clip_flops` counts them. The rows' FLOPs do not add up: collapsed padding needs fewer keys and values.
@@ -401,7 +386,7 @@ def savings(config: ModelConfig, clip: ClipSpec, plan: SamplingPlan, text_rows: 
 
     def saving(name: str, rewrites: Collection[Rewrite], parameters: int, kept_bytes: int, per: Per) -> Saving:
         without, left = (clip_flops(config, clip, plan, chosen, rows) for chosen in ((), rewrites))
-        return Saving(name, without, left, parameters, kept_bytes, per)
+        return Saving(name=name, flops_without=without, flops_with=left, parameters=parameters, kept_bytes=kept_bytes, per=per)
 
     alone, together = _kept_bytes(config, clip, plan, config.text_len, rows), _kept_bytes(config, clip, plan, rows, rows)
     parameters = places | {DEAD_PARAMETERS.name: dead}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..core.errors import EngineError
@@ -32,25 +31,28 @@ def quiet_stderr() -> Iterator[None]:
         os.close(null)
 
 
+def runtime() -> Any:
+    """ExecuTorch's compiled module, the one that its Python packages hand on; those import the whole exporter, this does not."""
+    import torch  # noqa: F401  the module links torch's libraries
+
+    with quiet_stderr():
+        from executorch.extension.pybindings import _portable_lib
+    return _portable_lib
+
+
 def set_threads(threads: int) -> None:
     """How many threads programs run on from now on, in this process."""
-    with quiet_stderr():
-        from executorch.extension.pybindings import portable_lib
-    portable_lib._unsafe_reset_threadpool(threads)
+    runtime()._unsafe_reset_threadpool(threads)
 
 
 def threads() -> int:
     """How many threads programs run on now, in this process."""
-    with quiet_stderr():
-        from executorch.extension.pybindings import portable_lib
-    return int(portable_lib._threadpool_get_thread_count())
+    return int(runtime()._threadpool_get_thread_count())
 
 
 def registered_backends() -> tuple[str, ...]:
     """The backends that this machine's runtime can execute."""
-    with quiet_stderr():
-        from executorch.runtime import Runtime
-    return tuple(Runtime.get().backend_registry.registered_backend_names)
+    return tuple(runtime()._get_registered_backend_names())
 
 
 class ProgramFile:
@@ -74,6 +76,8 @@ class ProgramFile:
         """
         if method not in self.names:
             raise EngineError(f"{self.path} has no method {method!r}. Export the bundle again.")
+        import torch
+
         tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
         if self._program is None:
             self._program = self._open()
@@ -94,13 +98,12 @@ class ProgramFile:
 
     def _open(self) -> Any:
         try:
+            library = runtime()
             with quiet_stderr():
-                from executorch.extension.pybindings import portable_lib
-
                 if self.data is not None:
-                    return portable_lib._load_for_executorch(str(self.path), str(self.data))
-                whole = portable_lib.Verification.InternalConsistency
-                return portable_lib._load_program(str(self.path), program_verification=whole)
+                    return library._load_for_executorch(str(self.path), str(self.data))
+                whole = library.Verification.InternalConsistency
+                return library._load_program(str(self.path), program_verification=whole)
         except (RuntimeError, ValueError) as error:
             raise self._damaged(error) from error
 

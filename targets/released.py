@@ -69,14 +69,16 @@ from ..core.streamed import stream_transformer
 from ..core.tasks import Task as SoupTask
 from ..core.tasks import condition_latents, task_mask
 from ..core.transformer import DiT
+from ..core.versions import library_versions
 from ..quantize.recipes import WeightRecipe
 from .backends import BACKENDS, backend
 from .bars import precision_of, thresholds_for
 from .blockwise import Request as BlockwiseRequest
 from .blockwise import Way, lower_denoise, lower_encode_conditions
-from .bundle_builder import STEP_TABLES, library_versions, method_records, require_parity, step_tables
+from .bundle_builder import STEP_TABLES, method_records, require_parity, step_tables
 from .executorch import DATA_SUFFIX, SUFFIX, Compiled, Lowered, lower_program, write_programs
 from .half_products import Products, multiplies_bfloat16
+from .hoist import savings
 from .preflight import CALIBRATION_STEPS, condition_bytes, disk_bytes, needs, step_activations
 from .program_file import ProgramFile
 from .tasks import Done, Progress, Task, Workshop, record_path
@@ -722,6 +724,7 @@ def _write_bundle(
             parity=Parity(thresholds=thresholds_for(layers, precision), measured=measured),
             precision=precision,
             memory=_memory(request, {name: record["methods"] for name, record in programs.items()}, done, workshop.peak_bytes),
+            savings=savings(request.sizes.transformer, request.clips[0], request.plan, request.text_rows),
         )
 
 

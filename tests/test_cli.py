@@ -12,7 +12,6 @@ import sys
 import time
 import wave
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from echoedge.core.bundle import MANIFEST, Bundle
 from echoedge.core.golden import GOLDEN, GOLDEN_INDEX
 from echoedge.core.nano import assets
 from echoedge.core.records import read_records, write_record
+from echoedge.core.versions import library_versions
 from echoedge.core.work import WorkFolder
 from echoedge.runtime import bench
 from echoedge.runtime.bench import Speed
@@ -36,7 +36,6 @@ from echoedge.runtime.media import read_clip, read_speech
 from echoedge.runtime.parity import NO_CLIP
 from echoedge.runtime.setting import Wanted
 from echoedge.targets import bundle_builder
-from echoedge.targets.bundle_builder import library_versions
 from echoedge.targets.hoist import REWRITES, savings
 from echoedge.targets.program_file import set_threads
 
@@ -168,9 +167,22 @@ def test_inspect(run: Run, bundle_path: Path) -> None:
 
 def test_inspect_as_json(run: Run, bundle_path: Path) -> None:
     told = json.loads(run("inspect", bundle_path, "--json").out)
-    added = {"savings", "records", "damaged_records"}
+    added = {"records", "damaged_records"}
     assert {key: value for key, value in told.items() if key not in added} == json.loads((bundle_path / MANIFEST).read_text())
     assert (told["records"], told["damaged_records"]) == ([], {})
+
+
+def test_inspect_of_a_bundle_without_savings_on_record(run: Run, bundle_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle_path, tmp_path / "b")
+    manifest = json.loads((tmp_path / "b" / MANIFEST).read_text())
+    del manifest["savings"]
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest))
+    ended = run("inspect", tmp_path / "b")
+    assert ended.status == 0
+    assert "not on record in this bundle" in ended.out and "Out of the step" not in ended.out
+    assert "not on record" not in run("inspect", bundle_path).out
+    assert json.loads(run("inspect", tmp_path / "b", "--json").out)["savings"] == []
+    assert "Out of the step" in run("inspect", tmp_path / "b", "--time").out
 
 
 def test_inspect_says_what_left_the_step(run: Run, bundle_path: Path) -> None:
@@ -178,7 +190,7 @@ def test_inspect_says_what_left_the_step(run: Run, bundle_path: Path) -> None:
     rows = {row["name"]: row for row in json.loads(run("inspect", bundle_path, "--json").out)["savings"]}
     assert list(rows) == [*(rewrite.name for rewrite in REWRITES), "all"]
     rows_of_text = bundle.input_shape("encode_conditions", "text")[1]
-    assert list(rows.values()) == [asdict(s) for s in savings(bundle.model, bundle.clip, bundle.plan(), rows_of_text)]
+    assert list(rows.values()) == [s.model_dump() for s in savings(bundle.model, bundle.clip, bundle.plan(), rows_of_text)]
     # Every condition of a branch but the audio mask, as the exporter measured them.
     assert rows["all"]["kept_bytes"] == bundle.manifest.memory["conditions_bytes_per_branch"] - 4 * CLIP.tokens_per_frame
     told = run("inspect", bundle_path).out
