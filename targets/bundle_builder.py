@@ -2,7 +2,7 @@
 
 1. plan       the sampler as data, and the timestep MLP's output for its steps
 2. reference  the model in full precision plays a clip; every program's calls are kept as goldens
-3. programs   each compiled in a process of its own, so that memory returns and a kill becomes a sentence
+3. programs   compiled in processes beside this one, so that memory returns and a kill becomes a sentence
 4. proof      each file run on its recorded calls and compared with them
 5. bundle     everything hashed, written beside, renamed
 """

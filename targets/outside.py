@@ -109,10 +109,7 @@ class Alone:
         from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
         from executorch.exir.passes import MemoryPlanningPass
 
-        from .program_file import quiet_stderr
-
-        with quiet_stderr():
-            from executorch.extension.pybindings import portable_lib
+        from .program_file import runtime
 
         inputs = self.inputs()
         with warnings.catch_warnings(), torch.no_grad():
@@ -121,7 +118,7 @@ class Alone:
             edge = to_edge(exported, compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True))
             made = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False)))
             buffer = made.buffer
-            loaded = portable_lib._load_for_executorch_from_buffer(buffer)
+            loaded = runtime()._load_for_executorch_from_buffer(buffer)
 
         def run() -> object:
             assert buffer  # which the loaded program reads from and does not hold

@@ -1,8 +1,8 @@
 """The released model in full precision, in PyTorch: clips of any shape, any floating-point type, CPU or CUDA.
 
-Nothing is compiled and nothing is padded: this is what every artifact of the released model is compared with. The parts are loaded
-when a stage needs them and released when the next stage needs another, so that memory holds one of them at a time; or all of them
-stay (`resident`).
+Nothing is compiled and nothing is padded: what `animate --checkpoint` plays with. Bundles of the released model carry calls that
+were recorded with the same modules. The parts are loaded when a stage needs them and released when the next stage needs another, so
+that memory holds one of them at a time; or all of them stay (`resident`).
 """
 
 from __future__ import annotations

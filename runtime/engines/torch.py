@@ -1,4 +1,4 @@
-"""The reference engine: the model in full precision, in PyTorch. Every artifact is compared with this one."""
+"""Programs in full precision, in PyTorch: those of the built-in model, whose bundles are compared with them."""
 
 from __future__ import annotations
 
