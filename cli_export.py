@@ -88,7 +88,7 @@ def export_checkpoint(
     if lost:
         raise InputError(
             f"The guidance of {config.name} needs the prompt {lost[0]!r}, which {prompts} does not hold. Make the pack with: "
-            "echoedge checkpoint prompts"
+            "`echoedge checkpoint prompts`."
         )
     clips = (clip, *parse_shapes(also, "--also"))
     cases = [demo_case(each, each.frames) for each in clips]

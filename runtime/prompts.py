@@ -24,7 +24,9 @@ def read_prompts(path: Path, text_dim: int) -> dict[str, NDArray[np.float32]]:
     try:
         found = deserialize(path.read_bytes())
     except (OSError, SafetensorError, ValueError, struct.error) as error:
-        raise InputError(f"The prompt pack {path} cannot be read ({error}). Make one with: echoedge checkpoint prompts") from error
+        raise InputError(
+            f"The prompt pack {path} cannot be read ({error}). Make one with `echoedge checkpoint prompts`."
+        ) from error
     pack = {}
     for prompt, tensor in found:
         kind, shape = tensor["dtype"], list(tensor["shape"])

@@ -220,9 +220,10 @@ class Workshop:
         """That every task can have its turn, and its record to itself."""
         records: dict[Path, str] = {}
         for task in tasks:
-            if self._record(task) in records:
-                raise ConfigError(f"The tasks {records[self._record(task)]!r} and {task.name!r} have one record. Name each once.")
-            records[self._record(task)] = task.name
+            record = record_path(self.folder, task.name)
+            if record in records:
+                raise ConfigError(f"The tasks {records[record]!r} and {task.name!r} have one record. Name each once.")
+            records[record] = task.name
         names = [task.name for task in tasks]
         for task in tasks:
             if strangers := [name for name in task.after if name not in names]:

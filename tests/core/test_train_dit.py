@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from echoedge.core import files
 from echoedge.core.config import ModelConfig
 from echoedge.core.errors import ConfigError
 from echoedge.core.tasks import Box, Task, condition_latents, mask_latents, parse_tasks, task_mask
@@ -301,12 +302,12 @@ def test_a_run_killed_in_a_checkpoint_repeats_itself(
             raise Killed
         replace_file(source, target)
 
-    torch_save, replace_file = torch.save, checkpoint.os.replace
+    torch_save, replace_file = torch.save, files.os.replace
     with monkeypatch.context() as patch:
         if while_ == "writing":
             patch.setattr(checkpoint.torch, "save", writes_half)
         else:
-            patch.setattr(checkpoint.os, "replace", renames_not)
+            patch.setattr(files.os, "replace", renames_not)
         with pytest.raises(Killed):
             run(tmp_path)
     run(tmp_path)
