@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -45,7 +46,7 @@ from .tasks import enter_worker, fate
 T = TypeVar("T")
 TARGETS = ("executorch",)
 STEP_TABLES = "step_tables.safetensors"
-_LAST_SECONDS = 5  # in which a process that was ended is gone
+_LAST_SECONDS, _POLL_SECONDS = 5.0, 0.05  # in which a process that was ended is gone
 COMPILE_MEMORY = 1_000_000_000  # bytes for one compiler process of nano; 0.6 GB measured at its peak
 
 
@@ -241,7 +242,10 @@ def _first_end(processes: Iterable[Any]) -> int | None:
     """The exit status of the process that broke a pool; the pool ends the others by SIGTERM."""
     statuses = []
     for process in processes:
-        process.join(_LAST_SECONDS)
+        last = time.monotonic() + _LAST_SECONDS
+        while process.exitcode is None and time.monotonic() < last:  # the pool waits for it too: one of two that wait is told later
+            process.join(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)
         statuses.append(process.exitcode)
     told = [status for status in statuses if status not in (None, 0)]
     return next((status for status in told if status != -signal.SIGTERM), told[0] if told else None)

@@ -153,10 +153,10 @@ def test_a_refusal_comes_back_from_the_other_process(bundle: Bundle) -> None:
 
 
 def test_a_process_that_was_killed_is_a_sentence(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_measure_and_send", stand_ins.killed_by_the_system)
+    monkeypatch.setattr(bench, "_measure_and_send", stand_ins.killed)
     with pytest.raises(ResourceError, match=r"measured auto was killed \(signal 9\), most likely for memory"):
         measure_apart(bundle, Wanted(), 1)
-    monkeypatch.setattr(bench, "_measure_and_send", stand_ins.killed)  # it ends by itself, with a status
+    monkeypatch.setattr(bench, "_measure_and_send", stand_ins.ends)
     with pytest.raises(EngineError, match="measured auto failed; what it said stands above"):
         measure_apart(bundle, Wanted(), 1)
 
@@ -171,7 +171,7 @@ def test_figures_as_json(speed: Speed) -> None:
 
 
 def test_figures_in_a_line(speed: Speed) -> None:
-    assert re.fullmatch(r"32x32, 9 frames, 25 fps, decoder full: .* s, .* frames per second, .* MB; median of 3", speed.summary())
+    assert re.fullmatch(r"32x32x9, 25 fps, decoder full: .* s, .* frames per second, .* MB; median of 3", speed.summary())
 
 
 # ---- benchmarks: pytest --benchmark-only -----------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def test_what_is_left_open_is_the_bundles(bundle: Bundle) -> None:
 def test_a_shape_is_found_by_its_name(bundle: Bundle) -> None:
     other = ClipSpec(48, 32, 5)
     several = replace(bundle, manifest=bundle.manifest.model_copy(update={"other_clips": (ClipRecord.of(other),)}))
-    assert Setting.of(several, Wanted(clip="48X32x5")).clip == other
+    assert Setting.of(several, Wanted(clip="48x32x5")).clip == other
     with pytest.raises(ConfigError, match=r"--clip is '48x32'; .* plays: 32x32x9, 48x32x5\."):
         Setting.of(several, Wanted(clip="48x32"))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,20 +16,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from echoedge.core.bundle import Bundle, Figures, shaped_name
+from echoedge.core.bundle import Bundle, Figures, Hearing, shaped_name
+from echoedge.core.checkpoints import Checkpoint
 from echoedge.core.config import ClipSpec, Variant
 from echoedge.core.errors import CheckpointError, ConfigError, EngineError, ExportError, OutputError, ResourceError
 from echoedge.core.files import file_sha256, folder_bytes
-from echoedge.core.metrics.agreement import falls_short
-from echoedge.core.samplers import PLAN_PRESETS, build_plan
+from echoedge.core.metrics.agreement import falls_short, figures
+from echoedge.core.plan import WindowRule
+from echoedge.core.samplers import NEGATIVE_PROMPT, PLAN_PRESETS, build_plan
 from echoedge.core.streamed import stream_transformer
 from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe
 from echoedge.runtime.engines import open_engine
+from echoedge.runtime.engines.base import Array, Engine
 from echoedge.runtime.parity import NO_CLIP, read_golden, verify
 from echoedge.runtime.player import Player, Score
+from echoedge.runtime.reference import Reference, Settings
 from echoedge.targets import released
 from echoedge.targets.backends import BACKENDS
-from echoedge.targets.bars import bar
+from echoedge.targets.bars import WEIGHT_BARS, bar
 from echoedge.targets.blockwise import Request as BlockwiseRequest
 from echoedge.targets.blockwise import Step, quantised_step
 from echoedge.targets.half_products import multiplies_bfloat16
@@ -41,6 +45,7 @@ from echoedge.targets.tasks import Done, Task, Workshop, record_path
 from ..core.tiny_checkpoint import playable_sizes
 
 NAMES = {"audio_encoder", "image_encoder", "vae_encode", "encode_conditions", "denoise", "tiny_decode"}
+PROMPT = "a woman talks"
 CLIP, OTHER = ClipSpec(32, 48, 9), ClipSpec(32, 32, 9)
 
 
@@ -70,7 +75,7 @@ def request_for(folder: Path, variant: Variant = "flash", recipe: WeightRecipe =
     clips = changes.get("clips", (CLIP,))
     options: dict[str, Any] = {
         "clips": clips, "text_rows": 8, "plan": build_plan(replace(PLAN_PRESETS[variant], steps=2)),
-        "prompts": {"a woman talks": generator.standard_normal((5, sizes.transformer.text_dim), np.float32)},
+        "prompts": {PROMPT: generator.standard_normal((5, sizes.transformer.text_dim), np.float32)},
         "portraits": tuple(generator.uniform(-1, 1, (3, clip.height, clip.width)).astype(np.float32) for clip in clips),
         "speeches": tuple(
             (0.1 * generator.standard_normal(clip.frames * clip.samples_per_frame)).astype(np.float32) for clip in clips
@@ -81,16 +86,20 @@ def request_for(folder: Path, variant: Variant = "flash", recipe: WeightRecipe =
 
 @pytest.fixture(scope="module")
 def made(folders: dict[Variant, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[ReleasedExport, Path, Bundle]:
-    """A request of two shapes, its workshop and its bundle; without the full decoder, which takes half a minute to compile even at
-    toy width."""
-    folder = tmp_path_factory.mktemp("released")
-    request = request_for(folders["flash"], clips=(CLIP, OTHER), decoders=("tiny",))
+    """A request of two shapes of preview, its workshop and its bundle, in full precision; without the full decoder, which takes
+    half a minute to compile even at toy width."""
+    folder, width = tmp_path_factory.mktemp("released"), playable_sizes("preview").transformer.text_dim
+    options = replace(PLAN_PRESETS["preview"], steps=2, window=WindowRule(length=CLIP.latent_frames, overlap=1))
+    generator = np.random.default_rng(4)
+    prompts = {text: generator.standard_normal((5, width), np.float32) for text in (PROMPT, NEGATIVE_PROMPT)}
+    changes = {"clips": (CLIP, OTHER), "plan": build_plan(options), "prompts": prompts, "decoders": ("tiny",)}
+    request = request_for(folders["preview"], "preview", PRESETS["fp32"], **changes)
     patch = pytest.MonkeyPatch()
     patch.setattr(released, "Workshop", Inline)
     patch.setattr(Inline, "remove", lambda _: None, raising=False)
-    export_released(request, folder / "flash.echoedge", silent)
+    export_released(request, folder / "preview.echoedge", silent)
     patch.undo()
-    return request, folder / ".flash.echoedge.work", Bundle.open(folder / "flash.echoedge")
+    return request, folder / ".preview.echoedge.work", Bundle.open(folder / "preview.echoedge")
 
 
 def test_the_bundle_has_every_program(made: tuple[ReleasedExport, Path, Bundle]) -> None:
@@ -119,7 +128,7 @@ def test_it_plays(made: tuple[ReleasedExport, Path, Bundle]) -> None:
     for shape, clip in enumerate(request.clips):
         player = Player(Score.of(bundle, clip), open_engine(bundle, "auto", clip))
         assert player.decoder == "tiny_decode"
-        take = player.perform(request.portraits[shape], request.speeches[shape], "a woman talks", 0)
+        take = player.perform(request.portraits[shape], request.speeches[shape], PROMPT, 0)
         frames = np.stack(list(player.frames_of(take)))
         assert frames.shape == (clip.frames, clip.height, clip.width, 3)
 
@@ -247,9 +256,10 @@ def test_only_one_program_is_loaded_where_memory_is_short(made: tuple[ReleasedEx
         assert len(engine.loaded) == loaded
 
 
-def test_shapes_share_weights(folders: dict[Variant, Path], tmp_path: Path) -> None:
-    request = request_for(folders["flash"], clips=(CLIP, OTHER), decoders=("tiny",))
-    records = [released.compile_one(request, tmp_path, "tiny_decode", shape) for shape in range(2)]
+def test_shapes_share_weights(made: tuple[ReleasedExport, Path, Bundle], tmp_path: Path) -> None:
+    _, workshop, _ = made
+    names = ("compile tiny_decode", "compile tiny_decode-32x32x9", "compile image_encoder")
+    *records, stranger = (json.loads(record_path(workshop, name).read_text())["result"] for name in names)
     files = [Path(record["data"]) for record in records]
     merged = tmp_path / "tiny_decode.ptd"
     merge_data(files, merged)
@@ -259,9 +269,8 @@ def test_shapes_share_weights(folders: dict[Variant, Path], tmp_path: Path) -> N
         inputs = [np.random.default_rng(3).standard_normal(spec["shape"], np.float32) for spec in specs]
         alone = ProgramFile(Path(record["path"]), own).run("first", inputs)[0]
         np.testing.assert_array_equal(ProgramFile(Path(record["path"]), merged).run("first", inputs)[0], alone)
-    other = Path(released.compile_one(request, tmp_path, "image_encoder", 0)["data"])
     with pytest.raises(EngineError):  # other weights: their names are not found
-        ProgramFile(Path(records[0]["path"]), other).run("first", inputs)
+        ProgramFile(Path(records[0]["path"]), Path(stranger["data"])).run("first", inputs)
 
 
 def test_one_file_holds_several_programs(folders: dict[Variant, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,3 +374,82 @@ def test_what_a_kill_leaves_is_the_workshop(folders: dict[Variant, Path], tmp_pa
         with pytest.raises(OutputError, match=message):
             export_released(request, out, silent, force)
     assert not seen
+
+
+# ---- over several windows --------------------------------------------------------------------------------------------------------
+
+FRAMES = 25  # three windows of nine frames that share a latent frame
+FP32_DB = WEIGHT_BARS["fp32"].psnr_db or 0.0
+
+
+class Altered:
+    """An engine whose `program` is given changed inputs."""
+
+    name = "altered"
+
+    def __init__(self, engine: Engine, program: str, change: Callable[[list[Array]], list[Array]]) -> None:
+        self.engine, self.program, self.change = engine, program, change
+
+    def has(self, program: str) -> bool:
+        return self.engine.has(program)
+
+    def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
+        return self.engine.run(program, method, self.change([*inputs]) if program == self.program else inputs)
+
+
+def voice(frames: int = FRAMES) -> np.ndarray:
+    count = np.arange(frames * CLIP.samples_per_frame)
+    return (0.2 * np.random.default_rng(2).standard_normal(len(count)) * np.abs(np.sin(count / 900))).astype(np.float32)
+
+
+def played(wanted: ReleasedExport, bundle: Bundle, engine: Engine, score: Score | None = None) -> np.ndarray:
+    return Player(score or Score.of(bundle), engine).perform(wanted.portraits[0], voice(), PROMPT, 3).latents
+
+
+def test_three_windows_are_those_of_the_reference(made: tuple[ReleasedExport, Path, Bundle], folders: dict[Variant, Path]) -> None:
+    wanted, _, bundle = made
+    clip = replace(CLIP, frames=FRAMES)
+    settings = Settings(steps=2, window=CLIP.frames, overlap=1, seed=3)
+    sizes = playable_sizes("preview")
+    reference = Reference(Checkpoint.open(folders["preview"]), clip, settings, sizes, dict(wanted.prompts))
+    expected = reference.player.perform(wanted.portraits[0], voice(), PROMPT, 3).latents
+    assert expected.shape[1] == 7
+    latents = played(wanted, bundle, open_engine(bundle))
+    found = figures(expected, latents)
+    assert found.psnr_db is not None and found.psnr_db > FP32_DB, found  # measured: 138 dB
+
+    def deaf(inputs: list[Array]) -> list[Array]:
+        """The first layer's statistics are another voice's."""
+        return [inputs[0], 0.5 * inputs[1], inputs[2]]
+
+    def cut(inputs: list[Array]) -> list[Array]:
+        """No window hears beyond its last frame."""
+        return [*inputs[:4], np.where(np.arange(inputs[4].shape[1]) < 2 * CLIP.frames, inputs[4], 0)]
+
+    for program, change in (("audio_encoder", deaf), ("encode_conditions", cut)):
+        altered = Altered(open_engine(bundle), program, change)
+        assert figures(expected, played(wanted, bundle, altered)).psnr_db < FP32_DB  # type: ignore[operator]
+
+
+def test_frames_come_of_every_window(made: tuple[ReleasedExport, Path, Bundle]) -> None:
+    wanted, _, bundle = made
+    player = Player(Score.of(bundle), open_engine(bundle))
+    frames = np.stack(list(player.frames_of(player.perform(wanted.portraits[0], voice(), PROMPT, 3))))
+    assert frames.shape == (FRAMES, CLIP.height, CLIP.width, 3)
+    assert frames.std() > 1
+
+
+def test_the_bundle_says_how_it_hears_and_what_it_stays_away_from(made: tuple[ReleasedExport, Path, Bundle]) -> None:
+    _, _, bundle = made
+    hearing, plan = bundle.manifest.hearing, bundle.plan()
+    assert hearing is not None
+    assert hearing.window == (10, 5)
+    assert (hearing.rows_per_frame, hearing.beyond_frames, hearing.tail_frames) == (2, 3, 1)
+    assert plan.texts == {"negative": NEGATIVE_PROMPT}
+
+
+def test_a_program_that_wants_the_whole_voice_is_not_given_less(made: tuple[ReleasedExport, Path, Bundle]) -> None:
+    wanted, _, bundle = made
+    plain = replace(Score.of(bundle), hears=Hearing())
+    with pytest.raises(EngineError, match="audio_encoder.forward takes 3 inputs"):
+        played(wanted, bundle, open_engine(bundle), plain)

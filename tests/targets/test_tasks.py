@@ -138,8 +138,8 @@ def test_other_errors_name_the_task(tmp_path: Path) -> None:
 )
 def test_tasks_that_could_never_end_are_refused_before_anything_runs(tasks: list[Task], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        Workshop(tmp_path / "w", "key").run(tasks, "r", silent)
-    assert [path.name for path in (tmp_path / "w").iterdir()] == ["request"]
+        work_on(tmp_path / "w", tasks)
+    assert not (tmp_path / "w" / "runs").exists()
 
 
 def test_too_little_memory_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
