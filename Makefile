@@ -3,13 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test smoke bench bench-peers lint clean
+.PHONY: demo test smoke bench bench-peers bench-start lint clean
 
 demo: $(STAMP)
 	$(BIN)/echoedge demo --out out/demo --force
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # The smallest bundle of the built-in model, compiled and played for real.
 smoke: $(STAMP)
@@ -25,6 +25,10 @@ bench: $(STAMP)
 bench-peers: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable ".[peers]"
 	$(BIN)/python tests/benchmarks/peers.py --out out/peers $(ARGS)
+
+# From the shell to the end of a command, on the bundle that `make smoke` leaves; on a quiet machine.
+bench-start: smoke
+	$(BIN)/python tests/benchmarks/start.py out/smoke/nano.echoedge $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

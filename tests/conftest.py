@@ -35,8 +35,13 @@ if SIDE_BY_SIDE:
     torch.set_num_threads(1)
 
 
+LONGEST = ("test_released.py", "test_readme.py", "test_bundle_builder.py", "test_cli.py", "test_nano.py")  # files, minutes first
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Slow tests run where they are asked for: pytest -m slow."""
+    """Files that take long come first, so that no process ends with one alone. Slow tests run where they are asked for: pytest -m
+    slow."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     if not config.getoption("-m"):
         for item in items:
             if item.get_closest_marker("slow"):
