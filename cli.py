@@ -5,6 +5,8 @@ Heavy libraries are imported by the command that needs them, so that `--help` is
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import logging
 import platform
@@ -1035,6 +1037,8 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def main() -> None:
     """Entry point: errors that a user can mend are one sentence on the error stream and exit status 2; Ctrl-C is 130."""
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)  # what is there goes with the process; Python would look through torch's objects first, for 0.4 s
     for library in ("torchao", "torch.utils._pytree"):  # they warn of optional parts that are not there, on every import
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
