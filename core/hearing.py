@@ -153,7 +153,7 @@ def moments(sound: Float32, length: int, stride: int) -> Float32:
         products += some.T @ some
     mean = total / len(windows)
     factor = lower_factor(products / len(windows) - np.outer(mean, mean))
-    return np.concatenate([mean[None], factor.T])[None].astype(np.float32)
+    return np.ascontiguousarray(np.concatenate([mean[None], factor.T])[None], np.float32)
 
 
 def lower_factor(matrix: Float64) -> Float64:
