@@ -226,7 +226,7 @@ def hearing(
     audio: Annotated[
         Path | None, typer.Option(help="A voice: any common audio file.", show_default="20 s of drawn speech with two pauses")
     ] = None,
-    contexts: Annotated[str, typer.Option(help="Seconds on either side, with commas between them.")] = "0,0.5,1,2",
+    contexts: Annotated[str, typer.Option(help="Seconds on either side, with commas between them.")] = "0,0.5,1,2,4,6",
     compiled: Annotated[bool, typer.Option("--compiled", help="Compile each program in fp32, as for a bundle.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:

@@ -26,7 +26,7 @@ from ..targets.program_file import ProgramFile
 from .media import normalise_loudness
 
 Float32 = NDArray[np.float32]
-CONTEXTS = (0.0, 0.5, 1.0, 2.0)  # seconds
+CONTEXTS = (0.0, 0.5, 1.0, 2.0, 4.0, 6.0)  # seconds
 VOICE_SECONDS, PAUSES, PAUSE_SECONDS, PAUSE_DBFS = 20.0, (6.0, 13.0), 1.5, -60.0
 Progress = Callable[[int, int], None]
 

@@ -12,12 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file, save_file
 
+from echoedge import cli
+from echoedge.cli_options import parse_seconds
 from echoedge.core import architecture, checkpoints, random_checkpoint
 from echoedge.core.checkpoints import BASE_FOLDER, OVERLAY_FILE
+from echoedge.core.hearing import CONTEXT_SECONDS
 from echoedge.core.random_checkpoint import RECORD
 from echoedge.core.train.speech import synthesise
+from echoedge.runtime.hearing_study import CONTEXTS
 
 from .commands import Ended, Run
 from .core.tiny_checkpoint import tiny_sizes
@@ -215,3 +220,13 @@ def test_hearing_refuses_what_is_no_list_of_seconds(run: Run, folder: Path, text
     ended = run("checkpoint", "hearing", folder, "--contexts", text)
     assert ended.status == 2
     assert "--contexts is" in ended.err
+
+
+def test_defaults_of_the_command_line_are_those_of_the_code() -> None:
+    """Typed there, for the help is printed without the modules that know them."""
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    exported = {p.name: p.default for p in commands["export"].params}
+    assert exported["context_seconds"] == CONTEXT_SECONDS
+    measured = {p.name: p.default for p in commands["checkpoint"].commands["hearing"].params}["contexts"]
+    assert parse_seconds(measured, "--contexts") == CONTEXTS
+    assert CONTEXT_SECONDS in CONTEXTS
