@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -45,3 +49,24 @@ def test_the_voice_has_two_pauses_at_minus_60_dbfs() -> None:
         pause = speech[round(start * 16000) : round((start + PAUSE_SECONDS) * 16000)]
         assert 20 * np.log10(pause.std()) == pytest.approx(-60, abs=0.2)
     assert 20 * np.log10(speech[: 6 * 16000].std()) > -35
+
+
+def test_the_table_of_the_documents_is_the_record() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    runs = json.loads((docs / "hearing.json").read_text())["runs"]
+    recorded = {(run["model"], row["context_seconds"]): row for run in runs if not run["compiled"] for row in run["rows"]}
+    section = (docs / "RELEASED_MODEL.md").read_text().partition("How a bundle hears a voice")[2]
+    rows = re.findall(r"^\| \*{0,2}(none|[0-9.]+ s)\*{0,2} \|(.*)\|$", section, re.MULTILINE)
+    assert len(rows) == 8
+    for context, cells in rows:
+        figures = [cell.strip(" *") for cell in cells.split("|")]
+        seconds = 0.0 if context == "none" else float(context.removesuffix(" s"))
+        for model, told in (("flash", figures[:2]), ("preview", figures[2:])):
+            if (model, seconds) in recorded:
+                row = recorded[model, seconds]
+                assert told == [f"{row['lowest_cosine']:.4f}", f"{row['mean_cosine']:.4f}"], (model, seconds)
+            else:
+                assert told == ["", ""]
+    compiled = next(run for run in runs if run["compiled"])
+    for row in compiled["rows"]:
+        assert row["lowest_cosine"] == pytest.approx(recorded["flash", row["context_seconds"]]["lowest_cosine"], abs=1e-6)
