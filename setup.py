@@ -7,7 +7,7 @@ import warnings
 
 from setuptools import find_namespace_packages, setup
 
-FLOORS = ("core", "quantize", "targets", "runtime")
+FLOORS = ("core", "quantize", "targets", "runtime", "cli")
 
 if __name__ == "__main__":  # it lies in the package's folder: importing it does nothing
     # Folders of data are packages without modules; what Python has compiled is none.

@@ -13,8 +13,8 @@ from ..core.bundle import DECODE_PROGRAMS, Figures
 from ..core.metrics.agreement import lowest
 from ..core.plan import check_choice
 from ..quantize.recipes import Weights
-from .backends import backend as backend_of
-from .half_products import Products
+from .executorch.backends import backend as backend_of
+from .executorch.half_products import Products
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

@@ -16,17 +16,17 @@ from torch import nn
 
 from echoedge.core.bundle import MANIFEST, Manifest
 from echoedge.core.config import AudioConfig, ClipSpec, VAEConfig
-from echoedge.core.encoders import NanoEncoders
-from echoedge.core.phases import PhaseWeights
+from echoedge.core.model.encoders import NanoEncoders
+from echoedge.core.model.programs import Model, Program, build_programs
+from echoedge.core.model.vae import VAE, CausalConv3d, ChannelNorm, Downsample, Upsample
 from echoedge.core.plan import SamplingPlan, WindowRule
-from echoedge.core.programs import Model, Program, build_programs
-from echoedge.core.samplers import PLAN_PRESETS, PlanOptions, build_plan
-from echoedge.core.vae import VAE, CausalConv3d, ChannelNorm, Downsample, Upsample
+from echoedge.core.plan.phases import PhaseWeights
+from echoedge.core.plan.samplers import PLAN_PRESETS, PlanOptions, build_plan
 from echoedge.quantize.recipes import PRESETS
 from echoedge.runtime.engines.torch import TorchEngine
-from echoedge.runtime.parity import record_golden
-from echoedge.runtime.player import Progress, Score
-from echoedge.targets.bundle_builder import ExportRequest, export_bundle, step_tables
+from echoedge.runtime.export.nano import ExportRequest, export_bundle, step_tables
+from echoedge.runtime.play.player import Progress, Score
+from echoedge.runtime.verify.parity import record_golden
 
 from .core.tiny import randomised, tiny_config, tiny_dit
 

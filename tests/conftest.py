@@ -15,11 +15,11 @@ for _name in ("COLUMNS", "LINES"):  # a process of pytest-xdist has them, and co
     os.environ.pop(_name, None)
 
 # ruff: noqa: E402
-from echoedge import cli
+from echoedge.cli import app as cli
 from echoedge.core.bundle import Bundle
-from echoedge.core.checkpoints import NEEDED_FOR
 from echoedge.core.config import Variant
-from echoedge.core.random_checkpoint import write_random_checkpoint
+from echoedge.core.weights.checkpoints import NEEDED_FOR
+from echoedge.core.weights.random_checkpoint import write_random_checkpoint
 
 from .bundles import export_small
 from .commands import Ended, Run
@@ -35,7 +35,7 @@ if SIDE_BY_SIDE:
     torch.set_num_threads(1)
 
 
-LONGEST = ("test_released.py", "test_readme.py", "test_bundle_builder.py", "test_cli.py", "test_nano.py")  # files, minutes first
+LONGEST = ("test_released.py", "test_readme.py", "test_export_nano.py", "test_cli.py", "test_nano.py")  # files, minutes first
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""cli_checkpoint.py: folders of weights on the command line, written and inspected, and one sentence for what goes wrong."""
+"""cli/checkpoint.py: folders of weights on the command line, written and inspected, and one sentence for what goes wrong."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ import torch
 import typer
 from safetensors.torch import load_file, save_file
 
-from echoedge import cli
-from echoedge.cli_options import parse_seconds
-from echoedge.core import architecture, checkpoints, random_checkpoint
-from echoedge.core.checkpoints import BASE_FOLDER, OVERLAY_FILE
-from echoedge.core.hearing import CONTEXT_SECONDS
-from echoedge.core.random_checkpoint import RECORD
+from echoedge.cli import app as cli
+from echoedge.cli.options import parse_seconds
+from echoedge.core.model import architecture
+from echoedge.core.sampling.hearing import CONTEXT_SECONDS
 from echoedge.core.train.speech import synthesise
-from echoedge.runtime.hearing_study import CONTEXTS
+from echoedge.core.weights import checkpoints, random_checkpoint
+from echoedge.core.weights.checkpoints import BASE_FOLDER, OVERLAY_FILE
+from echoedge.core.weights.random_checkpoint import RECORD
+from echoedge.runtime.studies.hearing_study import CONTEXTS
 
 from .commands import Ended, Run
 from .core.tiny_checkpoint import tiny_sizes

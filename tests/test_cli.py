@@ -1,4 +1,4 @@
-"""cli.py: every command end to end, and one sentence for everything that a user can get wrong."""
+"""cli/app.py: every command end to end, and one sentence for everything that a user can get wrong."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from safetensors.numpy import save_file
 
 from echoedge import __version__
 from echoedge.core.bundle import MANIFEST, Bundle
-from echoedge.core.golden import GOLDEN, GOLDEN_INDEX
-from echoedge.core.nano import assets
-from echoedge.core.records import read_records, write_record
+from echoedge.core.bundle.golden import GOLDEN, GOLDEN_INDEX
+from echoedge.core.bundle.records import read_records, write_record
 from echoedge.core.versions import library_versions
+from echoedge.core.weights.nano import assets
 from echoedge.core.work import WorkFolder
-from echoedge.runtime import bench
-from echoedge.runtime.bench import Speed
+from echoedge.runtime.bench import clip as bench
+from echoedge.runtime.bench.clip import Speed
 from echoedge.runtime.engines import ENGINES
-from echoedge.runtime.media import read_clip, read_speech
-from echoedge.runtime.parity import NO_CLIP
-from echoedge.runtime.setting import Wanted
-from echoedge.targets import bundle_builder
-from echoedge.targets.hoist import REWRITES, savings
-from echoedge.targets.program_file import set_threads
+from echoedge.runtime.export import nano as bundle_builder
+from echoedge.runtime.play.media import read_clip, read_speech
+from echoedge.runtime.play.setting import Wanted
+from echoedge.runtime.verify.parity import NO_CLIP
+from echoedge.targets.executorch.program_file import set_threads
+from echoedge.targets.rewrites.hoist import REWRITES, savings
 
 from .bundles import CLIP, changed_bundle, demanding_bundle, small_engine
 from .commands import Ended, Run
@@ -130,7 +130,7 @@ def test_doctor_as_json(run: Run) -> None:
 
 
 def test_doctor_says_what_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("echoedge.runtime.media.H264_ENCODERS", ("none-such",))
+    monkeypatch.setattr("echoedge.runtime.play.media.H264_ENCODERS", ("none-such",))
     ended = run("doctor", "--json")
     assert ended.status == 1
     assert [check["name"] for check in json.loads(ended.out)["checks"] if not check["passed"]] == ["video codec"]

@@ -1,4 +1,4 @@
-"""cli_options.py: every form is read, everything else is a ConfigError that quotes it, and no text raises another error."""
+"""cli/options.py: every form is read, everything else is a ConfigError that quotes it, and no text raises another error."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import typer
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from echoedge import cli, cli_options
-from echoedge.cli_options import (
+from echoedge.cli import app as cli
+from echoedge.cli import options as cli_options
+from echoedge.cli.options import (
     distinct,
     parse_box,
     parse_bytes,
@@ -28,7 +29,7 @@ from echoedge.cli_options import (
 )
 from echoedge.core.config import SIZE_MULTIPLE, ClipSpec
 from echoedge.core.errors import ConfigError
-from echoedge.core.tasks import Box
+from echoedge.core.model.masks import Box
 
 from .commands import Run
 

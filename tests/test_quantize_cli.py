@@ -1,4 +1,4 @@
-"""cli_quantize.py: help, refusals, searches from end to end at toy size, and recipes that export reads."""
+"""cli/quantize.py: help, refusals, searches from end to end at toy size, and recipes that export reads."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from echoedge.core import samplers
-from echoedge.core.checkpoints import Checkpoint
+from echoedge.core.plan import samplers
+from echoedge.core.weights.checkpoints import Checkpoint
 from echoedge.core.work import WorkFolder
 from echoedge.quantize.recipes import read_recipe
-from echoedge.runtime import rounding_study, sensitivity
+from echoedge.runtime.studies import rounding_study, sensitivity
 
 from .commands import Ended, Run
 from .core.tiny import tiny_config

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from echoedge.core import architecture, checkpoints
 from echoedge.core.config import FLASH, Variant
-from echoedge.core.nano import assets
-from echoedge.runtime.media import read_clip
-from echoedge.targets import released
+from echoedge.core.model import architecture
+from echoedge.core.weights import checkpoints
+from echoedge.core.weights.nano import assets
+from echoedge.runtime.export import released
+from echoedge.runtime.play.media import read_clip
 
 from .commands import Run
 from .core.tiny_checkpoint import playable_sizes
-from .targets.test_released import Inline
+from .runtime.test_released import Inline
 
 README = Path(__file__).parents[1] / "README.md"
 SMALLER = ("--decoders", "tiny", "--size", "32x48", "--frames", "9")  # for the time that full size takes to compile

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from echoedge.core import architecture, checkpoints
 from echoedge.core.config import Variant
-from echoedge.core.nano import assets
-from echoedge.runtime.media import read_clip
+from echoedge.core.model import architecture
+from echoedge.core.weights import checkpoints
+from echoedge.core.weights.nano import assets
+from echoedge.runtime.play.media import read_clip
 
 from .commands import Ended, Run
 from .core.tiny_checkpoint import playable_sizes

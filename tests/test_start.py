@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from echoedge.core.nano import assets
+from echoedge.core.weights.nano import assets
 
 DEMO = assets() / "demo"
 # Runs a command and tells of its modules: third parties' by name, and our own that hold torch.
@@ -85,8 +85,8 @@ def test_what_plays_imports_no_exporter(command: str, bundle_path: Path, tmp_pat
 
 
 def test_an_exporter_would_be_seen() -> None:
-    seen = unwanted("import executorch.runtime, echoedge.core.transformer", with_torch=True)
-    assert {"torchao", "executorch.exir", "executorch.runtime", "echoedge.core.transformer"} <= seen
+    seen = unwanted("import executorch.runtime, echoedge.core.model.transformer", with_torch=True)
+    assert {"torchao", "executorch.exir", "executorch.runtime", "echoedge.core.model.transformer"} <= seen
     assert unwanted("import torch", with_torch=False) >= {"torch"}
     assert "scipy" in unwanted("import scipy.signal", with_torch=True)
     assert not any(name.split(".")[0] in HEAVY or name in HEAVY for name in allowed(with_torch=True))

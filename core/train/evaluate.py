@@ -19,7 +19,6 @@ from scipy.ndimage import gaussian_filter
 
 from ..config import NANO_CLIP, ClipSpec
 from ..errors import InputError
-from ..inputs import byte_ids, frame_windows
 from ..metrics.drift import background_drift
 from ..metrics.following import Landmarks, SmileReader, fit_smile, head_action, head_track, mouth_picture
 from ..metrics.frechet import frechet_video_distance
@@ -29,10 +28,11 @@ from ..metrics.lipsync import correlation, lag, lipsync, shuffled_lipsync
 from ..metrics.motion import mouth_motion
 from ..metrics.mouth import mouth_amplitude, mouth_opening
 from ..metrics.psnr import psnr
+from ..model.masks import Box, condition_latents, mask_latents, parse_tasks, task_mask
+from ..model.programs import Model
+from ..model.vae import VAE
 from ..plan import SamplingPlan, advance, guide, noise
-from ..programs import Model
-from ..tasks import Box, condition_latents, mask_latents, parse_tasks, task_mask
-from ..vae import VAE
+from ..sampling.inputs import byte_ids, frame_windows
 from .puppets import FACE_ACTIONS, HELD_OUT_SEED, Identity, PuppetClip, Regions, draw_clip, regions
 from .soup import has_audio, picture_of
 from .train_vae import video_tensor

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..config import NANO_CLIP, ClipSpec
 from ..errors import InputError
-from ..programs import Model
+from ..model.programs import Model
 from .pool import Pool
 from .preference import ALL_BUT_LATENT, Negative
 from .puppets import PuppetClip

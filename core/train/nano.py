@@ -16,9 +16,9 @@ import torch
 from ..config import NANO
 from ..errors import ConfigError
 from ..files import atomic_file
-from ..nano import load_nano, save_nano
-from ..samplers import PLAN_PRESETS, build_plan
-from ..vae import VAE
+from ..model.vae import VAE
+from ..plan.samplers import PLAN_PRESETS, build_plan
+from ..weights.nano import load_nano, save_nano
 from ..work import WorkFolder
 from .curves import training_curves
 from .distributed import World

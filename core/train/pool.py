@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config import NANO_CLIP, ClipSpec
 from ..errors import ConfigError
 from ..files import atomic_file
-from ..inputs import byte_ids
+from ..sampling.inputs import byte_ids
 from .puppets import PuppetClip, draw_clip
 
 

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError
+from ..model.masks import Task, parse_tasks
 from ..plan import Branch, check_number
-from ..tasks import Task, parse_tasks
 
 MODALITIES = ("text", "image", "audio")
 _WITHOUT_PICTURE = frozenset({Task.T2V, Task.A2V})
@@ -38,7 +38,7 @@ def has_audio(name: str) -> bool:
 
 @dataclass(frozen=True)
 class TaskSoup:
-    """The mixture: names of tasks joined by "+" (`core.tasks`) and their weights, above 0, of any sum.
+    """The mixture: names of tasks joined by "+" (`core.model.masks`) and their weights, above 0, of any sum.
 
     With `hard`, one of the names, training starts on that task alone, and after n steps the weights are `decay`^n of the way from
     the mixture to it (0 ≤ decay < 1). `mislabelled` (0 … below 1) is the share of samples that show another task's mask.

@@ -26,13 +26,13 @@ import torch
 from torch import Tensor, nn
 
 from ..config import NANO_CLIP, ClipSpec, ModelConfig
-from ..encoders import NanoEncoders
 from ..errors import ConfigError
-from ..inputs import frame_windows
+from ..model.encoders import NanoEncoders
+from ..model.masks import Box, Task, condition_latents, mask_latents, parse_tasks, task_mask
+from ..model.transformer import DiT
+from ..model.vae import VAE
 from ..plan import check_choice
-from ..tasks import Box, Task, condition_latents, mask_latents, parse_tasks, task_mask
-from ..transformer import DiT
-from ..vae import VAE
+from ..sampling.inputs import frame_windows
 from .checkpoint import fingerprint, load_checkpoint, options_of, require_options, save_checkpoint
 from .distributed import World, copy_parameters, load_optimiser, load_whole, spread, whole
 from .pool import Asked, Pool, Source

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..vae import VAE, CausalConv3d, Downsample, Stream, Upsample
+from ..model.vae import VAE, CausalConv3d, Downsample, Stream, Upsample
 from .checkpoint import fingerprint, load_checkpoint, options_of, require_options, save_checkpoint
 from .muon import Muon
 from .pool import Pool

@@ -53,7 +53,7 @@ def open_engine(bundle: Bundle, name: str = "auto", clip: ClipSpec | None = None
 def threads_of(engine: Engine) -> int:
     """How many threads an engine runs on now."""
     if engine.name == "executorch":
-        from ...targets.program_file import threads
+        from ...targets.executorch.program_file import threads
 
         return threads()
     import torch

@@ -8,8 +8,8 @@ from ...core.bundle import Bundle, Program
 from ...core.config import ClipSpec
 from ...core.errors import EngineError
 from ...core.files import available_memory
-from ...targets.backends import BACKENDS
-from ...targets.program_file import ProgramFile, registered_backends, set_threads
+from ...targets.executorch.backends import BACKENDS
+from ...targets.executorch.program_file import ProgramFile, registered_backends, set_threads
 from .base import Array, check_inputs
 
 LOADED_PER_BYTE = 2  # a file is mapped, and XNNPACK packs a copy of its weights

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...core.attention import Riflex
-from ...core.conditions import Conditions
 from ...core.config import ModelConfig
 from ...core.errors import EngineError
-from ...core.programs import CONDITION_INPUTS
-from ...core.transformer import DiT
+from ...core.model.attention import Riflex
+from ...core.model.conditions import Conditions
+from ...core.model.programs import CONDITION_INPUTS
+from ...core.model.transformer import DiT
 
 Loader = Callable[[], nn.Module]
 # Which part of the model each program needs.

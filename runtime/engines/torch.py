@@ -8,8 +8,8 @@ import torch
 
 from ...core.bundle import Bundle
 from ...core.errors import EngineError
-from ...core.nano import load_nano, nano_digest
-from ...core.programs import Program, build_programs
+from ...core.model.programs import Program, build_programs
+from ...core.weights.nano import load_nano, nano_digest
 from .base import Array, check_inputs, contiguous
 
 

@@ -32,11 +32,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from echoedge.core.attention import CrossAttention, LayerConditions, rope_tables
 from echoedge.core.config import FLASH, PRESETS, ClipSpec, ModelConfig
-from echoedge.core.inputs import collapse_padding
-from echoedge.core.transformer import Block
-from echoedge.targets.half_products import Products, multiplies_bfloat16
+from echoedge.core.model.attention import CrossAttention, LayerConditions, rope_tables
+from echoedge.core.model.transformer import Block
+from echoedge.core.sampling.inputs import collapse_padding
+from echoedge.targets.executorch.half_products import Products, multiplies_bfloat16
 
 CLIPS = {448: ClipSpec(128, 128, 25), 1792: ClipSpec(256, 256, 25), 5376: ClipSpec(448, 448, 25)}
 SETTINGS = ("same-step", "published")
@@ -317,10 +317,10 @@ def echoedge(weights: str, products: Products = "fp32") -> Callable[[Task], Call
     def peer(task: Task) -> Call:
         from executorch.extension.pybindings import portable_lib
 
-        from echoedge.core.programs import Method
+        from echoedge.core.model.programs import Method
         from echoedge.quantize.recipes import PRESETS as RECIPES
-        from echoedge.targets.executorch import compile_program
-        from echoedge.targets.half_products import products_in
+        from echoedge.targets.executorch.half_products import products_in
+        from echoedge.targets.executorch.lower import compile_program
 
         job = task.work()
         inputs = dict(zip(NAMES["same-step"], job.inputs("same-step", seed=1), strict=True))

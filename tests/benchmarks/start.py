@@ -20,8 +20,8 @@ import time
 import wave
 from pathlib import Path
 
-from echoedge.core.nano import assets
-from echoedge.runtime.bench import device_name
+from echoedge.core.weights.nano import assets
+from echoedge.runtime.bench.clip import device_name
 
 SPEECH_SECONDS = 0.3
 

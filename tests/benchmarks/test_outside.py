@@ -1,4 +1,4 @@
-"""What ExecuTorch's own kernels take here, the constants of targets/outside.py:
+"""What ExecuTorch's own kernels take here, the constants of targets/executorch/outside.py:
 
     pytest --benchmark-only tests/benchmarks/test_outside.py
 
@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from echoedge.targets.gate import flops
-from echoedge.targets.outside import Alone
+from echoedge.targets.executorch.gate import flops
+from echoedge.targets.executorch.outside import Alone
 
 from ..targets.test_outside import X, node_of
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from echoedge.core.config import NANO, ClipSpec
-from echoedge.core.transformer import Block
+from echoedge.core.model.transformer import Block
 
 from ..core.tiny import randomised
 from .peers import PEERS, Row, Work, _once, bars, by_default, psnr

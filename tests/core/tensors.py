@@ -1,4 +1,4 @@
-"""What core/inputs.py computes on arrays, for tests that hold tensors."""
+"""What core/sampling/inputs.py computes on arrays, for tests that hold tensors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from echoedge.core import inputs
+from echoedge.core.sampling import inputs
 
 
 def byte_ids(prompt: str, text_len: int) -> tuple[Tensor, int]:

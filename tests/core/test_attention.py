@@ -1,4 +1,4 @@
-"""core/attention.py: against upstream's rotary tables and independent float64 implementations in numpy."""
+"""core/model/attention.py: against upstream's rotary tables and independent float64 implementations in numpy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from echoedge.core.attention import Attention, CrossAttention, LayerConditions, Riflex, Rotary, SelfAttention, rope_tables
+from echoedge.core.model.attention import Attention, CrossAttention, LayerConditions, Riflex, Rotary, SelfAttention, rope_tables
 
 from ..upstream.goldens import golden
 from .tiny import randomised, tiny_config

@@ -1,4 +1,4 @@
-"""core/bundle.py: writing, reading, and what a manifest refuses."""
+"""core/bundle/manifest.py: writing, reading, and what a manifest refuses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from echoedge.core import bundle as module
 from echoedge.core.bundle import (
     FORMAT,
     MANIFEST,
@@ -37,6 +36,7 @@ from echoedge.core.bundle import (
     TensorSpec,
     folder_sha256,
 )
+from echoedge.core.bundle import manifest as module
 from echoedge.core.config import FLASH, NANO, NANO_CLIP, ClipSpec
 from echoedge.core.errors import BundleError, OutputError, ResourceError
 from echoedge.core.plan import Branch, SamplingPlan

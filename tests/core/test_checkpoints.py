@@ -1,4 +1,4 @@
-"""core/checkpoints.py: finding the files, strict accounts of their tensors, what a wrong file probably is, and loading."""
+"""core/weights/checkpoints.py: finding the files, strict accounts of their tensors, what a wrong file probably is, and loading."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from echoedge.core import checkpoints
-from echoedge.core.architecture import TransformerLayout, VAELayout
-from echoedge.core.checkpoints import (
+from echoedge.core.config import FLASH, PREVIEW, ModelConfig, Variant
+from echoedge.core.errors import CheckpointError, ConfigError
+from echoedge.core.model.architecture import TransformerLayout, VAELayout
+from echoedge.core.weights import checkpoints
+from echoedge.core.weights.checkpoints import (
     BASE_FOLDER,
     NEEDED_FOR,
     Account,
@@ -31,8 +33,6 @@ from echoedge.core.checkpoints import (
     load_transformer,
     load_vae,
 )
-from echoedge.core.config import FLASH, PREVIEW, ModelConfig, Variant
-from echoedge.core.errors import CheckpointError, ConfigError
 
 from .tiny import tiny_config, tiny_dit, tiny_inputs, tiny_vae
 from .tiny_checkpoint import (

@@ -1,4 +1,4 @@
-"""core/checkpoints.py at full size: what loading the released flash transformer costs. Writes 3.7 GB; run with -m slow."""
+"""core/weights/checkpoints.py at full size: what loading the released flash transformer costs. Writes 3.7 GB; run with -m slow."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from echoedge.core.checkpoints import OVERLAY_FILE, Checkpoint
-from echoedge.core.random_checkpoint import write_random_checkpoint
+from echoedge.core.weights.checkpoints import OVERLAY_FILE, Checkpoint
+from echoedge.core.weights.random_checkpoint import write_random_checkpoint
 
 LOADING = """
 import json, sys
 import torch
-from echoedge.core.checkpoints import Checkpoint, load_transformer
+from echoedge.core.weights.checkpoints import Checkpoint, load_transformer
 
 def memory():
     own = dict(line.split(":", 1) for line in open("/proc/self/status") if line.startswith(("VmRSS", "VmHWM", "RssAnon")))

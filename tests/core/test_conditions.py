@@ -1,4 +1,4 @@
-"""core/conditions.py: audio windows and token slices, the exact collapse of text padding, and their errors."""
+"""core/model/conditions.py: audio windows and token slices, the exact collapse of text padding, and their errors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from echoedge.core.attention import CrossAttention
-from echoedge.core.conditions import AudioInjection, AudioToTokens, Conditions, face_mask, token_slices
 from echoedge.core.config import AudioConfig
 from echoedge.core.errors import ConfigError
-from echoedge.core.inputs import frame_windows
-from echoedge.core.tasks import Box
+from echoedge.core.model.attention import CrossAttention
+from echoedge.core.model.conditions import AudioInjection, AudioToTokens, Conditions, face_mask, token_slices
+from echoedge.core.model.masks import Box
+from echoedge.core.sampling.inputs import frame_windows
 
 from ..upstream.checks_conditions import injected_rows
 from .tensors import collapse_padding, pad_text

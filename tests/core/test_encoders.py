@@ -1,4 +1,4 @@
-"""core/encoders.py: log-mel energies against numpy's FFT, chunks against the whole, bytes of any language."""
+"""core/model/encoders.py: log-mel energies against numpy's FFT, chunks against the whole, bytes of any language."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from scipy.signal import get_window
 
 from echoedge.core.config import NANO, NANO_CLIP
-from echoedge.core.encoders import LogMel, NanoAudioEncoder, NanoEncoders, NanoImageEncoder, NanoTextEncoder
-from echoedge.core.inputs import PAD_ID
+from echoedge.core.model.encoders import LogMel, NanoAudioEncoder, NanoEncoders, NanoImageEncoder, NanoTextEncoder
+from echoedge.core.sampling.inputs import PAD_ID
 
 from .tensors import byte_ids
 from .tiny import randomised

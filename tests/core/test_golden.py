@@ -1,4 +1,4 @@
-"""core/golden.py: recorded calls find what computes something else, also where inputs come from other calls."""
+"""core/bundle/golden.py: recorded calls find what computes something else, also where inputs come from other calls."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from echoedge.core.bundle.golden import Given, Golden, compare
 from echoedge.core.errors import BundleError
-from echoedge.core.golden import Given, Golden, compare
 
 X = np.linspace(-1, 1, 1000, dtype=np.float32)
 

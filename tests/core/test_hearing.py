@@ -1,4 +1,4 @@
-"""core/hearing.py: a voice heard in parts is the voice heard at once."""
+"""core/sampling/hearing.py: a voice heard in parts is the voice heard at once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import nn
 from echoedge.core.bundle import Hearing
 from echoedge.core.config import ClipSpec, Variant
 from echoedge.core.errors import BundleError
-from echoedge.core.hearing import hear, hearing_of, lengthened, lower_factor, moments, normalised, readings, window_inputs
-from echoedge.core.pretrained_speech import SpeechEncoder, SpeechEncoderConfig
-from echoedge.core.programs import audio_encoder_program, hearing_for
+from echoedge.core.model.pretrained_speech import SpeechEncoder, SpeechEncoderConfig
+from echoedge.core.model.programs import audio_encoder_program, hearing_for
+from echoedge.core.sampling.hearing import hear, hearing_of, lengthened, lower_factor, moments, normalised, readings, window_inputs
 from echoedge.core.train.speech import synthesise
 
 from .tiny import randomised, tiny_config

@@ -1,4 +1,4 @@
-"""core/inputs.py: known frames on arrays are the task masks of the model on tensors.
+"""core/sampling/inputs.py: known frames on arrays are the task masks of the model on tensors.
 
 Prompts are in test_conditions.py and test_encoders.py.
 """
@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from echoedge.core.config import ClipSpec
-from echoedge.core.inputs import known_latents
-from echoedge.core.tasks import condition_latents
+from echoedge.core.model.masks import condition_latents
+from echoedge.core.sampling.inputs import known_latents
 
 from .tiny import tiny_config, tiny_vae
 

@@ -1,4 +1,4 @@
-"""core/long_video.py: no frame is lost, chunks join into the clip in constant memory, and upstream's way is there as an option.
+"""core/plan/long_video.py: no frame is lost, chunks join into the clip in constant memory, and upstream's way is an option.
 
 Upstream's recorded chunks and clips: tests/upstream/checks_frames.py.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from echoedge.core.errors import ConfigError, InputError
-from echoedge.core.long_video import Chunk, ChunkJoiner, Frames, cross_fade, pixel_chunks, to_uint8
+from echoedge.core.plan.long_video import Chunk, ChunkJoiner, Frames, cross_fade, pixel_chunks, to_uint8
 
 SETTINGS = [(25, 5), (113, 8), (9, 8), (5, 1), (25, 24), (13, 7)]  # length, overlap
 

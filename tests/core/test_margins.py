@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from echoedge.core.errors import InputError
-from echoedge.core.nano import load_nano
-from echoedge.core.programs import Model
+from echoedge.core.model.programs import Model
+from echoedge.core.model.transformer import DiT
 from echoedge.core.train.evaluate import held_out
 from echoedge.core.train.margins import preference_margins
 from echoedge.core.train.preference import ALL_BUT_LATENT, Negative
-from echoedge.core.transformer import DiT
+from echoedge.core.weights.nano import load_nano
 
 from .tiny import randomised
 

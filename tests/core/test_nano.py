@@ -1,4 +1,4 @@
-"""core/nano.py: the weights that ship load strictly, files that are not theirs are refused, and what ships is good."""
+"""core/weights/nano.py: the weights that ship load strictly, files that are not theirs are refused, and what ships is good."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor
 from echoedge.core.config import NANO
 from echoedge.core.errors import CheckpointError
 from echoedge.core.files import file_sha256
-from echoedge.core.nano import assets, load_nano, nano_digest, save_nano, weights_path
-from echoedge.core.programs import Model
-from echoedge.core.samplers import PLAN_PRESETS, build_plan
+from echoedge.core.model.programs import Model
+from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
 from echoedge.core.train.evaluate import ClipScore, VAEScore, generate, held_out, score_clips, score_vae
 from echoedge.core.train.puppets import HELD_OUT_SEED, draw_clip
 from echoedge.core.train.speech import espeak, espeak_available
+from echoedge.core.weights.nano import assets, load_nano, nano_digest, save_nano, weights_path
 
 Tensors = dict[str, Tensor]
 

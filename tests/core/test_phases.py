@@ -1,4 +1,4 @@
-"""core/phases.py: PNG phases and PhDA weights over the timestep."""
+"""core/plan/phases.py: PNG phases and PhDA weights over the timestep."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from echoedge.core.errors import ConfigError
-from echoedge.core.phases import Phase, PhaseWeights, check_phases, phase_terms
 from echoedge.core.plan import Branch
+from echoedge.core.plan.phases import Phase, PhaseWeights, check_phases, phase_terms
 
 TIMESTEPS = [999.0, 937.0, 833.0, 624.0]  # flash, UniPC, 4 steps, shift 5
 ONES = (1.0, 1.0, 1.0)

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from echoedge.core.errors import CheckpointError, ConfigError, InputError
-from echoedge.core.pretrained import EncoderConfig
-from echoedge.core.pretrained_image import CLIP_VIT_H, PictureEncoderConfig
-from echoedge.core.pretrained_speech import WAV2VEC2_BASE, SpeechEncoderConfig, fold_weight_norm
-from echoedge.core.pretrained_text import UMT5_XXL, PromptEncoderConfig, PromptTokenizer
+from echoedge.core.model.pretrained import EncoderConfig
+from echoedge.core.model.pretrained_image import CLIP_VIT_H, PictureEncoderConfig
+from echoedge.core.model.pretrained_speech import WAV2VEC2_BASE, SpeechEncoderConfig, fold_weight_norm
+from echoedge.core.model.pretrained_text import UMT5_XXL, PromptEncoderConfig, PromptTokenizer
 
 PROMPT = PromptEncoderConfig(vocab=50, dim=24, attention_dim=16, ffn_dim=40, heads=4, layers=2, buckets=8, max_distance=16)
 PICTURE = PictureEncoderConfig(image_size=16, patch=4, dim=24, heads=3, layers=3, mlp_dim=40)

@@ -1,4 +1,4 @@
-"""core/programs.py: every method runs and returns what it declares, and the programs together are the model."""
+"""core/model/programs.py: every method runs and returns what it declares, and the programs together are the model."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from echoedge.core.architecture import skeleton
-from echoedge.core.conditions import Conditions
 from echoedge.core.config import ClipSpec, ModelConfig, Variant
-from echoedge.core.encoders import NanoEncoders
-from echoedge.core.hearing import hearing_of, moments, normalised, window_inputs
-from echoedge.core.pretrained_image import PictureEncoder, PictureEncoderConfig
-from echoedge.core.pretrained_speech import SpeechEncoder, SpeechEncoderConfig
-from echoedge.core.programs import (
+from echoedge.core.model.architecture import skeleton
+from echoedge.core.model.conditions import Conditions
+from echoedge.core.model.encoders import NanoEncoders
+from echoedge.core.model.pretrained_image import PictureEncoder, PictureEncoderConfig
+from echoedge.core.model.pretrained_speech import SpeechEncoder, SpeechEncoderConfig
+from echoedge.core.model.programs import (
     CONDITION_INPUTS,
     Method,
     Model,
@@ -29,9 +28,10 @@ from echoedge.core.programs import (
     vae_decode_program,
     vae_encode_program,
 )
-from echoedge.core.tiny_vae import TinyVAE, TinyVAEConfig
-from echoedge.core.transformer import DiT
-from echoedge.core.vae import VAE
+from echoedge.core.model.tiny_vae import TinyVAE, TinyVAEConfig
+from echoedge.core.model.transformer import DiT
+from echoedge.core.model.vae import VAE
+from echoedge.core.sampling.hearing import hearing_of, moments, normalised, window_inputs
 
 from .tensors import collapse_padding, pad_text
 from .tiny import TINY_CLIP, randomised, tiny_config, tiny_dit, tiny_inputs, tiny_vae

@@ -1,4 +1,4 @@
-"""core/random_checkpoint.py: the layout and sizes of the released files, the numbers in them, and how they get onto the disk."""
+"""core/weights/random_checkpoint.py: the layout and sizes of the released files, their numbers, and how they get onto the disk."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from echoedge.core import files, random_checkpoint
-from echoedge.core.architecture import Architecture
-from echoedge.core.checkpoints import (
+from echoedge.core import files
+from echoedge.core.config import PRESETS, Variant
+from echoedge.core.errors import ConfigError, OutputError, ResourceError
+from echoedge.core.model.architecture import Architecture
+from echoedge.core.weights import random_checkpoint
+from echoedge.core.weights.checkpoints import (
     BASE_FOLDER,
     NEEDED_FOR,
     OVERLAY_FILE,
@@ -35,9 +38,7 @@ from echoedge.core.checkpoints import (
     load_transformer,
     load_vae,
 )
-from echoedge.core.config import PRESETS, Variant
-from echoedge.core.errors import ConfigError, OutputError, ResourceError
-from echoedge.core.random_checkpoint import (
+from echoedge.core.weights.random_checkpoint import (
     RECORD,
     RELEASED_TYPES,
     draw,

@@ -1,4 +1,4 @@
-"""core/records.py: what was measured lies beside the manifest, is of one manifest and one engine, and breaks nothing."""
+"""core/bundle/records.py: what was measured lies beside the manifest, is of one manifest and one engine, and breaks nothing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from echoedge.core.bundle import MANIFEST, Bundle
+from echoedge.core.bundle.records import Verb, read_records, write_record
 from echoedge.core.errors import BundleError, OutputError
-from echoedge.core.records import Verb, read_records, write_record
 
 
 def kept(bundle: Bundle, verb: Verb = "verify", engine: str = "executorch", **figures: Any) -> Path:

@@ -1,4 +1,4 @@
-"""core/samplers.py: plans against diffusers' schedulers, guidance, and upstream's reuse decisions."""
+"""core/plan/samplers.py: plans against diffusers' schedulers, guidance, and upstream's reuse decisions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from echoedge.core.errors import ConfigError
-from echoedge.core.phases import Phase, PhaseWeights
 from echoedge.core.plan import SamplingPlan, WindowRule, advance, guide
-from echoedge.core.samplers import (
+from echoedge.core.plan.phases import Phase, PhaseWeights
+from echoedge.core.plan.samplers import (
     PLAN_PRESETS,
     SCHEDULES,
     SOLVERS,

@@ -1,4 +1,4 @@
-"""core/streamed.py: blocks read one at a time compute what the whole model computes."""
+"""core/weights/streamed.py: blocks read one at a time compute what the whole model computes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from echoedge.core.checkpoints import Checkpoint, load_transformer
 from echoedge.core.config import Variant
 from echoedge.core.errors import CheckpointError
-from echoedge.core.streamed import StreamedBlocks, stream_transformer
+from echoedge.core.weights.checkpoints import Checkpoint, load_transformer
+from echoedge.core.weights.streamed import StreamedBlocks, stream_transformer
 
 from .tiny import TINY_CLIP, tiny_inputs
 from .tiny_checkpoint import playable_sizes

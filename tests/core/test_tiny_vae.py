@@ -1,4 +1,4 @@
-"""core/tiny_vae.py: streaming against whole clips, what memory and trimming are for, export, and which weights are refused.
+"""core/model/tiny_vae.py: streaming against whole clips, what memory and trimming are for, export, and which weights are refused.
 
 Upstream's recorded values: tests/upstream/checks_tiny_vae.py.
 """
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from echoedge.core.config import FLASH
 from echoedge.core.errors import CheckpointError, ConfigError
-from echoedge.core.programs import StreamChunk
-from echoedge.core.tiny_vae import TAEW, Grow, MemoryBlock, TinyVAE, TinyVAEConfig
-from echoedge.core.vae import VAE, Stream
+from echoedge.core.model.programs import StreamChunk
+from echoedge.core.model.tiny_vae import TAEW, Grow, MemoryBlock, TinyVAE, TinyVAEConfig
+from echoedge.core.model.vae import VAE, Stream
 
 from .tiny import randomised
 

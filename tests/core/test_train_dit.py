@@ -14,7 +14,7 @@ from torch import Tensor
 from echoedge.core import files
 from echoedge.core.config import ModelConfig
 from echoedge.core.errors import ConfigError
-from echoedge.core.tasks import Box, Task, condition_latents, mask_latents, parse_tasks, task_mask
+from echoedge.core.model.masks import Box, Task, condition_latents, mask_latents, parse_tasks, task_mask
 from echoedge.core.train import checkpoint
 from echoedge.core.train import train_dit as module
 from echoedge.core.train.checkpoint import load_checkpoint, save_checkpoint

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from echoedge.core.errors import ConfigError
-from echoedge.core.phases import Phase
-from echoedge.core.samplers import NoGuidance, PlanOptions, build_plan
+from echoedge.core.plan.phases import Phase
+from echoedge.core.plan.samplers import NoGuidance, PlanOptions, build_plan
 from echoedge.core.train.preference import NDPO, Captions, Negative, fade_identity, freeze_latent, freeze_mouth, ndpo_loss
 from echoedge.core.train.soup import ModalSoup
 from echoedge.core.train.train_dit import NanoModel, assemble, draw, preference_loss, sft_loss, weighted_error

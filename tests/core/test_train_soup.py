@@ -7,7 +7,7 @@ import pytest
 
 from echoedge.core.errors import ConfigError
 from echoedge.core.plan import Branch
-from echoedge.core.samplers import PLAN_PRESETS, build_plan
+from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
 from echoedge.core.train.soup import ModalSoup, TaskSoup, has_audio, picture_of
 
 # ---- tasks -----------------------------------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ import torch
 
 from echoedge.core.config import NANO, ModelConfig, VAEConfig
 from echoedge.core.errors import ConfigError
+from echoedge.core.model.vae import VAE, CausalConv3d
 from echoedge.core.train import train_vae as module
 from echoedge.core.train.pool import Pool
 from echoedge.core.train.puppets import draw_clip
 from echoedge.core.train.train_vae import VAETraining, draw_frames, picture_loss, train_vae
-from echoedge.core.vae import VAE, CausalConv3d
 
 SMALL: ModelConfig = replace(NANO, vae=VAEConfig(4, (1, 2, 2, 2), 1, latents_mean=(0.0,) * 16, latents_std=(1.0,) * 16))
 SHORT = VAETraining(image_steps=30, image_batch=4, image_rate=0.02, clip_steps=2, lengths=(5,), frames_per_step=10, ema=0.9)

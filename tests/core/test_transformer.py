@@ -1,4 +1,4 @@
-"""core/transformer.py: what recorded velocities depend on, the released checkpoints' tensors, the ways to split an evaluation."""
+"""core/model/transformer.py: what velocities depend on, the released checkpoints' tensors, ways to split an evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from echoedge.core.config import FLASH, PREVIEW, ModelConfig
-from echoedge.core.transformer import DiT, PatchEmbedding, patchify, unpatchify
+from echoedge.core.model.transformer import DiT, PatchEmbedding, patchify, unpatchify
 
 from ..upstream.checks_transformer import arguments_of, config_of, dit_of
 from ..upstream.goldens import Golden, excess, golden

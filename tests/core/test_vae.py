@@ -1,4 +1,4 @@
-"""core/vae.py: which weights recorded clips depend on, streaming against whole clips, the size of Wan 2.1's autoencoder."""
+"""core/model/vae.py: which weights recorded clips depend on, streaming against whole clips, the size of Wan 2.1's autoencoder."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from echoedge.core.config import FLASH, NANO, VAEConfig
 from echoedge.core.errors import ConfigError
+from echoedge.core.model.vae import VAE, CausalConv3d, ChannelNorm, NearestDouble
 from echoedge.core.train.train_vae import inflate
-from echoedge.core.vae import VAE, CausalConv3d, ChannelNorm, NearestDouble
 
 from ..upstream.checks_vae import channels_first, decode_streaming, encode_streaming, in_chunks, vae_of
 from ..upstream.goldens import excess, golden

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from echoedge.core.config import AudioConfig, ClipSpec, ModelConfig, VAEConfig, Variant
-from echoedge.core.transformer import DiT
-from echoedge.core.vae import VAE
+from echoedge.core.model.transformer import DiT
+from echoedge.core.model.vae import VAE
 
 TINY_CLIP = ClipSpec(height=32, width=48, frames=9)  # 3 latent frames of 4x6, 6 tokens each
 

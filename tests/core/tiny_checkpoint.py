@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from echoedge.core.architecture import Architecture, TextTowerConfig
-from echoedge.core.checkpoints import BASE_FOLDER, SPEECH_FOLDERS
 from echoedge.core.config import AudioConfig, VAEConfig, Variant
-from echoedge.core.pretrained import EncoderConfig
-from echoedge.core.pretrained_image import PictureEncoderConfig
-from echoedge.core.pretrained_speech import SpeechEncoderConfig
-from echoedge.core.pretrained_text import PromptEncoderConfig
-from echoedge.core.tiny_vae import TinyVAEConfig
+from echoedge.core.model.architecture import Architecture, TextTowerConfig
+from echoedge.core.model.pretrained import EncoderConfig
+from echoedge.core.model.pretrained_image import PictureEncoderConfig
+from echoedge.core.model.pretrained_speech import SpeechEncoderConfig
+from echoedge.core.model.pretrained_text import PromptEncoderConfig
+from echoedge.core.model.tiny_vae import TinyVAEConfig
+from echoedge.core.weights.checkpoints import BASE_FOLDER, SPEECH_FOLDERS
 
 from .tiny import tiny_config, tiny_dit, tiny_vae
 

@@ -256,8 +256,8 @@ def compiled_agreement(compiled: WeightRecipe, eager: WeightRecipe, call: tuple[
     from executorch.runtime import Runtime
 
     from echoedge.core.metrics.psnr import psnr
-    from echoedge.core.programs import Method
-    from echoedge.targets.executorch import compile_program
+    from echoedge.core.model.programs import Method
+    from echoedge.targets.executorch.lower import compile_program
 
     inputs = dict(zip(("x", "factor"), call, strict=True))
     path = compile_program("p", {"forward": Method(TwoLayers(), inputs, ["y"])}, compiled, folder).path

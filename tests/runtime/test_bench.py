@@ -1,4 +1,4 @@
-"""runtime/bench.py: figures that belong together, with their conditions; under --benchmark-only, benchmarks too."""
+"""runtime/bench/clip.py: figures that belong together, with their conditions; under --benchmark-only, benchmarks too."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import torch
 from echoedge.core.bundle import Bundle
 from echoedge.core.errors import EngineError, ResourceError
 from echoedge.core.memory import peak_bytes
-from echoedge.runtime import bench
-from echoedge.runtime.bench import Speed, device_name, measure, measure_apart
+from echoedge.runtime.bench import clip as bench
+from echoedge.runtime.bench.clip import Speed, device_name, measure, measure_apart
 from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.base import Array, Engine
 from echoedge.runtime.engines.torch import TorchEngine
-from echoedge.runtime.parity import demo_case
-from echoedge.runtime.player import STAGES
-from echoedge.runtime.setting import Wanted
-from echoedge.targets.program_file import set_threads
-from echoedge.targets.program_file import threads as program_threads
+from echoedge.runtime.play.player import STAGES
+from echoedge.runtime.play.setting import Wanted
+from echoedge.runtime.verify.parity import demo_case
+from echoedge.targets.executorch.program_file import set_threads
+from echoedge.targets.executorch.program_file import threads as program_threads
 
 from ..bundles import CLIP, small_engine, small_plan, small_programs
 from ..targets import stand_ins

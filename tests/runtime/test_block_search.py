@@ -1,4 +1,4 @@
-"""runtime/block_search.py on a checkpoint of toy width: every layer is measured against what it does to its block, in any order."""
+"""runtime/studies/block_search.py at toy width: every layer is measured by what it does to its block, in any order."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from echoedge.core.checkpoints import Checkpoint
 from echoedge.core.config import FLASH, ClipSpec, ModelConfig, Variant
 from echoedge.core.errors import ConfigError
+from echoedge.core.model.transformer import DiT
 from echoedge.core.plan import SamplingPlan
-from echoedge.core.samplers import build_plan
-from echoedge.core.transformer import DiT
+from echoedge.core.plan.samplers import build_plan
+from echoedge.core.weights.checkpoints import Checkpoint
 from echoedge.quantize.search import Journal
-from echoedge.runtime.block_search import (
+from echoedge.runtime.play.reference import Settings, plan_options
+from echoedge.runtime.studies.block_search import (
     checkpoint_basis,
     drawn_inputs,
     find_for_blocks,
@@ -25,8 +26,7 @@ from echoedge.runtime.block_search import (
     spread,
     statistics,
 )
-from echoedge.runtime.recipe_search import Target
-from echoedge.runtime.reference import Settings, plan_options
+from echoedge.runtime.studies.recipe_search import Target
 
 from ..core.tiny import TINY_CLIP, tiny_config, tiny_dit
 

@@ -1,4 +1,4 @@
-"""runtime/calibration.py: what is recorded is what nano is given, and none of it is held out."""
+"""runtime/studies/calibration.py: what is recorded is what nano is given, and none of it is held out."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from echoedge.core.config import NANO_CLIP
-from echoedge.core.nano import load_nano
-from echoedge.core.programs import Denoise, EncodeConditions, Model
-from echoedge.core.samplers import PLAN_PRESETS, build_plan
+from echoedge.core.model.programs import Denoise, EncodeConditions, Model
+from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
 from echoedge.core.train.evaluate import sample
 from echoedge.core.train.puppets import HELD_OUT_SEED, draw_clip
-from echoedge.runtime.calibration import CLIPS, FIRST_SEED, calibration_samples, record
+from echoedge.core.weights.nano import load_nano
+from echoedge.runtime.studies.calibration import CLIPS, FIRST_SEED, calibration_samples, record
 
 PLAN = build_plan(replace(PLAN_PRESETS["nano"], steps=2))
 

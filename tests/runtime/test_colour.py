@@ -1,4 +1,4 @@
-"""runtime/colour.py: LAB against published values, matched statistics, what is left alone, and upstream's 8 bits as an option.
+"""runtime/play/colour.py: LAB against published values, matched statistics, what is left alone, and upstream's 8 bits as an option.
 
 Upstream's recorded picture: tests/upstream/checks_frames.py.
 """
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from echoedge.core.errors import InputError
-from echoedge.runtime.colour import ColourMatcher, lab_to_rgb, match_colours, rgb_to_lab, rgb_to_lab8
+from echoedge.runtime.play.colour import ColourMatcher, lab_to_rgb, match_colours, rgb_to_lab, rgb_to_lab8
 
 EVERY_NINTH = np.stack(np.meshgrid(*[np.arange(0, 256, 9)] * 3, indexing="ij"), -1).reshape(1, -1, 3).astype(np.uint8)
 

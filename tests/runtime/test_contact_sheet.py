@@ -1,4 +1,4 @@
-"""runtime/contact_sheet.py: what is drawn where, and what is refused."""
+"""runtime/play/contact_sheet.py: what is drawn where, and what is refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from echoedge.core.errors import InputError
-from echoedge.runtime.contact_sheet import SheetRow, SheetStyle, contact_sheet
+from echoedge.runtime.play.contact_sheet import SheetRow, SheetStyle, contact_sheet
 
 STYLE = SheetStyle()
 RED, BLUE = (200, 30, 30), (30, 30, 200)

@@ -1,4 +1,4 @@
-"""runtime/hearing_study.py: what context buys, measured on the programs that bundles have."""
+"""runtime/studies/hearing_study.py: what context buys, measured on the programs that bundles have."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from echoedge.core.config import ClipSpec, Variant
-from echoedge.core.pretrained_speech import SpeechEncoder
-from echoedge.runtime.hearing_study import PAUSE_SECONDS, PAUSES, measure_contexts, voice_with_pauses
+from echoedge.core.model.pretrained_speech import SpeechEncoder
+from echoedge.runtime.studies.hearing_study import PAUSE_SECONDS, PAUSES, measure_contexts, voice_with_pauses
 
 from ..core.test_hearing import SPEECH
 from ..core.tiny import randomised, tiny_config

@@ -1,4 +1,4 @@
-"""runtime/loudness.py: pyloudnorm measures the same, whatever the sound, its length and its rate."""
+"""runtime/play/loudness.py: pyloudnorm measures the same, whatever the sound, its length and its rate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pyloudnorm import Meter
 
-from echoedge.runtime.loudness import integrated_loudness
+from echoedge.runtime.play.loudness import integrated_loudness
 
 TOLERANCE = 1e-9  # LU; at most 3e-14 was measured
 

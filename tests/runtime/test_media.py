@@ -1,4 +1,4 @@
-"""runtime/media.py: portraits and speech in every common format, what is refused, and clips that are written and read back."""
+"""runtime/play/media.py: portraits and speech in every common format, what is refused, and clips that are written and read back."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from PIL import Image
 from scipy.signal import resample_poly
 
 from echoedge.core.errors import EngineError, InputError, OutputError, ResourceError
-from echoedge.runtime import media
-from echoedge.runtime.media import (
+from echoedge.runtime.play import media
+from echoedge.runtime.play.media import (
     ClipWriter,
     clip_frames,
     fit_speech,
@@ -595,7 +595,7 @@ def test_interruption_leaves_nothing(error: type[BaseException], after: int, tmp
 
 FILMING = """
 import sys, time, numpy as np
-from echoedge.runtime.media import ClipWriter
+from echoedge.runtime.play.media import ClipWriter
 with ClipWriter(sys.argv[1], height=64, width=64, fps=25, audio=np.zeros(16000, np.float32)) as writer:
     for number in range(10**6):
         writer.write(np.full((64, 64, 3), number % 256, np.uint8))
@@ -699,7 +699,7 @@ def test_files_that_are_no_video(tmp_path: Path) -> None:
 ENCODES = """
 import hashlib, sys
 import numpy as np
-from echoedge.runtime.media import ClipWriter
+from echoedge.runtime.play.media import ClipWriter
 texture = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
 for height, width in ((64, 64), (48, 96), (80, 144)):
     with ClipWriter(sys.argv[1], height=height, width=width, fps=25, audio=np.zeros(6400, np.float32), force=True) as writer:

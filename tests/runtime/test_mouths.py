@@ -1,4 +1,4 @@
-"""runtime/mouths.py: what is kept of the mouth, of drawn clips whose mouths are known."""
+"""runtime/verify/mouths.py: what is kept of the mouth, of drawn clips whose mouths are known."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from echoedge.core.config import NANO_CLIP
 from echoedge.core.train.evaluate import held_out
-from echoedge.runtime import mouths
-from echoedge.runtime.mouths import PLAYED_FIRST, Mouth, mouth_of, mouths_of_bundle
+from echoedge.runtime.verify import mouths
+from echoedge.runtime.verify.mouths import PLAYED_FIRST, Mouth, mouth_of, mouths_of_bundle
 
 TRUTHS = held_out(3, PLAYED_FIRST)
 

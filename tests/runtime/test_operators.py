@@ -1,4 +1,4 @@
-"""runtime/operators.py: parts of a block, what they add up to, and the table that tells how fast they run."""
+"""runtime/bench/operators.py: parts of a block, what they add up to, and the table that tells how fast they run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ import torch
 from echoedge.core.config import FLASH, NANO, ClipSpec, ModelConfig
 from echoedge.core.errors import ConfigError
 from echoedge.quantize.recipes import PRESETS
-from echoedge.runtime import operators
-from echoedge.runtime.operators import OperatorSpeeds, Part, _rounds, compile_part, measure_operators, parts, peak_products
-from echoedge.targets.gate import flops
-from echoedge.targets.hoist import step_work
+from echoedge.runtime.bench import operators
+from echoedge.runtime.bench.operators import (
+    OperatorSpeeds,
+    Part,
+    _rounds,
+    compile_part,
+    measure_operators,
+    parts,
+    peak_products,
+)
+from echoedge.targets.executorch.gate import flops
+from echoedge.targets.rewrites.hoist import step_work
 
 from ..commands import Run
 from ..core.tiny import tiny_config

@@ -1,4 +1,4 @@
-"""runtime/parity.py: a sound bundle passes, and everything that is wrong with one fails where it is wrong."""
+"""runtime/verify/parity.py: a sound bundle passes, and everything that is wrong with one fails where it is wrong."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ import pytest
 from safetensors.numpy import save, save_file
 
 from echoedge.core.bundle import Bundle, Figures, Parity
+from echoedge.core.bundle.golden import GOLDEN, GOLDEN_INDEX, Given, Golden
 from echoedge.core.config import NANO, NANO_CLIP, ClipSpec
 from echoedge.core.errors import BundleError, EngineError, InputError
-from echoedge.core.golden import GOLDEN, GOLDEN_INDEX, Given, Golden
 from echoedge.core.metrics.agreement import demands, falls_short, figures, lowest, worst
-from echoedge.core.nano import load_nano, nano_digest
-from echoedge.core.programs import CONDITION_INPUTS
-from echoedge.core.samplers import PLAN_PRESETS, build_plan
+from echoedge.core.model.programs import CONDITION_INPUTS
+from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
+from echoedge.core.weights.nano import load_nano, nano_digest
 from echoedge.quantize.recipes import PRESETS
 from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.base import Array, Engine
-from echoedge.runtime.parity import (
+from echoedge.runtime.export import nano as bundle_builder
+from echoedge.runtime.export.nano import ExportRequest, export_bundle
+from echoedge.runtime.verify.parity import (
     LIPSYNC_SHARE,
     NO_CALLS,
     NO_CLIP,
@@ -35,9 +37,7 @@ from echoedge.runtime.parity import (
     record_golden,
     verify,
 )
-from echoedge.targets import bundle_builder
 from echoedge.targets.bars import EXACT, WEIGHT_BARS
-from echoedge.targets.bundle_builder import ExportRequest, export_bundle
 
 from ..bundles import CLIP, changed_bundle, demanding_bundle, small_engine, small_programs
 from ..targets import stand_ins
@@ -259,7 +259,7 @@ def test_what_reads_another_programs_output_is_asked_for_no_more_than_that(bundl
     thresholds = {"denoise": EXACT, "encode_conditions": WEIGHT_BARS["int4"]}
     demanding = bundle.manifest.model_copy(update={"parity": Parity(thresholds=thresholds)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("echoedge.runtime.parity.read_golden", lambda _: made)
+        patch.setattr("echoedge.runtime.verify.parity.read_golden", lambda _: made)
         verdict = verify(replace(bundle, manifest=demanding), Coarse(full, full, "encode_conditions"))
         assert (row(verdict, "denoise").measured.psnr_db or 0) < 90
         assert row(verdict, "denoise").demanded == WEIGHT_BARS["int4"]

@@ -1,4 +1,4 @@
-"""runtime/player.py: what it plays is what the model computes, for clips of any length, on any engine."""
+"""runtime/play/player.py: what it plays is what the model computes, for clips of any length, on any engine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 
 from echoedge.core.bundle import Bundle, ClipRecord, shaped_name
 from echoedge.core.errors import InputError
-from echoedge.core.inputs import frame_windows
-from echoedge.core.phases import Phase
+from echoedge.core.model.masks import Task, mask_latents, task_mask
 from echoedge.core.plan import SamplingPlan, Window, WindowRule, advance, blend, noise, windows
-from echoedge.core.samplers import FeatureReuse, NoGuidance, PlanOptions, TextAudioGuidance, build_plan, scheduler_for
-from echoedge.core.tasks import Task, mask_latents, task_mask
-from echoedge.runtime.player import STAGES, Player, Score, Take, _Front, windows_under_way
+from echoedge.core.plan.phases import Phase
+from echoedge.core.plan.samplers import FeatureReuse, NoGuidance, PlanOptions, TextAudioGuidance, build_plan, scheduler_for
+from echoedge.core.sampling.inputs import frame_windows
+from echoedge.runtime.play.player import STAGES, Player, Score, Take, _Front, windows_under_way
 
 from ..bundles import CLIP, OPTIONS, small_engine, small_model, small_plan, small_score
 from ..core.tensors import byte_ids, pad_text

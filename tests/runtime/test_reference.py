@@ -1,4 +1,4 @@
-"""runtime/reference.py: a checkpoint's files become a clip, on the modules that they hold, and every option does something."""
+"""runtime/play/reference.py: a checkpoint's files become a clip, on the modules that they hold, and every option does something."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from echoedge.core import checkpoints
-from echoedge.core.architecture import Architecture
-from echoedge.core.checkpoints import Checkpoint
-from echoedge.core.conditions import Conditions
 from echoedge.core.config import ClipSpec, Variant
 from echoedge.core.errors import ConfigError, EngineError, InputError
-from echoedge.core.inputs import frame_windows
+from echoedge.core.model.architecture import Architecture
+from echoedge.core.model.conditions import Conditions
+from echoedge.core.model.masks import Task, mask_latents, task_mask
 from echoedge.core.plan import noise
-from echoedge.core.samplers import NoGuidance, build_plan, scheduler_for
-from echoedge.core.tasks import Task, mask_latents, task_mask
-from echoedge.runtime.prompts import read_prompts
-from echoedge.runtime.reference import (
+from echoedge.core.plan.samplers import NoGuidance, build_plan, scheduler_for
+from echoedge.core.sampling.inputs import frame_windows
+from echoedge.core.weights import checkpoints
+from echoedge.core.weights.checkpoints import Checkpoint
+from echoedge.runtime.play.prompts import read_prompts
+from echoedge.runtime.play.reference import (
     Reference,
     Settings,
     encode_prompts,

@@ -1,4 +1,4 @@
-"""runtime/sensitivity.py and runtime/recipe_search.py on nano, with few clips and steps."""
+"""runtime/studies/sensitivity.py and runtime/studies/recipe_search.py on nano, with few clips and steps."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from echoedge.core.errors import ConfigError
-from echoedge.core.nano import load_nano
-from echoedge.core.samplers import PLAN_PRESETS, build_plan
+from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
+from echoedge.core.weights.nano import load_nano
 from echoedge.quantize.recipes import PRESETS, Rule
 from echoedge.quantize.search import Journal
 from echoedge.quantize.transforms import FOLDABLE, Transformed, awq
-from echoedge.runtime.recipe_search import Target, find, measure_layers, nano_basis, rounding_of, schemes_of
-from echoedge.runtime.rounding_study import _transformed, rounded_as
-from echoedge.runtime.sensitivity import Laboratory, decibels
+from echoedge.runtime.studies.recipe_search import Target, find, measure_layers, nano_basis, rounding_of, schemes_of
+from echoedge.runtime.studies.rounding_study import _transformed, rounded_as
+from echoedge.runtime.studies.sensitivity import Laboratory, decibels
 
 PLAN = build_plan(replace(PLAN_PRESETS["nano"], steps=2))
 FEW = ("denoise/dit.head.head", "denoise/dit.blocks.1.self_attn.o", "denoise/dit.blocks.0.ffn.2", "denoise/dit.blocks.3.ffn.2",

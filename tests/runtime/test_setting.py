@@ -1,4 +1,4 @@
-"""runtime/setting.py: what a user asks for is found in the bundle, or refused with what is there."""
+"""runtime/play/setting.py: what a user asks for is found in the bundle, or refused with what is there."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from echoedge.core.bundle import Bundle, ClipRecord
 from echoedge.core.config import ClipSpec
 from echoedge.core.errors import ConfigError, InputError
-from echoedge.core.samplers import PLAN_PRESETS, build_plan
-from echoedge.runtime.setting import Setting, Wanted, own_prompts
+from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
+from echoedge.runtime.play.setting import Setting, Wanted, own_prompts
 
 from ..bundles import CLIP, small_score
 

@@ -1,10 +1,10 @@
-"""runtime/step_times.py: every rewrite is measured."""
+"""runtime/bench/step_times.py: every rewrite is measured."""
 
 from __future__ import annotations
 
 from echoedge.core.config import NANO, ClipSpec
-from echoedge.runtime.step_times import measure_rewrites
-from echoedge.targets.hoist import REWRITES
+from echoedge.runtime.bench.step_times import measure_rewrites
+from echoedge.targets.rewrites.hoist import REWRITES
 
 
 def test_every_rewrite_is_measured() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from echoedge.core.bundle import Delegation, Figures
-from echoedge.core.programs import Program
-from echoedge.targets.executorch import Compiled
+from echoedge.core.model.programs import Program
+from echoedge.targets.executorch.lower import Compiled
 
 
 def compiled_at_once(name: str, program: Program, recipe: Any, folder: Path, *_samples: Any) -> Compiled:

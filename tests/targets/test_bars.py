@@ -13,14 +13,14 @@ from echoedge.core.bundle import Figures
 from echoedge.core.config import NANO, NANO_CLIP
 from echoedge.core.errors import ConfigError
 from echoedge.core.metrics.agreement import falls_short, figures, worst
-from echoedge.core.nano import load_nano
-from echoedge.core.programs import Program, build_programs, vae_decode_program
-from echoedge.core.tiny_vae import TinyVAE
+from echoedge.core.model.programs import Program, build_programs, vae_decode_program
+from echoedge.core.model.tiny_vae import TinyVAE
+from echoedge.core.weights.nano import load_nano
 from echoedge.quantize.recipes import Rule, WeightRecipe, Weights
 from echoedge.quantize.weights import quantise
 from echoedge.targets.bars import COMPUTE_BARS, EXACT, WEIGHT_BARS, Precision, bar, precision_of, thresholds_for
-from echoedge.targets.executorch import gelu_for
-from echoedge.targets.portable import make_portable
+from echoedge.targets.executorch.lower import gelu_for
+from echoedge.targets.rewrites.portable import make_portable
 
 from ..bundles import CLIP, small_programs
 from ..core.tiny_checkpoint import playable_sizes

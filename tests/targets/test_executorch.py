@@ -1,4 +1,4 @@
-"""targets/executorch.py: a program becomes one .pte that computes the same, and what the backend left outside is told."""
+"""targets/executorch/lower.py: a program becomes one .pte that computes the same, and what the backend left outside is told."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from echoedge.core.errors import ExportError
 from echoedge.core.metrics.psnr import psnr
-from echoedge.core.programs import Method, Program
+from echoedge.core.model.programs import Method, Program
 from echoedge.quantize.recipes import PRESETS
-from echoedge.targets import executorch
-from echoedge.targets.executorch import Compiled, compile_program
+from echoedge.targets.executorch import lower as executorch
+from echoedge.targets.executorch.lower import Compiled, compile_program
 
 
 class Mlp(nn.Module):

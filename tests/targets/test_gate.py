@@ -1,4 +1,4 @@
-"""targets/gate.py: what a backend left outside is counted by its arithmetic and its time, and too much of it refused by name."""
+"""targets/executorch/gate.py: what a backend left outside is counted by arithmetic and time, too much of it refused by name."""
 
 from __future__ import annotations
 
@@ -17,11 +17,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from echoedge.core.bundle import Delegation
 from echoedge.core.errors import ExportError
-from echoedge.core.programs import Method, Program
+from echoedge.core.model.programs import Method, Program
 from echoedge.quantize.recipes import PRESETS
-from echoedge.targets.backends import BACKENDS
-from echoedge.targets.executorch import Compiled, compile_program, lower_program, write_programs
-from echoedge.targets.gate import FREE_SECONDS, MOST_OUTSIDE, delegation, flops, outside_seconds, outside_share, require_delegated
+from echoedge.targets.executorch.backends import BACKENDS
+from echoedge.targets.executorch.gate import (
+    FREE_SECONDS,
+    MOST_OUTSIDE,
+    delegation,
+    flops,
+    outside_seconds,
+    outside_share,
+    require_delegated,
+)
+from echoedge.targets.executorch.lower import Compiled, compile_program, lower_program, write_programs
 
 from .pte import operators_of
 
@@ -188,7 +196,7 @@ def test_the_same_program_with_its_softmax_inside_passes(tmp_path: Path) -> None
 
 
 def test_what_is_recorded_is_what_the_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("echoedge.targets.executorch.require_delegated", lambda *_: None)
+    monkeypatch.setattr("echoedge.targets.executorch.lower.require_delegated", lambda *_: None)
     found = attention(tmp_path, "SoftmaxConfig")
     assert operators_of(found.path) == {"forward": (2, ["aten::_softmax.out"])}
     record = found.delegation["forward"]
@@ -228,7 +236,7 @@ def test_a_view_between_two_delegates_passes_the_tensor_on(tmp_path: Path) -> No
 
 
 def test_of_an_operator_with_several_results_what_is_used_crosses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("echoedge.targets.executorch.make_portable", lambda module, **_: module)  # the norm stays as it is
+    monkeypatch.setattr("echoedge.targets.executorch.lower.make_portable", lambda module, **_: module)  # the norm stays as it is
     module = nn.Sequential(nn.Linear(16, 32), nn.LayerNorm(32), nn.Linear(32, 8))
     found = compile_program("norm", program_of(module, torch.randn(1, 6, 16)), PRESETS["fp32"], tmp_path)
     assert operators_of(found.path) == {"forward": (2, ["aten::native_layer_norm.out"])}

@@ -1,4 +1,4 @@
-"""targets/half_products.py: the same program with its products in bfloat16, and what becomes of it elsewhere."""
+"""targets/executorch/half_products.py: the same program with its products in bfloat16, and what becomes of it elsewhere."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from echoedge.core.errors import ExportError
 from echoedge.core.metrics.psnr import psnr
-from echoedge.core.programs import Method
+from echoedge.core.model.programs import Method
 from echoedge.quantize.recipes import PRESETS
-from echoedge.targets import half_products
-from echoedge.targets.executorch import compile_program
-from echoedge.targets.half_products import Products, multiplies_bfloat16, products_in
-from echoedge.targets.portable import ChunkedAttention
-from echoedge.targets.program_file import ProgramFile
+from echoedge.targets.executorch import half_products
+from echoedge.targets.executorch.half_products import Products, multiplies_bfloat16, products_in
+from echoedge.targets.executorch.lower import compile_program
+from echoedge.targets.executorch.program_file import ProgramFile
+from echoedge.targets.rewrites.portable import ChunkedAttention
 
 needs_bfloat16 = pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor does not multiply bfloat16")
 

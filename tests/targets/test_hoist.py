@@ -1,4 +1,4 @@
-"""targets/hoist.py: each rewrite alone is the naive step but for rounding, a wrong one is far off, and its savings are counted."""
+"""targets/rewrites/hoist.py: each rewrite alone is the naive step but for rounding, a wrong one far off; savings are counted."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from echoedge.core.architecture import skeleton
-from echoedge.core.attention import Riflex
 from echoedge.core.config import FLASH, NANO, NANO_CLIP, PREVIEW, ClipSpec, ModelConfig
 from echoedge.core.errors import ConfigError, ExportError
-from echoedge.core.nano import load_nano
+from echoedge.core.model.architecture import skeleton
+from echoedge.core.model.attention import Riflex
+from echoedge.core.model.programs import Denoise
+from echoedge.core.model.transformer import DiT
 from echoedge.core.plan import SamplingPlan
-from echoedge.core.programs import Denoise
-from echoedge.core.samplers import PLAN_PRESETS, build_plan
-from echoedge.core.transformer import DiT
-from echoedge.targets.hoist import (
+from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
+from echoedge.core.weights.nano import load_nano
+from echoedge.targets.rewrites.hoist import (
     DEAD_PARAMETERS,
     KEYS_VALUES,
     PATCH_BIAS,
@@ -41,7 +41,7 @@ from echoedge.targets.hoist import (
     step_work,
     strip,
 )
-from echoedge.targets.portable import make_portable
+from echoedge.targets.rewrites.portable import make_portable
 
 from ..core.tensors import pad_text
 from ..core.tiny import TINY_CLIP, randomised, tiny_config, tiny_dit, tiny_inputs

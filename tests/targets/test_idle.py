@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from echoedge.core.programs import Program, vae_decode_program, vae_encode_program
+from echoedge.core.model.programs import Program, vae_decode_program, vae_encode_program
 from echoedge.targets.idle import drop_idle, release_pages
-from echoedge.targets.portable import make_portable
+from echoedge.targets.rewrites.portable import make_portable
 
 from ..core.tiny import TINY_CLIP, tiny_config, tiny_vae
 

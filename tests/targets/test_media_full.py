@@ -1,4 +1,4 @@
-"""targets/portable_media.py at full size: parts of the released model compiled and executed. Run with -m slow."""
+"""targets/rewrites/portable_media.py at full size: parts of the released model compiled and executed. Run with -m slow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from echoedge.core.random_checkpoint import write_random_checkpoint
+from echoedge.core.weights.random_checkpoint import write_random_checkpoint
 
 COMPILING = """
 import json, re, sys
@@ -17,14 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from executorch.runtime import Runtime
-from echoedge.core import checkpoints, programs
+from echoedge.core.weights import checkpoints
+from echoedge.core.model import programs
 from echoedge.core.config import ClipSpec, VAEConfig
-from echoedge.core.hearing import CONTEXT_SECONDS, moments, normalised
+from echoedge.core.sampling.hearing import CONTEXT_SECONDS, moments, normalised
 from echoedge.core.metrics.psnr import psnr
-from echoedge.core.pretrained_image import PictureEncoder, PictureEncoderConfig
-from echoedge.core.vae import VAE
+from echoedge.core.model.pretrained_image import PictureEncoder, PictureEncoderConfig
+from echoedge.core.model.vae import VAE
 from echoedge.quantize.recipes import PRESETS
-from echoedge.targets.executorch import compile_program
+from echoedge.targets.executorch.lower import compile_program
 
 name, weights, size, folder = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
 torch.manual_seed(0)

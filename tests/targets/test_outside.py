@@ -1,4 +1,4 @@
-"""targets/outside.py: operators alone, timed on real kernels where they can be and estimated where they cannot."""
+"""targets/executorch/outside.py: operators alone, timed on real kernels where they can be and estimated where they cannot."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from executorch.exir import to_edge
 from torch import Tensor, nn
 
-from echoedge.targets import outside
-from echoedge.targets.outside import Alone, estimated_seconds, functional, kernel_seconds, tensor_bytes
+from echoedge.targets.executorch import outside
+from echoedge.targets.executorch.outside import Alone, estimated_seconds, functional, kernel_seconds, tensor_bytes
 
 aten = torch.ops.aten
 X = torch.rand(8, 256, 256)

@@ -1,4 +1,4 @@
-"""targets/portable.py: each rewrite computes what it replaces but for rounding, and a wrong one is far off."""
+"""targets/rewrites/portable.py: each rewrite computes what it replaces but for rounding, and a wrong one is far off."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from echoedge.core.attention import Attention, CrossAttention, LayerConditions, Rotary, SelfAttention, rope_tables
 from echoedge.core.config import NANO, VAEConfig
-from echoedge.core.encoders import NanoEncoders
 from echoedge.core.errors import ConfigError
-from echoedge.core.programs import Method, Model, build_programs
-from echoedge.core.transformer import PatchEmbedding
+from echoedge.core.model.attention import Attention, CrossAttention, LayerConditions, Rotary, SelfAttention, rope_tables
+from echoedge.core.model.encoders import NanoEncoders
+from echoedge.core.model.programs import Method, Model, build_programs
+from echoedge.core.model.transformer import PatchEmbedding
 from echoedge.quantize.recipes import PRESETS
-from echoedge.runtime.operators import OneRow
-from echoedge.targets import portable
-from echoedge.targets.executorch import compile_program
-from echoedge.targets.half_products import multiplies_bfloat16, products_in
-from echoedge.targets.portable import (
+from echoedge.runtime.bench.operators import OneRow
+from echoedge.targets.executorch.half_products import multiplies_bfloat16, products_in
+from echoedge.targets.executorch.lower import compile_program
+from echoedge.targets.rewrites import portable
+from echoedge.targets.rewrites.portable import (
     REWRITTEN,
     ChunkedAttention,
     HalfRotary,
@@ -161,7 +161,7 @@ def test_attention_of_5376_tokens_takes_little_memory(products: str, tmp_path: P
         path = compile_program("attention", {"forward": method}, PRESETS["fp32"], tmp_path).path
     program = (
         "import sys, numpy as np; from pathlib import Path\n"
-        "from echoedge.core.memory import peak_bytes; from echoedge.targets.program_file import ProgramFile\n"
+        "from echoedge.core.memory import peak_bytes; from echoedge.targets.executorch.program_file import ProgramFile\n"
         "file = ProgramFile(Path(sys.argv[1])); qkv = [np.ones((1, 5376, 12, 128), np.float32) for _ in range(3)]\n"
         "before = peak_bytes(); file.run('forward', qkv); print(peak_bytes() - before)\n"
     )

@@ -1,4 +1,4 @@
-"""targets/portable_media.py: each rewrite computes what it replaces but for rounding, and a wrong one is far off."""
+"""targets/rewrites/portable_media.py: each rewrite computes what it replaces but for rounding, and a wrong one is far off."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from echoedge.core.config import ClipSpec, Variant
 from echoedge.core.errors import ConfigError
-from echoedge.core.hearing import lengthened, moments, normalised, present
 from echoedge.core.metrics.psnr import psnr
-from echoedge.core.pretrained_image import PictureEncoder, PictureEncoderConfig
-from echoedge.core.pretrained_speech import SpeechEncoder, SpeechEncoderConfig
-from echoedge.core.programs import Method, audio_encoder_program, image_encoder_program, vae_decode_program
-from echoedge.core.tiny_vae import Grow, MemoryBlock, TinyVAE, TinyVAEConfig
-from echoedge.core.vae import CausalConv3d, ChannelNorm, NearestDouble, Stream
+from echoedge.core.model.pretrained_image import PictureEncoder, PictureEncoderConfig
+from echoedge.core.model.pretrained_speech import SpeechEncoder, SpeechEncoderConfig
+from echoedge.core.model.programs import Method, audio_encoder_program, image_encoder_program, vae_decode_program
+from echoedge.core.model.tiny_vae import Grow, MemoryBlock, TinyVAE, TinyVAEConfig
+from echoedge.core.model.vae import CausalConv3d, ChannelNorm, NearestDouble, Stream
+from echoedge.core.sampling.hearing import lengthened, moments, normalised, present
 from echoedge.quantize.recipes import PRESETS
-from echoedge.targets.executorch import compile_program
-from echoedge.targets.portable import make_portable
-from echoedge.targets.portable_media import (
+from echoedge.targets.executorch.lower import compile_program
+from echoedge.targets.rewrites.portable import make_portable
+from echoedge.targets.rewrites.portable_media import (
     PortableChannelNorm,
     PortableConv3d,
     PortableGivenNorm,

@@ -1,4 +1,4 @@
-"""targets/stamp.py: a stamped block computes what its own weights say; what cannot be stamped is refused, not guessed."""
+"""targets/executorch/stamp.py: a stamped block computes what its weights say; what cannot be stamped is refused, not guessed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from echoedge.core.metrics.psnr import psnr
 from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe
 from echoedge.quantize.weights import quantise
-from echoedge.targets.backends import backend
-from echoedge.targets.portable import make_portable
-from echoedge.targets.program_file import ProgramFile
-from echoedge.targets.stamp import StampError, Template, call, encoded, lower_whole, pack_int4
+from echoedge.targets.executorch.backends import backend
+from echoedge.targets.executorch.program_file import ProgramFile
+from echoedge.targets.executorch.stamp import StampError, Template, call, encoded, lower_whole, pack_int4
+from echoedge.targets.rewrites.portable import make_portable
 
 RECIPES = {"fp32": PRESETS["fp32"], "int8": PRESETS["int8"], "int4": WeightRecipe(name="groups", rules=(Rule(weights="int4"),))}
 X = torch.randn(1, 6, 64, generator=torch.Generator().manual_seed(7))
@@ -134,7 +134,7 @@ def test_a_template_that_is_not_one_delegate_is_refused() -> None:
 
 def test_a_constant_of_unknown_origin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a later version stored weights in another layout."""
-    from echoedge.targets import stamp
+    from echoedge.targets.executorch import stamp
 
     monkeypatch.setattr(stamp, "encoded", lambda module: (item for item in encoded(module) if item.part != "integers"))
     with pytest.raises(StampError, match=r"2 of \d+ constants of the payload belong to no tensor"):

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from echoedge.core.pretrained import EncoderConfig
-from echoedge.core.pretrained_image import PictureEncoderConfig
-from echoedge.core.pretrained_speech import SpeechEncoderConfig
-from echoedge.core.pretrained_text import PromptEncoderConfig
+from echoedge.core.model.pretrained import EncoderConfig
+from echoedge.core.model.pretrained_image import PictureEncoderConfig
+from echoedge.core.model.pretrained_speech import SpeechEncoderConfig
+from echoedge.core.model.pretrained_text import PromptEncoderConfig
 
 from .goldens import Comparison, Golden, check
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 from torch import Tensor
 
-from echoedge.core.conditions import face_mask
-from echoedge.core.long_video import ChunkJoiner, pixel_chunks, to_uint8
-from echoedge.core.tasks import Box
-from echoedge.runtime.colour import match_colours
-from echoedge.runtime.media import reference_video
+from echoedge.core.model.conditions import face_mask
+from echoedge.core.model.masks import Box
+from echoedge.core.plan.long_video import ChunkJoiner, pixel_chunks, to_uint8
+from echoedge.runtime.play.colour import match_colours
+from echoedge.runtime.play.media import reference_video
 
 from .goldens import Array, Comparison, Golden, check
 

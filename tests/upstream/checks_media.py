@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from echoedge.core.errors import InputError
-from echoedge.runtime.media import clip_frames, normalise_loudness, output_size
+from echoedge.runtime.play.media import clip_frames, normalise_loudness, output_size
 
 from .goldens import Comparison, Golden, check
 

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from echoedge.core.config import TEMPORAL_STRIDE, ClipSpec, ModelConfig, VAEConfig, Variant
-from echoedge.core.phases import PROMPT, PhaseWeights
+from echoedge.core.model.masks import condition_latents
+from echoedge.core.model.pretrained_text import PromptEncoderConfig
+from echoedge.core.model.vae import VAE
 from echoedge.core.plan import SamplingPlan, WindowRule, windows
-from echoedge.core.pretrained_text import PromptEncoderConfig
-from echoedge.core.samplers import (
+from echoedge.core.plan.phases import PROMPT, PhaseWeights
+from echoedge.core.plan.samplers import (
     AudioGuidance,
     FeatureReuse,
     Guidance,
@@ -27,10 +29,8 @@ from echoedge.core.samplers import (
     build_plan,
     upstream_reuse_decisions,
 )
-from echoedge.core.tasks import condition_latents
-from echoedge.core.vae import VAE
 from echoedge.runtime.engines.reference import ReferenceEngine
-from echoedge.runtime.player import Player, Score
+from echoedge.runtime.play.player import Player, Score
 
 from ..core.tensors import collapse_padding
 from .checks_transformer import arguments_of, dit_of, load_dit, model_config

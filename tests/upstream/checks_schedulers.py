@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from echoedge.core.plan import SamplingPlan, advance
-from echoedge.core.samplers import NoGuidance, PlanOptions, Velocity, build_plan, dynamic_scale, upstream_trajectory
+from echoedge.core.plan.samplers import NoGuidance, PlanOptions, Velocity, build_plan, dynamic_scale, upstream_trajectory
 
 from .goldens import Comparison, Golden, check
 

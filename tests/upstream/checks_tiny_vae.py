@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echoedge.core.tiny_vae import TAEW, TinyVAE
+from echoedge.core.model.tiny_vae import TAEW, TinyVAE
 
 from .goldens import Comparison, Golden, check
 

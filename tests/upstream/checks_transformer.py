@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from echoedge.core.attention import Riflex, rope_angles
 from echoedge.core.config import AudioConfig, ModelConfig, Variant
-from echoedge.core.transformer import DiT
+from echoedge.core.model.attention import Riflex, rope_angles
+from echoedge.core.model.transformer import DiT
 
 from ..core.tensors import pad_text
 from .goldens import Comparison, Golden, check

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from echoedge.core.config import TEMPORAL_STRIDE, VAEConfig
-from echoedge.core.vae import VAE, Stream
+from echoedge.core.model.vae import VAE, Stream
 
 from .goldens import Comparison, Golden, check
 

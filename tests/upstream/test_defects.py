@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from echoedge.core.conditions import token_slices
 from echoedge.core.config import ClipSpec, Variant
 from echoedge.core.errors import ConfigError
-from echoedge.core.phases import PROMPT
+from echoedge.core.model.conditions import token_slices
+from echoedge.core.model.pretrained_speech import SpeechEncoder, SpeechEncoderConfig
 from echoedge.core.plan import WindowRule, noise, windows
-from echoedge.core.pretrained_speech import SpeechEncoder, SpeechEncoderConfig
-from echoedge.core.samplers import (
+from echoedge.core.plan.phases import PROMPT
+from echoedge.core.plan.samplers import (
     AudioGuidance,
     FeatureReuse,
     NoGuidance,
@@ -29,8 +29,8 @@ from echoedge.core.samplers import (
     build_plan,
 )
 from echoedge.runtime.engines.reference import ReferenceEngine
-from echoedge.runtime.player import Player, Score
-from echoedge.runtime.reference import Settings, plan_options
+from echoedge.runtime.play.player import Player, Score
+from echoedge.runtime.play.reference import Settings, plan_options
 
 from ..core.tiny import tiny_config, tiny_dit, tiny_vae
 

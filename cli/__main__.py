@@ -1,0 +1,5 @@
+"""`python -m echoedge.cli`."""
+
+from . import main
+
+main()

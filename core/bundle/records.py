@@ -1,0 +1,157 @@
+"""What `verify` and `bench` found, kept beside a bundle's manifest:
+
+    records/20261127T143000Z-verify-executorch.json
+
+A record names the manifest it is of by SHA-256 and the engine that played, so that its figures are never taken for another bundle's
+or another engine's. The manifest does not list records and never changes for one.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from ..errors import BundleError, OutputError
+from ..files import atomic_file
+from . import MANIFEST, RECORDS, Bundle
+
+Verb = Literal["verify", "bench"]
+_STAMP = "%Y%m%dT%H%M%SZ"
+_DATE = "%Y-%m-%dT%H:%M:%SZ"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class EngineRecord(_Strict):
+    """What played. `target`: what its programs are compiled for, such as executorch/xnnpack; `weights` by the recipe's name;
+    `precision`: the type that it computes in. None: not known."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # it is part of a file's name
+    target: str
+    weights: str
+    precision: Literal["fp32", "bf16", "fp16"] | None
+
+    @classmethod
+    def of(cls, bundle: Bundle, name: str) -> Self:
+        """Of an engine that plays `bundle`: the bundle's own programs, or else the reference in full precision."""
+        manifest = bundle.manifest
+        if name == manifest.target:
+            return cls(name=name, target=f"{name}/{manifest.backend}", weights=manifest.weights.name, precision=manifest.precision)
+        return cls(name=name, target="reference", weights="fp32", precision="fp32")
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} ({self.target}, weights {self.weights}, computing in {self.precision or 'a type that is not recorded'})"
+        )
+
+
+class Record(_Strict):
+    """One run of a verb. `summary`: the figures in a line, for people; `figures`: what the verb prints with --json."""
+
+    format: Literal["echoedge.record/1"] = "echoedge.record/1"
+    verb: Verb
+    manifest_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    engine: EngineRecord
+    device: str
+    threads: Annotated[int, Field(ge=1)]
+    versions: dict[str, str]
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$")]
+    summary: str
+    figures: dict[str, JsonValue]
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of a bundle's folder: `own` are of this very manifest, by date; `others` are the files of those that are
+    of another one; `damaged` says by file what is wrong with it."""
+
+    own: tuple[Record, ...]
+    others: tuple[str, ...]
+    damaged: Mapping[str, str]
+
+
+def write_record(
+    bundle: Bundle,
+    verb: Verb,
+    engine: str,
+    device: str,
+    threads: int,
+    versions: Mapping[str, str],
+    summary: str,
+    figures: Mapping[str, JsonValue],
+) -> Path:
+    """Keeps what `verb` found with the engine of that name in the bundle's folder. The manifest stays as it is.
+
+    Raises:
+        BundleError: a figure has no form in JSON, or the manifest is not the one that was opened any more.
+        OutputError, ResourceError: the bundle cannot be written.
+    """
+    if hashlib.sha256((bundle.root / MANIFEST).read_bytes()).hexdigest() != bundle.manifest_sha256:
+        raise BundleError(f"{bundle.root} was exported again in the meantime: these figures are not its own. Run {verb} again.")
+    now = datetime.datetime.now(datetime.UTC)
+    try:
+        record = Record(
+            verb=verb, manifest_sha256=bundle.manifest_sha256, engine=EngineRecord.of(bundle, engine), device=device,
+            threads=threads, versions=dict(versions), date=now.strftime(_DATE), summary=summary, figures=dict(figures),
+        )  # fmt: skip
+        text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:  # ValidationError is one
+        raise BundleError(f"The figures of {verb} cannot be kept: {error}.") from error
+    path = _free_name(bundle.root / RECORDS, f"{now.strftime(_STAMP)}-{verb}-{engine}")
+    try:
+        with atomic_file(path, force=True) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def read_records(bundle: Bundle) -> Records:
+    """Every record in the bundle's folder; none of them, however damaged, is an error."""
+    own: list[Record] = []
+    others: list[str] = []
+    damaged: dict[str, str] = {}
+    for path in bundle.record_files():
+        name = path.relative_to(bundle.root).as_posix()
+        try:
+            record = Record.model_validate_json(path.read_bytes(), strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            damaged[name] = f"{place}: {first['msg']}" if place else first["msg"]
+        except OSError as error:
+            damaged[name] = error.strerror or str(error)
+        else:
+            if record.manifest_sha256 == bundle.manifest_sha256:
+                own.append(record)
+            else:
+                others.append(name)
+    return Records(tuple(own), tuple(others), damaged)
+
+
+def _free_name(folder: Path, stem: str) -> Path:
+    """Claims a name that no other process has: the file is there, empty, when this returns."""
+    for number in itertools.count(1):
+        path = folder / f"{stem}{f'-{number}' if number > 1 else ''}.json"
+        try:
+            folder.mkdir(exist_ok=True)
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise OutputError(f"{folder} is a file; records go into a folder of that name. Move it away.") from None
+            continue
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be written ({error.strerror}). Copy the bundle to where you may write.") from error
+        return path
+    raise AssertionError("unreachable")

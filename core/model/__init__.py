@@ -1,0 +1,1 @@
+"""The full-precision model: transformer, autoencoders, encoders, and the programs that they are compiled as."""

@@ -1,0 +1,1 @@
+"""What a player computes between programs, on numpy alone."""

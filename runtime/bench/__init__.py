@@ -1,0 +1,1 @@
+"""Speed: of clips, of operators, of steps."""

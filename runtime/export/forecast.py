@@ -1,0 +1,177 @@
+"""What compiling a released model's programs will need of memory, before anything is begun.
+
+The figures are counted from shapes, with factors that were measured on full-size exports (docs/FIGURES.md) and rounded up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import nn
+
+from ...core.config import ClipSpec, ModelConfig
+from ...core.memory import Need
+from ...core.model.architecture import Architecture, skeleton
+from ...core.model.pretrained import EncoderConfig
+from ...core.model.programs import condition_shapes
+from ...core.model.transformer import Block, DiT
+from ...core.model.vae import VAE
+from ...quantize.recipes import WeightRecipe
+from ...quantize.weights import RELIEF_BYTES
+from ...targets.executorch.blockwise import KeysValues
+from ...targets.rewrites.hoist import strip_block
+from ...targets.rewrites.portable import query_chunk
+
+PROCESS = 550_000_000  # a process with torch, torchao and executorch loaded
+FLOAT = 4
+LOWERED_CONVOLUTIONS = 5  # copies of a VAE's weights while it is lowered: two methods, each rewritten, traced and encoded
+PROGRAM_BYTES = 4_000_000  # of a program and its goldens, besides its weights
+CALIBRATION_STEPS = 2  # of the plan, evenly, for roundings that look at data
+STATE_PER_PIXEL = {"vae_encode": 1404, "vae_decode": 2366, "tiny_decode": 84}  # elements at full width
+
+
+def bits_of(recipe: WeightRecipe, program: str, module: str) -> int:
+    """What a weight of this layer takes: 4-bit groups have a 16-bit scale each."""
+    rule = recipe.rule_for(program, module)
+    if rule is None or rule.weights == "fp32":
+        return 32
+    return 8 if rule.weights == "int8" else 4 + -(-16 // rule.group)
+
+
+def _elements(*modules: object) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())  # type: ignore[attr-defined]
+
+
+def step_bytes(sizes: Architecture, recipe: WeightRecipe) -> int:
+    """Of the denoising step's weights as they are stored."""
+    dit = skeleton(DiT, sizes.transformer)
+    blocks = [strip_block(block) for block in dit.blocks if isinstance(block, Block)]
+    stored = sum(_stored(block, recipe, "denoise", f"dit.blocks.{index}.") for index, block in enumerate(blocks))
+    return stored + FLOAT * _elements(dit.head)
+
+
+def encode_bytes(sizes: Architecture, recipe: WeightRecipe) -> int:
+    """Of the condition encoding's weights as they are stored."""
+    dit = skeleton(DiT, sizes.transformer)
+    outer = sum(
+        _stored(module, recipe, "encode_conditions", f"dit.{name}.")
+        for name, module in dit.named_children()
+        if name in ("text_embedding", "img_emb", "audio_injection", "audio2token")
+    )
+    blocks = [block for block in dit.blocks if isinstance(block, Block)]
+    return outer + sum(
+        _stored(KeysValues(block.cross_attn), recipe, "encode_conditions", f"dit.blocks.{index}.cross_attn.")
+        for index, block in enumerate(blocks)
+    )
+
+
+def _stored(module: nn.Module, recipe: WeightRecipe, program: str, prefix: str) -> int:
+    """Bytes of a module's linear layers as a recipe stores them."""
+    return sum(
+        layer.weight.numel() * bits_of(recipe, program, prefix + name) // 8
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+    )
+
+
+def condition_bytes(sizes: Architecture, clip: ClipSpec, text_rows: int) -> int:
+    """Of one branch's conditions."""
+    total = 0
+    for shape in condition_shapes(sizes.transformer, clip, text_rows).values():
+        count = FLOAT
+        for size in shape:
+            count *= size
+        total += count
+    return total
+
+
+def step_activations(model: ModelConfig, clip: ClipSpec) -> int:
+    """Of the widest moments of a block: the feed-forward's hidden layer twice, and a chunk of attention logits twice."""
+    n = clip.tokens
+    hidden = 2 * n * model.ffn_dim + 8 * n * model.dim
+    logits = 2 * model.heads * query_chunk(model.heads, n, n) * n
+    return FLOAT * (hidden + logits)
+
+
+def needs(sizes: Architecture, clip: ClipSpec, recipe: WeightRecipe, text_rows: int, decoders: Sequence[str]) -> dict[str, Need]:
+    """Of each task of an export (`released.tasks_of`), by its program's name, by "proof of " that name, and of the references."""
+    config = sizes.transformer
+    dit = skeleton(DiT, config)
+    blocks = [block for block in dit.blocks if isinstance(block, Block)]
+    block = FLOAT * _elements(blocks[0])
+    outer = FLOAT * (_elements(dit) - _elements(*blocks))
+    conditions, activations = condition_bytes(sizes, clip, text_rows), step_activations(config, clip)
+    pixels = clip.height * clip.width
+    picture = FLOAT * 8 * config.vae.dim * pixels  # four frames of the VAE's widest layers
+    states = {name: FLOAT * STATE_PER_PIXEL[name] * pixels * config.vae.dim // 96 for name in ("vae_encode", *decoders)}
+    vae = skeleton(VAE, config.vae)
+    weights = {
+        "audio_encoder": FLOAT * _count(sizes.wav2vec2), "image_encoder": FLOAT * _count(sizes.clip),
+        "vae_encode": FLOAT * _elements(vae.encoder, vae.conv1), "vae_decode": FLOAT * _elements(vae.decoder, vae.conv2),
+        "tiny_decode": FLOAT * _count(sizes.tiny_vae),
+    }  # fmt: skip
+    smaller = "compile with coarser --weights, int8 or int4."
+    shorter = "compile for a smaller --size or fewer --frames."
+    remedies = {
+        "weights": smaller,
+        "conditions": shorter,
+        "activations": shorter,
+        "state": "leave the full decoder out (--decoders tiny), or compile for a smaller --size.",
+    }
+
+    def need(**terms: int) -> Need:
+        return Need({"the process": PROCESS, **{name.replace("_", " "): size for name, size in terms.items()}}, remedies)
+
+    found = {
+        "reference of the encoders": need(
+            weights=max(weights["audio_encoder"], weights["image_encoder"], weights["vae_encode"]), activations=picture
+        ),
+        "reference of the step": need(embeddings=outer, blocks=2 * block, conditions=2 * conditions, activations=activations),
+        "reference of the decoders": need(
+            weights=max(weights[name] for name in decoders),
+            state=3 * max(states[name] for name in decoders),
+            activations=2 * picture,
+        ),
+    }
+    step, encode = step_bytes(sizes, recipe), encode_bytes(sizes, recipe)
+    found["denoise"] = need(embeddings=outer, weights=step, blocks=4 * block)
+    found["encode_conditions"] = need(embeddings=2 * outer, weights=encode, blocks=2 * block)
+    found["data of denoise"], found["data of encode_conditions"] = need(weights=step), need(weights=encode)
+    found["proof of denoise"] = need(weights=step, conditions=conditions, activations=activations)
+    found["proof of encode_conditions"] = need(weights=encode, conditions=3 * conditions)
+    for name in ("audio_encoder", "image_encoder", "vae_encode", *decoders):
+        linear = name in ("audio_encoder", "image_encoder")  # the others are convolutions, which stay in full precision
+        stored = weights[name] * bits_of(recipe, name, "blocks") // 32 if linear else weights[name]
+        found[name] = need(mapped_weights=RELIEF_BYTES, weights=(2 if linear else LOWERED_CONVOLUTIONS) * stored)
+        found[f"data of {name}"] = need(weights=stored)
+        found[f"proof of {name}"] = need(
+            weights=2 * stored, state=2 * states.get(name, 0), activations=picture if name in states else 0
+        )
+    found["programs"] = Need(
+        {
+            "the process": PROCESS,
+            "weights": sum(found[name].terms["weights"] for name in (*weights, "denoise", "encode_conditions") if name in found),
+        },
+        {"weights": "compile each program to a file of its own (--layout separate)."},
+    )
+    return found
+
+
+def disk_bytes(
+    sizes: Architecture, clips: Sequence[ClipSpec], recipe: WeightRecipe, text_rows: int, decoders: Sequence[str], external: bool
+) -> int:
+    """Of an export's workshop and its bundle together: programs compiled for each shape, merged where weights lie outside
+    (`external`), and copied; recorded conditions, and what is recorded for roundings that look at data."""
+    config, names = sizes.transformer, ("audio_encoder", "image_encoder", "vae_encode", "encode_conditions", "denoise", *decoders)
+    need = needs(sizes, clips[0], recipe, text_rows, decoders)
+    weights = sum(need[f"data of {name}"].terms["weights"] for name in names)
+    copies = len(clips) + (2 if external else 1)  # of each shape's compilation, of the merged data, and in the bundle
+    conditions = sum(condition_bytes(sizes, clip, text_rows) for clip in clips)
+    samples = CALIBRATION_STEPS * config.layers * clips[0].tokens * config.dim * FLOAT if recipe.needs_samples else 0
+    return copies * (weights + PROGRAM_BYTES * len(names)) + 2 * conditions + samples
+
+
+def _count(layout: EncoderConfig) -> int:
+    """Elements of a component's tensors."""
+    return sum(math.prod(shape) for shape in layout.tensors().values())

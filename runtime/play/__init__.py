@@ -1,0 +1,1 @@
+"""Portrait and voice in, clip out."""

@@ -1,0 +1,1 @@
+"""What weights, recipes and settings are worth, measured."""

@@ -1,0 +1,109 @@
+"""`echoedge quantize compare`: ways to round nano's weights, and uniform recipes beside searched ones of the same size.
+
+Errors are those of `sensitivity.Probe`; mouths are judged on held-out clips played to the end.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...core.model.transformer import DiT
+from ...core.weights.nano import nano_digest
+from ...quantize.gptq import gptq
+from ...quantize.recipes import PRESETS, Rounding, WeightRecipe
+from ...quantize.rounding import Rounded, nearest
+from ...quantize.search import Journal, recipe_of
+from ...quantize.transforms import FOLDABLE, awq, rotated
+from ...quantize.weights import grid_of
+from ..verify.mouths import Mouth
+from .recipe_search import Report, best_of_size, rounding_of
+from .sensitivity import Laboratory, decibels
+
+GROUP = 32
+UNIFORM = ("int8", "int4", "mixed")  # presets that searched recipes are held against
+Record = dict[str, Any]
+
+
+def rounded_as(recipe: WeightRecipe, rounding: Rounding, name: str | None = None) -> WeightRecipe:
+    """The recipe with its 4-bit layers rounded otherwise."""
+    rules = (rule.model_copy(update={"rounding": rounding}) if rule.weights == "int4" else rule for rule in recipe.rules)
+    return WeightRecipe(name=name or recipe.name, rules=tuple(rules))
+
+
+def compare(laboratory: Laboratory, journal: Journal, report: Report = lambda _: None) -> Record:
+    """Both tables, JSON-ready. `journal`: full measurements of every layer (`measure_layers`)."""
+    full = laboratory.full_mouth()
+    roundings = [
+        _row(laboratory, full, name, laboratory.bytes_of(PRESETS["int4"]), make(), report) for name, make in _ways(laboratory)
+    ]
+    return {
+        "model": nano_digest(), "plan": "nano", "probed": "held-out clips, every other step", "played": len(laboratory.truths),
+        "full_precision": {name: round(value, 4) for name, value in asdict(full).items()},
+        "int4_roundings": roundings, "equal_size": list(_equal_sizes(laboratory, journal, full, report)),
+    }  # fmt: skip
+
+
+def _row(laboratory: Laboratory, full: Mouth, name: str, size: int, dit: DiT, report: Report) -> Record:
+    error, mouth = laboratory.probe.error(dit), laboratory.mouth(dit)
+    shares = mouth.shares(full)
+    report(f"{name}: {decibels(error.guided):.2f} dB, lip-sync {100 * shares.lipsync:.1f} % of full precision's")
+    return {
+        "name": name, "bytes": size, "velocity_db": round(decibels(error.velocity), 2),
+        "guided_db": round(decibels(error.guided), 2), "direction_error": round(error.direction**0.5, 4),
+        "lipsync": round(mouth.lipsync, 4),
+        "mouth_energy": round(mouth.mouth_energy, 4), "lipsync_share": round(shares.lipsync, 4),
+        "mouth_energy_share": round(shares.mouth_energy, 4),
+    }  # fmt: skip
+
+
+# ---- 1. Ways to round ------------------------------------------------------------------------------------------------------------
+
+
+def _ways(laboratory: Laboratory) -> Iterator[tuple[str, Callable[[], DiT]]]:
+    """The preset int4, its blocks rounded in every way."""
+    roundings: tuple[Rounding, ...] = ("nearest", "hqq", "searched", "gptq")
+    for rounding in roundings:
+        yield rounding, lambda rounding=rounding: laboratory.quantised(rounded_as(PRESETS["int4"], rounding))  # type: ignore[misc]
+    for rounding in ("nearest", "gptq"):
+        for name, where in (("awq, folded", FOLDABLE), ("awq, everywhere", ("",))):
+            yield f"{name}, {rounding}", lambda r=rounding, w=where: _transformed(laboratory, awq, r, w)  # type: ignore[misc]
+        yield f"rotation, everywhere, {rounding}", lambda r=rounding: _transformed(laboratory, rotated, r, ("",))  # type: ignore[misc]
+
+
+def _transformed(laboratory: Laboratory, transform: Callable[..., nn.Module], rounding: Rounding, where: tuple[str, ...]) -> DiT:
+    """The preset int4 with the inputs of its 4-bit layers whose names end in one of `where` transformed before rounding."""
+    recipe = rounded_as(PRESETS["int4"], rounding)
+    dit = laboratory.quantised(recipe)
+    for layer, linear in laboratory.layers.items():
+        program, module = layer.split("/", 1)
+        rule = recipe.rule_for(program, module)
+        if rule is None or rule.weights != "int4" or not module.endswith(where):
+            continue
+        grid, moments = grid_of(linear, rule), torch.block_diag(*laboratory.moments[layer])
+
+        def round_one(weight: Tensor, moments: Tensor, grid: Any = grid) -> Rounded:
+            return gptq(weight, [moments], grid) if rounding == "gptq" else nearest(weight, grid)
+
+        parent, _, name = module.removeprefix("dit.").rpartition(".")
+        setattr(dit.get_submodule(parent), name, transform(copy.deepcopy(linear), moments, grid, round_one))
+    return cast(DiT, dit)
+
+
+# ---- 2. Uniform and searched, at equal size ------------------------------------------------------------------------------------
+
+
+def _equal_sizes(laboratory: Laboratory, journal: Journal, full: Mouth, report: Report) -> Iterator[Record]:
+    sizes = {layer: (linear.out_features, linear.in_features) for layer, linear in laboratory.layers.items()}
+    for name in UNIFORM:
+        recipe = rounded_as(PRESETS[name], "gptq", name)
+        size = laboratory.bytes_of(recipe)
+        choice = best_of_size(sizes, journal, GROUP, size)
+        searched = laboratory.quantised(recipe_of("searched", choice, GROUP, rounding_of))
+        yield _row(laboratory, full, name, size, laboratory.quantised(recipe), report)
+        yield _row(laboratory, full, f"searched, within {name}", choice.bytes, searched, report)

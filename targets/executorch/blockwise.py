@@ -1,0 +1,354 @@
+"""The transformer's two programs, block by block: made on a machine that cannot hold the model in full precision.
+
+1. parts     a block, the embedding, the head; keys and values of a block; the tokens before them, each a module with flat inputs
+2. prepare   one block at a time is read, made portable and quantised, and its full-precision copy freed
+3. program   the parts in a row: `Step` is the denoising step, `Encode` the condition encoding
+4. lower     stamped: one block per scheme is lowered, the others take its payload (`stamp.py`); or plain: all of it in one go
+
+Both ways give the same numbers. Stamping leans on private layout; where its assertions fail it says so and the plain way is taken.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...core.config import ClipSpec, ModelConfig
+from ...core.errors import ExportError
+from ...core.model.attention import CrossAttention, LayerConditions
+from ...core.model.conditions import Conditions
+from ...core.model.programs import condition_shapes, encode_conditions_program
+from ...core.model.transformer import Block, DiT, Head, unpatchify
+from ...quantize.recipes import WeightRecipe
+from ...quantize.weights import quantise
+from ..rewrites.hoist import NoisePatches, strip_block
+from ..rewrites.portable import make_portable
+from .backends import Backend
+from .half_products import Products, products_in
+from .lower import Lowered, gelu_for
+from .stamp import Call, StampError, Template, call, lower_whole, scheme
+
+Way = Literal["auto", "stamped", "plain"]
+Warn = Callable[[str], None]
+_Parts = Iterator[tuple[str, nn.Module, nn.Module]]  # prefix of its layers' names, as it was read, and prepared
+_SEED = 20250612  # of a template's random weights
+
+
+# ---- 1. Parts -------------------------------------------------------------------------------------------------------------------
+
+
+class StepEmbed(nn.Module):
+    """latents [1, 16, F, h, w] and patch bias [1, N, D] -> tokens [1, N, D]."""
+
+    def __init__(self, patches: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.patches, self.channels = patches, channels
+
+    def forward(self, latents: Tensor, patch_bias: Tensor) -> tuple[Tensor, ...]:
+        return (self.patches(latents, 0, self.channels) + patch_bias,)
+
+
+class StepBlock(nn.Module):
+    """A block whose inputs are tensors alone: tokens, modulation, rotary tables, what it attends to, modality weights, mask."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(
+        self, x: Tensor, modulation: Tensor, cos: Tensor, sin: Tensor, modality_weights: Tensor, audio_mask: Tensor, *layer: Tensor
+    ) -> tuple[Tensor, ...]:
+        b, _, f = modality_weights.shape
+        text, image, audio = (modality_weights[:, i : i + 1].reshape(b, f, 1, 1) for i in range(3))
+        weights = (text, image, audio * audio_mask.view(b, 1, -1, 1))
+        return (self.block(x, modulation, (cos, sin), LayerConditions(*layer), weights),)
+
+
+class StepHead(nn.Module):
+    """Tokens before and after the blocks, time [1, D] -> velocity [1, 16, F, h, w], and what the blocks added where it is kept."""
+
+    def __init__(self, head: nn.Module, clip: ClipSpec, keep_residual: bool) -> None:
+        super().__init__()
+        self.head, self.keep_residual = head, keep_residual
+        self.shape = (clip.latent_frames, clip.latent_height, clip.latent_width)
+
+    def forward(self, before: Tensor, after: Tensor, time: Tensor) -> tuple[Tensor, ...]:
+        velocity = unpatchify(self.head(after, time), *self.shape)
+        return (velocity, after - before) if self.keep_residual else (velocity,)
+
+
+class KeysValues(nn.Module):
+    """A block's keys and values alone, under the names that they have in its cross-attention."""
+
+    def __init__(self, attention: CrossAttention) -> None:
+        super().__init__()
+        for name in ("k", "v", "norm_k", "k_img", "v_img", "norm_k_img", "k_audio", "v_audio", "norm_k_audio"):
+            setattr(self, name, getattr(attention, name))
+
+    def forward(self, text: Tensor, image: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
+        return CrossAttention.keys_values(cast(CrossAttention, self), text, image, audio)
+
+
+class Tokens(nn.Module):
+    """y, text, image, audio [, audio_present] -> patch bias and the tokens that keys and values are made of; the model's names."""
+
+    def __init__(self, dit: DiT) -> None:
+        super().__init__()
+        self.config = dit.config
+        self.patch_embedding, self.text_embedding, self.img_emb = dit.patch_embedding, dit.text_embedding, dit.img_emb
+        self.hears = "audio_injection" if dit.config.variant == "flash" else "audio2token"
+        setattr(self, self.hears, getattr(dit, self.hears))
+
+    def forward(
+        self, y: Tensor, text: Tensor, image: Tensor, audio: Tensor, audio_present: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        first, hear = self.config.latent_channels, getattr(self, self.hears)
+        bias = self.patch_embedding(y, first, first + y.shape[1]) + self.patch_embedding.bias
+        heard = hear(audio) if self.config.variant == "flash" else hear(audio, y.shape[2], audio_present)
+        return bias, self.text_embedding(text), self.img_emb(image), heard
+
+
+# ---- 2. Preparing one part at a time --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Prepare:
+    """Makes parts portable and quantises them, as `recipe` says for `program`; counts what it did."""
+
+    program: str
+    recipe: WeightRecipe
+    layers: Counter[str] = field(default_factory=Counter)
+
+    def __call__(self, part: nn.Module, prefix: str, samples: Sequence[Sequence[Any]] = ()) -> nn.Module:
+        portable = make_portable(part, gelu=gelu_for(self.recipe, self.program, part, prefix))
+        self.layers.update(quantise(portable, self.program, self.recipe, prefix=prefix, samples=samples))
+        return portable
+
+    def template(self, part: nn.Module, prefix: str) -> nn.Module:
+        """As a part of this prefix is stored, with random weights that no other tensor shares by chance."""
+        rules = tuple(rule.model_copy(update={"rounding": "nearest"}) for rule in self.recipe.rules)
+        portable = make_portable(copy.deepcopy(part), gelu=gelu_for(self.recipe, self.program, part, prefix))
+        generator = torch.Generator().manual_seed(_SEED)
+        with torch.no_grad():
+            for parameter in portable.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+        quantise(portable, self.program, self.recipe.model_copy(update={"rules": rules}), prefix=prefix)
+        return portable
+
+
+def blocks_of(dit: DiT) -> Iterator[Block]:
+    """The blocks one at a time; a streamed transformer's are freed when the next one is asked for."""
+    return (cast(Block, block) for block in dit.blocks)
+
+
+# ---- 3. Programs ----------------------------------------------------------------------------------------------------------------
+
+
+class Step(nn.Module):
+    """The denoising step of its parts, modules or delegates; inputs and outputs as `core.model.programs.Denoise`."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, embed: nn.Module, blocks: Iterable[nn.Module], head: nn.Module, rope: tuple[Tensor, Tensor]) -> None:
+        super().__init__()
+        self.embed, self.blocks, self.head = embed, nn.ModuleList(blocks), head
+        self.register_buffer("cos", rope[0], persistent=False)
+        self.register_buffer("sin", rope[1], persistent=False)
+
+    def forward(
+        self, latents: Tensor, time: Tensor, modulation: Tensor, modality_weights: Tensor, *conditions: Tensor
+    ) -> tuple[Tensor, ...]:
+        given = Conditions(*conditions)
+        (before,) = self.embed(latents, given.patch_bias)
+        x = before
+        for index, block in enumerate(self.blocks):
+            layer = given.layer(index)
+            parts = (getattr(layer, f.name) for f in fields(layer))
+            (x,) = block(x, modulation, self.cos, self.sin, modality_weights, given.audio_mask, *parts)
+        return self.head(before, x, time)
+
+
+class Encode(nn.Module):
+    """The condition encoding of its parts; inputs and outputs as `core.model.programs.EncodeConditions`."""
+
+    def __init__(self, tokens: nn.Module, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.tokens, self.blocks = tokens, nn.ModuleList(blocks)
+
+    def forward(self, y: Tensor, text: Tensor, image: Tensor, audio: Tensor, *audio_present: Tensor) -> tuple[Tensor, ...]:
+        patch_bias, *tokens = self.tokens(y, text, image, audio, *audio_present)
+        per_block = [block(*tokens) for block in self.blocks]
+        stacks = (torch.cat([tensor.view(1, *tensor.shape) for tensor in column]) for column in zip(*per_block, strict=True))
+        return patch_bias, *stacks
+
+
+# ---- 4. Lowering ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a transformer's program is made of, and how. `samples`: calls of each block, for roundings that look at data: index ->
+    argument lists of `Block.forward`. `external`: the data file that is to hold the weights. `products`: the type of products
+    between activations (see `half_products`)."""
+
+    dit: DiT
+    clip: ClipSpec
+    text_rows: int
+    recipe: WeightRecipe
+    backend: Backend
+    keep_residual: bool = False
+    way: Way = "auto"
+    external: str | None = None
+    samples: Callable[[int], Sequence[Sequence[Any]]] = lambda _: ()
+    warn: Warn = warnings.warn
+    products: Products = "fp32"
+
+
+def lower_denoise(request: Request) -> Lowered:
+    """The denoising step. Raises ExportError: the backend refuses, or, stamped, takes a part in more than one piece."""
+    return _either(request, _denoise)
+
+
+def lower_encode_conditions(request: Request) -> Lowered:
+    """The condition encoding. Raises as `lower_denoise`."""
+    return _either(request, _encode)
+
+
+def _either(request: Request, lower: Callable[[Request, bool], Lowered]) -> Lowered:
+    with products_in(request.products):
+        if request.way == "plain":
+            return lower(request, False)
+        try:
+            return lower(request, True)
+        except StampError as error:
+            if request.way == "stamped":
+                raise
+            request.warn(
+                f"The quick way to compile does not work here: {error} The slow one is taken, which gives the same program."
+            )
+            return lower(request, False)
+
+
+def quantised_step(request: Request) -> Step:
+    """The denoising step as it is compiled, portable and quantised, in PyTorch: what the compiled file is the same numbers as."""
+    embed, blocks, head, rope = _step_parts(request, Prepare("denoise", request.recipe))
+    return Step(embed, [module for _, _, module in blocks], head, rope)
+
+
+def _step_parts(request: Request, prepare: Prepare) -> tuple[nn.Module, _Parts, nn.Module, tuple[Tensor, Tensor]]:
+    """Embedding, blocks (each made when it is asked for), head, and the rotary tables."""
+    dit, clip, channels = request.dit, request.clip, request.dit.config.latent_channels
+    embed = StepEmbed(prepare(NoisePatches(dit.patch_embedding, channels), "dit.patch_embedding."), channels)
+    head = StepHead(prepare(cast(Head, dit.head), "dit.head."), clip, request.keep_residual)
+
+    def blocks() -> _Parts:
+        for index, block in enumerate(blocks_of(dit)):
+            light, prefix = strip_block(block), f"dit.blocks.{index}."
+            yield prefix, light, StepBlock(prepare(light, prefix, request.samples(index)))
+
+    rope = dit.rope(torch.empty(1, channels, clip.latent_frames, clip.latent_height, clip.latent_width))
+    return embed, blocks(), head, rope
+
+
+def _denoise(request: Request, stamped: bool) -> Lowered:
+    clip, config = request.clip, request.dit.config
+    prepare = Prepare("denoise", request.recipe)
+    examples = _step_examples(config, clip, request.text_rows)
+    x, modulation, time = examples["x"], examples["modulation"], examples["time"]
+    embed, parts, head, rope = _step_parts(request, prepare)
+    if stamped:
+        partitioner = request.backend.partitioner()
+        block_inputs = (x, modulation, *rope, examples["modality_weights"], examples["audio_mask"], *examples["layer"])
+        blocks: list[nn.Module] = [*_stamps(parts, block_inputs, prepare, request, StepBlock)]
+        embed = call(lower_whole(embed, (examples["latents"], x), partitioner), request.external)
+        head = call(lower_whole(head, (x, x, time), partitioner), request.external)
+    else:
+        blocks = [module for _, _, module in parts]
+    shapes = condition_shapes(config, clip, request.text_rows)
+    inputs = [examples["latents"], time, modulation, examples["modality_weights"]]
+    inputs += [torch.zeros(shapes[name]) for name in Conditions.names()]
+    return _finish("denoise", Step(embed, blocks, head, rope), inputs, prepare, request, stamped)
+
+
+def _encode(request: Request, stamped: bool) -> Lowered:
+    dit, config = request.dit, request.dit.config
+    prepare = Prepare("encode_conditions", request.recipe)
+    method = encode_conditions_program(dit, request.clip, request.text_rows)["forward"]
+    inputs = list(method.inputs.values())
+    tokens = prepare(Tokens(dit), "dit.")
+
+    def parts() -> _Parts:
+        for index, block in enumerate(blocks_of(dit)):
+            light, prefix = KeysValues(cast(CrossAttention, block.cross_attn)), f"dit.blocks.{index}.cross_attn."
+            yield prefix, light, prepare(light, prefix)
+
+    heard = request.clip.latent_frames * config.audio.tokens
+    examples = [torch.zeros(1, rows, config.dim) for rows in (request.text_rows, config.image_tokens, heard)]
+    blocks = _stamps(parts(), examples, prepare, request, lambda part: part) if stamped else [module for _, _, module in parts()]
+    if stamped:
+        tokens = call(lower_whole(tokens, inputs, request.backend.partitioner()), request.external)
+    return _finish("encode_conditions", Encode(tokens, blocks), inputs, prepare, request, stamped)
+
+
+def _stamps(
+    parts: _Parts,
+    example: Sequence[Tensor],
+    prepare: Prepare,
+    request: Request,
+    wrap: Callable[[nn.Module], nn.Module],
+) -> list[Call]:
+    """Every part as a delegate: a template for each scheme and kind of block, stamped with each part's weights."""
+    templates: dict[Any, Template] = {}
+    calls = []
+    for prefix, light, wrapped in parts:
+        key = (_kind(light), scheme(wrapped))
+        if key not in templates:
+            templates[key] = Template(wrap(prepare.template(light, prefix)), example, request.backend.partitioner())
+        calls.append(templates[key].stamp(wrapped, request.external))
+    return calls
+
+
+def _kind(block: nn.Module) -> bool:
+    """What a block's graph depends on beside its tensors: whether its modalities are coupled."""
+    return isinstance(block, Block) and bool(cast(CrossAttention, block.cross_attn).coupled)
+
+
+def _step_examples(config: ModelConfig, clip: ClipSpec, text_rows: int) -> dict[str, Any]:
+    dim, frames = config.dim, clip.latent_frames
+    audio = torch.zeros(1, frames * config.audio.tokens, dim)
+    text, image = torch.zeros(1, text_rows, dim), torch.zeros(1, config.image_tokens, dim)
+    return {
+        "latents": torch.zeros(1, config.latent_channels, frames, clip.latent_height, clip.latent_width),
+        "x": torch.zeros(1, clip.tokens, dim),
+        "modulation": torch.zeros(1, 6, dim),
+        "time": torch.zeros(1, dim),
+        "modality_weights": torch.ones(1, 3, frames),
+        "audio_mask": torch.ones(1, clip.tokens_per_frame),
+        "layer": (text, text.clone(), torch.zeros(1, text_rows), image, image.clone(), audio, audio.clone()),
+    }
+
+
+def _finish(name: str, whole: nn.Module, inputs: list[Tensor], prepare: Prepare, request: Request, stamped: bool) -> Lowered:
+    from executorch.exir import EdgeCompileConfig, to_edge, to_edge_transform_and_lower
+
+    config = EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            exported = torch.export.export(whole, tuple(inputs), strict=False)
+            if stamped:
+                edge = to_edge(exported, compile_config=config)
+            else:
+                edge = to_edge_transform_and_lower(exported, partitioner=[request.backend.partitioner()], compile_config=config)
+        except Exception as error:
+            raise ExportError(f"{name} could not be lowered to {request.backend.title}: {error}") from error
+    program = edge.exported_program()
+    return Lowered(name, {"forward": program}, dict(prepare.layers))

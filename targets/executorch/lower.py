@@ -1,0 +1,180 @@
+"""ExecuTorch: programs of the reference to `.pte` files.
+
+portable rewrite -> weight quantisation -> torch.export -> one delegate per method -> .pte. What was written is believed when it has
+been run and compared (`released.prove`, `runtime/verify/parity.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ...core.bundle import Delegation
+from ...core.errors import ConfigError, ExportError
+from ...core.model.programs import Program
+from ...quantize.recipes import WeightRecipe
+from ...quantize.weights import executed_layers, linear_layers, quantise
+from ..idle import release_pages
+from ..rewrites.portable import GELU, make_portable
+from .backends import BACKENDS, Backend
+from .gate import delegation, require_delegated
+from .half_products import Products, products_in
+
+SUFFIX = ".pte"
+DATA_SUFFIX = ".ptd"
+XNNPACK = BACKENDS["xnnpack"]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A program in the backend's hands: an exported program by method, and how many layers got which weights."""
+
+    name: str
+    methods: Mapping[str, Any]
+    layers: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled program: its file, what of each method the backend took, and how many layers got which weights. `data`: the file
+    that holds its weights, where they lie outside. Methods are named `prefix` + their name in the file."""
+
+    path: Path
+    delegation: dict[str, Delegation]
+    layers: dict[str, int]
+    data: Path | None = None
+    prefix: str = ""
+
+
+def gelu_for(recipe: WeightRecipe, program: str, module: Any, prefix: str = "", used: Collection[str] | None = None) -> GELU:
+    """The form of GELU that goes with the weights of `module`, a program or part of one whose layers are called `prefix` + theirs:
+    one operator instead of six where its own quantised weights hide the difference. `used`: of its layers those that run."""
+    rules = (recipe.rule_for(program, prefix + name) for name in linear_layers(module) if used is None or name in used)
+    return "fast" if any(rule is not None and rule.weights != "fp32" for rule in rules) else "exact"
+
+
+def lower_program(
+    name: str,
+    program: Program,
+    recipe: WeightRecipe,
+    backend: Backend = XNNPACK,
+    external: str | None = None,
+    products: Products = "fp32",
+    samples: Sequence[Sequence[Any]] = (),
+) -> Lowered:
+    """Lowers `program` as it is, whatever it is. `external`: the data file that is to hold its weights; `products`: the type of
+    products between activations (see `half_products`); `samples`: calls of it, for roundings that look at data.
+
+    Raises:
+        ExportError: the exporter or the backend refuses; the message names the program and the method.
+    """
+    import torch
+    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+
+    exported, layers = {}, Counter[str]()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        for method_name, method in program.items():
+            inputs = tuple(method.inputs.values())
+            try:
+                gelu = gelu_for(recipe, name, method.module, used=executed_layers(method.module, inputs))
+                portable = make_portable(method.module, inputs=inputs, gelu=gelu)
+                relieve = partial(release_pages, method.module)
+                layers.update(quantise(portable, name, recipe, inputs, samples=samples, relieve=relieve))
+                relieve()
+                exported[method_name] = torch.export.export(portable, inputs, strict=False)
+            except ConfigError:
+                raise
+            except Exception as error:
+                raise ExportError(f"{name}.{method_name} could not be traced: {error}") from error
+        partitioner = backend.partitioner()
+        try:
+            with products_in(products):
+                edge = to_edge_transform_and_lower(
+                    exported,
+                    partitioner={method_name: [partitioner] for method_name in exported},
+                    compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+                )
+        except Exception as error:
+            raise ExportError(f"{name} could not be lowered to {backend.title}: {error}") from error
+    programs = {method_name: edge.exported_program(method_name) for method_name in exported}
+    for found in programs.values():
+        _move_weights(found, external)
+    return Lowered(name, programs, dict(layers))
+
+
+def _move_weights(program: Any, external: str | None) -> None:
+    """Marks the weights of a program's delegates as lying in the data file `external`."""
+    from executorch.exir._serialize._named_data_store import NamedDataStore
+
+    if external is None:
+        return
+    for child in program.graph_module.children():
+        data = getattr(child, "named_data_store_output", None)
+        if data is not None:
+            store = NamedDataStore()
+            for key, entry in data.pte_data.items():
+                store.add_named_data(key, data.buffers[entry.buffer_index], entry.alignment, external_tag=external)
+            child._named_data_store_output = store.get_named_data_store_output()
+
+
+def write_programs(lowered: Iterable[Lowered], path: Path, together: bool = False) -> list[Compiled]:
+    """Writes one program, or several `together`, to the file `path`, and weights that lie outside to one beside it.
+
+    Raises:
+        ExportError: a backend took too little of a program, or the file cannot be made.
+    """
+    from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig
+    from executorch.exir.passes import MemoryPlanningPass
+
+    programs = list(lowered)
+    methods = {}
+    for program in programs:
+        methods.update({_prefix(program.name, together) + method: found for method, found in program.methods.items()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
+        inputs_stay = MemoryPlanningPass(alloc_graph_input=False)  # a player's inputs are read where they lie, not copied in
+        try:
+            manager = EdgeProgramManager(methods, compile_config=config)
+            made = manager.to_executorch(ExecutorchBackendConfig(memory_planning_pass=inputs_stay))
+        except Exception as error:
+            raise ExportError(f"{path.name} could not be made: {error}") from error
+    taken = []
+    for program in programs:
+        prefix = _prefix(program.name, together)
+        taken.append({method: delegation(made.exported_program(prefix + method)) for method in program.methods})
+        require_delegated(program.name, taken[-1])
+    with path.open("wb") as file:
+        made.write_to_file(file)
+    data = None
+    with tempfile.TemporaryDirectory(dir=path.parent) as empty:  # nothing else can be taken for the data file
+        made.write_tensor_data_to_file(empty)
+        for written in sorted(Path(empty).iterdir()):
+            if data is not None:
+                raise ExportError(f"{path.name} would have weights in {data.name} and {written.name}; one data file goes with it.")
+            data = path.parent / written.name
+            os.replace(written, data)
+    return [Compiled(path, found, p.layers, data, _prefix(p.name, together)) for p, found in zip(programs, taken, strict=True)]
+
+
+def _prefix(name: str, together: bool) -> str:
+    return f"{name}." if together else ""
+
+
+def compile_program(
+    name: str, program: Program, recipe: WeightRecipe, folder: Path, samples: Sequence[Sequence[Any]] = ()
+) -> Compiled:
+    """Compiles `program` to `folder/name.pte` with XNNPACK, its weights inside. `samples`: as in `lower_program`.
+
+    Raises:
+        ExportError: the exporter or the backend refuses, or takes too little of it; the message names the program.
+    """
+    return write_programs([lower_program(name, program, recipe, samples=samples)], folder / f"{name}{SUFFIX}")[0]

@@ -1,0 +1,1 @@
+"""Exact rewrites: the same numbers in operators that backends take."""
