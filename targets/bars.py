@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from ..core.bundle import DECODE_PROGRAMS, Figures
+from ..core.bundle import CONDITION_PROGRAMS, DECODE_PROGRAMS, Figures
 from ..core.metrics.agreement import lowest
 from ..core.plan import check_choice
 from ..quantize.recipes import Weights
@@ -41,7 +41,7 @@ FLOWS_INTO_LATENTS = (
     "image_encoder",
     "text_encoder",
     "vae_encode",
-    "encode_conditions",
+    *CONDITION_PROGRAMS,
     "denoise",
     "denoise_reusing",
 )

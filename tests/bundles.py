@@ -17,7 +17,7 @@ from torch import nn
 from echoedge.core.bundle import MANIFEST, Manifest
 from echoedge.core.config import AudioConfig, ClipSpec, VAEConfig
 from echoedge.core.model.encoders import NanoEncoders
-from echoedge.core.model.programs import Model, Program, build_programs
+from echoedge.core.model.programs import EntryPoints, Model, build_programs
 from echoedge.core.model.vae import VAE, CausalConv3d, ChannelNorm, Downsample, Upsample
 from echoedge.core.plan import SamplingPlan, WindowRule
 from echoedge.core.plan.phases import PhaseWeights
@@ -79,7 +79,7 @@ def small_plan(options: PlanOptions = OPTIONS) -> SamplingPlan:
 
 
 @cache
-def small_programs(seed: int = 0, reuse: bool = False) -> dict[str, Program]:
+def small_programs(seed: int = 0, reuse: bool = False) -> dict[str, EntryPoints]:
     model = small_model(seed)
     return build_programs(model, CLIP, model.config.text_len, reuse)
 

@@ -1,5 +1,6 @@
 """The bundle: its manifest, how it is written and read, recorded calls, and records of what was measured later."""
 
+from .manifest import CONDITION_PROGRAMS as CONDITION_PROGRAMS
 from .manifest import DECODE_PROGRAMS as DECODE_PROGRAMS
 from .manifest import FORMAT as FORMAT
 from .manifest import MANIFEST as MANIFEST

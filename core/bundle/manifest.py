@@ -52,6 +52,12 @@ MANIFEST = "manifest.json"
 PROGRAMS = "programs"
 RECORDS = "records"
 DECODE_PROGRAMS: Final = {"full": "vae_decode", "tiny": "tiny_decode"}  # by decoder
+CONDITION_PROGRAMS: Final = {  # what each gives the denoising step
+    "text_conditions": ("text_k", "text_v"),
+    "image_conditions": ("image_k", "image_v"),
+    "audio_conditions": ("audio_k", "audio_v"),
+    "patch_conditions": ("patch_bias",),
+}
 _MAX_MANIFEST_BYTES = 64 << 20
 _MAX_PATH_LENGTH = 200
 _PATH_PART = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9._+-]*[A-Za-z0-9_+-])?")

@@ -6,6 +6,7 @@ Layouts: B batch, F latent frames, S tokens of one frame, N = F·S, H heads, d c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +116,14 @@ class LayerConditions:
     audio_v: Tensor
 
 
+Modality = Literal["text", "image", "audio"]
+PROJECTIONS: dict[Modality, tuple[str, str, str]] = {  # of keys, of values, and the keys' norm
+    "text": ("k", "v", "norm_k"),
+    "image": ("k_img", "v_img", "norm_k_img"),
+    "audio": ("k_audio", "v_audio", "norm_k_audio"),
+}
+
+
 class CrossAttention(nn.Module):
     """CDCA, coupled-decoupled multi-modal cross-attention.
 
@@ -132,13 +141,10 @@ class CrossAttention(nn.Module):
         self.k_audio, self.v_audio = (nn.Linear(dim, dim, bias=audio_bias) for _ in range(2))
         self.norm_q, self.norm_k, self.norm_k_img, self.norm_k_audio = (nn.RMSNorm(dim, config.eps) for _ in range(4))
 
-    def keys_values(self, text: Tensor, image: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
-        """text, image, audio tokens [B, L, D] -> keys and values in the order of `LayerConditions` without the bias."""
-        return (
-            self.norm_k(self.k(text)), self.v(text),
-            self.norm_k_img(self.k_img(image)), self.v_img(image),
-            self.norm_k_audio(self.k_audio(audio)), self.v_audio(audio),
-        )  # fmt: skip
+    def keys_values(self, modality: Modality, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of one modality [B, L, D] -> their keys and values."""
+        key, value, norm = (getattr(self, name) for name in PROJECTIONS[modality])
+        return norm(key(tokens)), value(tokens)
 
     def forward(self, x: Tensor, conditions: LayerConditions, weights: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """x: [B, N, D]; weights of text, image, audio: broadcast against [B, F, S, 1] -> [B, N, D]."""

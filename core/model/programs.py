@@ -4,7 +4,10 @@
     image_encoder      portrait -> tokens                                             nano's, or CLIP's visual tower
     text_encoder       ids -> embeddings                                              nano only: other models play prompt packs
     vae_encode         first: video -> latents, state; next: video, state -> latents, state
-    encode_conditions  y, text, image, audio [, audio_present] -> keys and values, patch bias
+    text_conditions    text -> keys and values                                        per prompt and strength
+    image_conditions   image tokens -> keys and values                                per portrait
+    audio_conditions   audio [, audio_present] -> keys and values                     per window
+    patch_conditions   y -> patch bias                                                per clip, or per window
     denoise            latents, step tables, modality weights, conditions -> velocity [, residual]
     denoise_reusing    latents, time, residual, patch bias -> velocity                where the plan reuses features
     vae_decode         first: latents -> video, state; next: latents, state -> video, state; of the VAE or of the tiny one
@@ -51,8 +54,8 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Method:
-    """One entry point: a module, example inputs by name (they fix the shapes), and the names of its outputs."""
+class EntryPoint:
+    """One method of a program to be: a module, example inputs by name (they fix the shapes), and the names of its outputs."""
 
     module: nn.Module
     inputs: dict[str, Tensor]
@@ -78,7 +81,7 @@ class Method:
         }
 
 
-Program = dict[str, Method]
+EntryPoints = dict[str, EntryPoint]  # of a program, by the method's name
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,42 @@ class EncodeConditions(nn.Module):
         return tuple(getattr(conditions, name) for name in CONDITION_INPUTS)
 
 
+class TextConditions(nn.Module):
+    def __init__(self, dit: DiT) -> None:
+        super().__init__()
+        self.dit = dit
+
+    def forward(self, text: Tensor) -> tuple[Tensor, ...]:
+        return self.dit.text_keys_values(text)
+
+
+class ImageConditions(nn.Module):
+    def __init__(self, dit: DiT) -> None:
+        super().__init__()
+        self.dit = dit
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return self.dit.image_keys_values(image)
+
+
+class AudioConditions(nn.Module):
+    def __init__(self, dit: DiT, latent_frames: int) -> None:
+        super().__init__()
+        self.dit, self.latent_frames = dit, latent_frames
+
+    def forward(self, audio: Tensor, audio_present: Tensor | None = None) -> tuple[Tensor, ...]:
+        return self.dit.audio_keys_values(audio, self.latent_frames, audio_present)
+
+
+class PatchConditions(nn.Module):
+    def __init__(self, dit: DiT) -> None:
+        super().__init__()
+        self.dit = dit
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.dit.patch_bias(y)
+
+
 class Denoise(nn.Module):
     """The step, with the rotary tables of its fixed shape as constants."""
 
@@ -189,7 +228,7 @@ class StreamChunk(nn.Module):
 
 def audio_encoder_program(
     encoder: NanoAudioEncoder | SpeechEncoder, clip: ClipSpec, variant: Variant = "flash", context_frames: int = 0
-) -> Program:
+) -> EntryPoints:
     """waveform [1, samples] -> features, [1, frames, layers, channels] (flash) or [1, 2·frames - 1, channels] (preview).
 
     nano's hears a clip and `context_samples` beyond it; the released one a clip with `context_frames` on either side, what is known
@@ -197,13 +236,13 @@ def audio_encoder_program(
     """
     if isinstance(encoder, NanoAudioEncoder):
         samples = clip.frames * clip.samples_per_frame + encoder.context_samples
-        return {"forward": Method(encoder.eval(), {"waveform": 0.1 * _random(1, samples)}, ["features"])}
+        return {"forward": EntryPoint(encoder.eval(), {"waveform": 0.1 * _random(1, samples)}, ["features"])}
     frames = clip.frames + 2 * context_frames
     samples = frames * clip.samples_per_frame
     kind, rows = (SpeechPerFrame, frames) if variant == "flash" else (SpeechPerToken, encoder.config.rows(samples))
     kernel = encoder.config.conv_kernels[0]
     inputs = {"waveform": _random(1, samples), "moments": _random(1, kernel + 1, kernel), "present": torch.ones(1, rows)}
-    return {"forward": Method(kind(encoder, frames, clip.samples_per_frame).eval(), inputs, ["features"])}
+    return {"forward": EntryPoint(kind(encoder, frames, clip.samples_per_frame).eval(), inputs, ["features"])}
 
 
 def hearing_for(config: ModelConfig, encoder: SpeechEncoderConfig, context_frames: int) -> Hearing:
@@ -212,21 +251,21 @@ def hearing_for(config: ModelConfig, encoder: SpeechEncoderConfig, context_frame
     return hearing_of(config).model_copy(update={"context_frames": context_frames, "window": window})
 
 
-def image_encoder_program(encoder: NanoImageEncoder | PictureEncoder, clip: ClipSpec) -> Program:
+def image_encoder_program(encoder: NanoImageEncoder | PictureEncoder, clip: ClipSpec) -> EntryPoints:
     """portrait [1, 3, H, W] in [-1, 1], of the clip's size -> tokens [1, image_tokens, image_dim]."""
     portrait = _random(1, 3, clip.height, clip.width).clamp(-1, 1)
     module = PortraitEncoder(encoder, clip.height, clip.width) if isinstance(encoder, PictureEncoder) else encoder
-    return {"forward": Method(module.eval(), {"portrait": portrait}, ["tokens"])}
+    return {"forward": EntryPoint(module.eval(), {"portrait": portrait}, ["tokens"])}
 
 
-def text_encoder_program(encoder: NanoTextEncoder, config: ModelConfig) -> Program:
+def text_encoder_program(encoder: NanoTextEncoder, config: ModelConfig) -> EntryPoints:
     """ids [1, text_len] -> embeddings [1, text_len, text_dim]."""
     ids = torch.full((1, config.text_len), PAD_ID, dtype=torch.int64)
     ids[0, :5] = torch.tensor(list(b"a man"))
-    return {"forward": Method(encoder.eval(), {"ids": ids}, ["embeddings"])}
+    return {"forward": EntryPoint(encoder.eval(), {"ids": ids}, ["embeddings"])}
 
 
-def vae_encode_program(vae: VAE, clip: ClipSpec) -> Program:
+def vae_encode_program(vae: VAE, clip: ClipSpec) -> EntryPoints:
     """first: video [1, 1, 3, H, W]; next: video [1, 4, 3, H, W] and state -> latents [1, 16, 1, h, w], state.
 
     Only the VAE encodes clips: the tiny autoencoder looks three frames ahead, which no chunk of a stream holds (tiny_vae.py).
@@ -234,21 +273,35 @@ def vae_encode_program(vae: VAE, clip: ClipSpec) -> Program:
     return _stream_program(vae, clip, encode=True)
 
 
-def vae_decode_program(vae: VAE | TinyVAE, clip: ClipSpec) -> Program:
+def vae_decode_program(vae: VAE | TinyVAE, clip: ClipSpec) -> EntryPoints:
     """first: latents [1, 16, 1, h, w] -> video [1, 1, 3, H, W], state; next: latents and state -> video [1, 4, 3, H, W], state."""
     return _stream_program(vae, clip, encode=False)
 
 
-def encode_conditions_program(dit: DiT, clip: ClipSpec, text_rows: int) -> Program:
-    """y, text, image, audio (see `DiT.encode_conditions`), with `text_rows` prompt rows -> the tensors of CONDITION_INPUTS."""
-    shapes = given_shapes(dit.config, clip, text_rows)
-    inputs = {name: _random(*shape, seed=index) for index, (name, shape) in enumerate(shapes.items())}
-    if "audio_present" in inputs:
-        inputs["audio_present"] = torch.ones_like(inputs["audio_present"])
-    return {"forward": Method(EncodeConditions(dit).eval(), inputs, CONDITION_INPUTS)}
+def text_conditions_program(dit: DiT, text_rows: int) -> EntryPoints:
+    """text [1, text_rows, text_dim] -> keys and values [layers, 1, text_rows, D]; of every clip shape."""
+    inputs = {"text": _random(1, text_rows, dit.config.text_dim, seed=1)}
+    return {"forward": EntryPoint(TextConditions(dit).eval(), inputs, ["text_k", "text_v"])}
 
 
-def denoise_program(dit: DiT, clip: ClipSpec, text_rows: int, reuse: bool = False) -> Program:
+def image_conditions_program(dit: DiT) -> EntryPoints:
+    """image [1, image_tokens, image_dim] -> keys and values [layers, 1, image_tokens, D]; of every clip shape."""
+    inputs = {"image": _random(1, dit.config.image_tokens, dit.config.image_dim, seed=2)}
+    return {"forward": EntryPoint(ImageConditions(dit).eval(), inputs, ["image_k", "image_v"])}
+
+
+def audio_conditions_program(dit: DiT, clip: ClipSpec) -> EntryPoints:
+    """audio [, audio_present] of a window (see `DiT.encode_conditions`) -> keys and values [layers, 1, F·tokens, D]."""
+    inputs = {name: x for name, x in given_examples(dit.config, clip, 1).items() if name.startswith("audio")}
+    return {"forward": EntryPoint(AudioConditions(dit, clip.latent_frames).eval(), inputs, ["audio_k", "audio_v"])}
+
+
+def patch_conditions_program(dit: DiT, clip: ClipSpec) -> EntryPoints:
+    """y [1, 20, F, h, w] -> patch bias [1, N, D]."""
+    return {"forward": EntryPoint(PatchConditions(dit).eval(), {"y": given_examples(dit.config, clip, 1)["y"]}, ["patch_bias"])}
+
+
+def denoise_program(dit: DiT, clip: ClipSpec, text_rows: int, reuse: bool = False) -> EntryPoints:
     """latents, time [1, D], modulation [1, 6, D], modality_weights [1, 3, F], conditions -> velocity, and residual with `reuse`."""
     config = dit.config
     step = _step_inputs(config, clip) | {
@@ -259,25 +312,28 @@ def denoise_program(dit: DiT, clip: ClipSpec, text_rows: int, reuse: bool = Fals
     step |= {field.name: _zeros(*shapes[field.name]) for field in fields(Conditions)}
     step["audio_mask"] = torch.ones(1, clip.tokens_per_frame)
     outputs = ["velocity", "residual"] if reuse else ["velocity"]
-    return {"forward": Method(Denoise(dit, clip, keep_residual=reuse).eval(), step, outputs)}
+    return {"forward": EntryPoint(Denoise(dit, clip, keep_residual=reuse).eval(), step, outputs)}
 
 
-def denoise_reusing_program(dit: DiT, clip: ClipSpec) -> Program:
+def denoise_reusing_program(dit: DiT, clip: ClipSpec) -> EntryPoints:
     """latents, time [1, D], residual and patch_bias [1, N, D] -> velocity. Reads the patch embedding and the head alone."""
     tokens = (1, clip.tokens, dit.config.dim)
     inputs = _step_inputs(dit.config, clip) | {"residual": _zeros(*tokens), "patch_bias": _zeros(*tokens)}
-    return {"forward": Method(DenoiseReusing(dit).eval(), inputs, ["velocity"])}
+    return {"forward": EntryPoint(DenoiseReusing(dit).eval(), inputs, ["velocity"])}
 
 
-def build_programs(model: Model, clip: ClipSpec, text_rows: int, reuse: bool = False) -> dict[str, Program]:
+def build_programs(model: Model, clip: ClipSpec, text_rows: int, reuse: bool = False) -> dict[str, EntryPoints]:
     """The programs that play `model` on clips of `clip`'s shape; `text_rows` prompt rows (see `collapse_padding`)."""
-    programs: dict[str, Program] = {}
+    programs: dict[str, EntryPoints] = {}
     if model.encoders is not None:
         programs["audio_encoder"] = audio_encoder_program(model.encoders.audio, clip)
         programs["image_encoder"] = image_encoder_program(model.encoders.image, clip)
         programs["text_encoder"] = text_encoder_program(model.encoders.text, model.config)
     programs["vae_encode"] = vae_encode_program(model.vae, clip)
-    programs["encode_conditions"] = encode_conditions_program(model.dit, clip, text_rows)
+    programs["text_conditions"] = text_conditions_program(model.dit, text_rows)
+    programs["image_conditions"] = image_conditions_program(model.dit)
+    programs["audio_conditions"] = audio_conditions_program(model.dit, clip)
+    programs["patch_conditions"] = patch_conditions_program(model.dit, clip)
     programs["denoise"] = denoise_program(model.dit, clip, text_rows, reuse)
     if reuse:
         programs["denoise_reusing"] = denoise_reusing_program(model.dit, clip)
@@ -309,12 +365,19 @@ def given_shapes(config: ModelConfig, clip: ClipSpec, text_rows: int) -> dict[st
     }
 
 
+def given_examples(config: ModelConfig, clip: ClipSpec, text_rows: int) -> dict[str, Tensor]:
+    """Normal values of those shapes; all rows of the speech are there."""
+    shapes = given_shapes(config, clip, text_rows)
+    examples = {name: _random(*shape, seed=index) for index, (name, shape) in enumerate(shapes.items())}
+    return examples | ({"audio_present": torch.ones(shapes["audio_present"])} if "audio_present" in shapes else {})
+
+
 def _step_inputs(config: ModelConfig, clip: ClipSpec) -> dict[str, Tensor]:
     latents = (1, config.latent_channels, clip.latent_frames, clip.latent_height, clip.latent_width)
     return {"latents": _random(*latents), "time": _random(1, config.dim, seed=1)}
 
 
-def _stream_program(vae: VAE | TinyVAE, clip: ClipSpec, encode: bool) -> Program:
+def _stream_program(vae: VAE | TinyVAE, clip: ClipSpec, encode: bool) -> EntryPoints:
     config: Any = vae.config
     source, result = ("video", "latents") if encode else ("latents", "video")
 
@@ -326,10 +389,10 @@ def _stream_program(vae: VAE | TinyVAE, clip: ClipSpec, encode: bool) -> Program
     first = StreamChunk(vae, encode, first=True).eval()
     state = _faked(first, example(1))[1:]
     names = [f"state_{i}" for i in range(len(state))]
-    program = {"first": Method(first, {source: example(1)}, [result, *names])}
+    program = {"first": EntryPoint(first, {source: example(1)}, [result, *names])}
     if clip.latent_frames > 1:
         inputs = {source: example(TEMPORAL_STRIDE)} | {name: _zeros(*x.shape) for name, x in zip(names, state, strict=True)}
-        program["next"] = Method(StreamChunk(vae, encode, first=False).eval(), inputs, [result, *names])
+        program["next"] = EntryPoint(StreamChunk(vae, encode, first=False).eval(), inputs, [result, *names])
     return program
 
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import PATCH, ModelConfig
-from .attention import CrossAttention, LayerConditions, Riflex, SelfAttention, rope_tables
+from .attention import CrossAttention, LayerConditions, Modality, Riflex, SelfAttention, rope_tables
 from .conditions import AudioInjection, AudioToTokens, Conditions
 
 
@@ -174,23 +174,43 @@ class DiT(nn.Module):
         image_tokens, image_dim]; audio: windows [B, T, 5, layers, channels] (flash) or features [B, L, channels] (preview),
         of which those at the end may be missing: audio_present [B, L], 1 or 0, all there by default.
         """
-        b, channels, frames, height, width = y.shape
-        first = self.config.latent_channels
-        patch_bias = self.patch_embedding(y, first, first + channels) + self.patch_embedding.bias
-        text_tokens = self.text_embedding(text)
-        image_tokens = self.img_emb(image)
-        audio_tokens = (
-            self.audio_injection(audio) if self.config.variant == "flash" else self.audio2token(audio, frames, audio_present)
-        )
-        per_block = [block.cross_attn.keys_values(text_tokens, image_tokens, audio_tokens) for block in self.blocks]  # type: ignore[union-attr, operator]
-        text_k, text_v, image_k, image_v, audio_k, audio_v = (
-            torch.cat([tensor.view(1, *tensor.shape) for tensor in column]) for column in zip(*per_block, strict=True)
-        )
+        b, _, frames, height, width = y.shape
         if text_bias is None:
             text_bias = text.new_zeros(b, text.shape[1])
         if audio_mask is None:
             audio_mask = text.new_ones(b, height * width // PATCH**2)
-        return Conditions(patch_bias, text_k, text_v, text_bias, image_k, image_v, audio_k, audio_v, audio_mask)
+        return Conditions(
+            self.patch_bias(y), *self.text_keys_values(text), text_bias, *self.image_keys_values(image),
+            *self.audio_keys_values(audio, frames, audio_present), audio_mask,
+        )  # fmt: skip
+
+    def patch_bias(self, y: Tensor) -> Tensor:
+        """y [B, 20, F, h, w] -> the patch embedding of what is known, with its bias, [B, N, D]."""
+        first = self.config.latent_channels
+        return self.patch_embedding(y, first, first + y.shape[1]) + self.patch_embedding.bias
+
+    def text_keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """text [B, L, text_dim] -> keys and values of every block, [layers, B, L, D]."""
+        return self._keys_values("text", self.text_embedding(text))
+
+    def image_keys_values(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """image [B, image_tokens, image_dim] -> keys and values of every block, [layers, B, image_tokens, D]."""
+        return self._keys_values("image", self.img_emb(image))
+
+    def audio_keys_values(self, audio: Tensor, latent_frames: int, audio_present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """audio as in `encode_conditions` -> keys and values of every block, [layers, B, F·tokens, D]."""
+        return self._keys_values("audio", self.audio_tokens(audio, latent_frames, audio_present))
+
+    def audio_tokens(self, audio: Tensor, latent_frames: int, audio_present: Tensor | None = None) -> Tensor:
+        """audio as in `encode_conditions` -> [B, F·tokens, D]."""
+        if self.config.variant == "flash":
+            return self.audio_injection(audio)
+        return self.audio2token(audio, latent_frames, audio_present)
+
+    def _keys_values(self, modality: Modality, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        per_block = [block.cross_attn.keys_values(modality, tokens) for block in self.blocks]  # type: ignore[union-attr, operator]
+        keys, values = (torch.cat([tensor.view(1, *tensor.shape) for tensor in column]) for column in zip(*per_block, strict=True))
+        return keys, values
 
     # -- once per step -------------------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ...core.config import ClipSpec, ModelConfig
 from ...core.model.attention import CrossAttention, LayerConditions, rope_tables
-from ...core.model.programs import Method
+from ...core.model.programs import EntryPoint
 from ...core.model.transformer import Block
 from ...core.plan import check_count
 from ...quantize.recipes import WeightRecipe
@@ -160,7 +160,7 @@ class Ready:
 
 def compile_part(part: Part, recipe: WeightRecipe, folder: Path) -> Ready:
     """Raises ExportError: it cannot be compiled, or the backend takes less than it should of it."""
-    method = Method(OneRow(part.module), {f"input_{i}": tensor for i, tensor in enumerate(part.inputs)}, ["row"])
+    method = EntryPoint(OneRow(part.module), {f"input_{i}": tensor for i, tensor in enumerate(part.inputs)}, ["row"])
     compiled = compile_program("denoise", {"forward": method}, recipe, folder)
     return Ready(part, ProgramFile(compiled.path), any(name != "fp32" for name in compiled.layers))
 

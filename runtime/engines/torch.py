@@ -8,7 +8,7 @@ import torch
 
 from ...core.bundle import Bundle
 from ...core.errors import EngineError
-from ...core.model.programs import Program, build_programs
+from ...core.model.programs import EntryPoints, build_programs
 from ...core.weights.nano import load_nano, nano_digest
 from .base import Array, check_inputs, contiguous
 
@@ -18,7 +18,7 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, programs: dict[str, Program]) -> None:
+    def __init__(self, programs: dict[str, EntryPoints]) -> None:
         self.programs = programs
 
     @classmethod
@@ -38,7 +38,7 @@ class TorchEngine:
                 f"The bundle was compiled from other weights of nano (SHA-256 {record.source_sha256[:12]}…) than this package has "
                 f"({nano_digest()[:12]}…). Export it again."
             )
-        text_rows = bundle.input_shape("encode_conditions", "text")[1]
+        text_rows = bundle.input_shape("text_conditions", "text")[1]
         reuse = "denoise_reusing" in bundle.manifest.programs
         return cls(build_programs(load_nano(bundle.model), bundle.clip, text_rows, reuse))
 

@@ -30,7 +30,7 @@ from ...core.config import ClipSpec
 from ...core.errors import ExportError
 from ...core.files import require_free_memory
 from ...core.metrics.agreement import falls_short
-from ...core.model.programs import Model, Program, build_programs
+from ...core.model.programs import EntryPoints, Model, build_programs
 from ...core.model.transformer import DiT
 from ...core.plan import SamplingPlan
 from ...core.versions import library_versions
@@ -64,7 +64,7 @@ def require_parity(name: str, found: Figures, wanted: Figures) -> None:
         )
 
 
-RecordGolden = Callable[[Model, dict[str, Program], SamplingPlan, Mapping[str, np.ndarray]], Golden]
+RecordGolden = Callable[[Model, dict[str, EntryPoints], SamplingPlan, Mapping[str, np.ndarray]], Golden]
 Progress = Callable[[str, int, int], None]
 
 
@@ -135,7 +135,7 @@ def export_bundle(request: ExportRequest, out: Path, record: RecordGolden, progr
         )
 
 
-def method_records(program: Program) -> dict[str, Method]:
+def method_records(program: EntryPoints) -> dict[str, Method]:
     """Inputs and outputs of a program's methods for the manifest, without running them."""
 
     def spec(name: str, dtype: torch.dtype, shape: Sequence[int]) -> TensorSpec:
@@ -150,7 +150,7 @@ def method_records(program: Program) -> dict[str, Method]:
     }
 
 
-def _memory(programs: dict[str, Program], step: int) -> dict[str, Any]:
+def _memory(programs: dict[str, EntryPoints], step: int) -> dict[str, Any]:
     """Bytes that a player holds beside the programs' weights, computed from the shapes; `step`: one step's activations."""
 
     def size(*tensors: torch.Tensor) -> int:
@@ -166,7 +166,9 @@ def _memory(programs: dict[str, Program], step: int) -> dict[str, Any]:
     return {"conditions_bytes_per_branch": size(*conditions), "latents_bytes": size(inputs["latents"]), **state, "step_bytes": step}
 
 
-def _compile(name: str, program: Program, recipe: WeightRecipe, folder: Path, samples: Sequence[Sequence[Any]] = ()) -> Compiled:
+def _compile(
+    name: str, program: EntryPoints, recipe: WeightRecipe, folder: Path, samples: Sequence[Sequence[Any]] = ()
+) -> Compiled:
     torch.set_num_threads(1)
     return executorch.compile_program(name, program, recipe, folder, samples)
 
@@ -177,7 +179,7 @@ def _prove(name: str, path: Path, golden: Golden) -> Figures:
 
 
 def _compile_all(
-    programs: dict[str, Program],
+    programs: dict[str, EntryPoints],
     recipe: WeightRecipe,
     folder: Path,
     jobs: int,

@@ -53,7 +53,7 @@ from ...core.model.masks import Task as SoupTask
 from ...core.model.masks import condition_latents, task_mask
 from ...core.model.programs import (
     CONDITION_INPUTS,
-    Program,
+    EntryPoints,
     audio_encoder_program,
     denoise_program,
     encode_conditions_program,
@@ -195,9 +195,9 @@ def _load(request: ReleasedExport, name: str) -> Any:
     return loaders[name]()
 
 
-def _program(request: ReleasedExport, name: str, clip: ClipSpec) -> Program:
+def _program(request: ReleasedExport, name: str, clip: ClipSpec) -> EntryPoints:
     """A program that is not one of the transformer's."""
-    makers: dict[str, Callable[[], Program]] = {
+    makers: dict[str, Callable[[], EntryPoints]] = {
         "audio_encoder": lambda: audio_encoder_program(
             _load(request, "wav2vec2"), clip, request.sizes.transformer.variant, request.hearing.context_frames
         ),
@@ -231,7 +231,7 @@ def _read_golden(folder: Path, name: str) -> Golden:
     return Golden(load_file(folder / f"golden-{name}.safetensors"), json.loads((folder / f"golden-{name}.json").read_text()))
 
 
-def _outputs(program: Program, method: str, *inputs: Any) -> list[Any]:
+def _outputs(program: EntryPoints, method: str, *inputs: Any) -> list[Any]:
     return [tensor.numpy() for tensor in program[method].run(*(torch.as_tensor(value) for value in inputs))]
 
 

@@ -26,8 +26,8 @@ from ...core.errors import ConfigError
 from ...core.files import file_sha256
 from ...core.metrics.guidance import guidance_error
 from ...core.model.architecture import TransformerLayout
-from ...core.model.attention import CrossAttention, LayerConditions
-from ...core.model.programs import encode_conditions_program
+from ...core.model.attention import PROJECTIONS, CrossAttention, LayerConditions
+from ...core.model.programs import given_examples
 from ...core.model.transformer import Block, DiT
 from ...core.plan import SamplingPlan, noise
 from ...core.sampling.hearing import hearing_of
@@ -58,8 +58,8 @@ class BlockWithConditions(nn.Module):
         self, x: Tensor, modulation: Tensor, rope: tuple[Tensor, Tensor], tokens: Sequence[Tensor], weights: tuple[Tensor, ...]
     ) -> Tensor:
         attention = cast(CrossAttention, self.block.cross_attn)
-        text_k, text_v, *others = attention.keys_values(*tokens)
-        layer = LayerConditions(text_k, text_v, text_k.new_zeros(text_k.shape[:2]), *others)
+        text, image, audio = (attention.keys_values(modality, rows) for modality, rows in zip(PROJECTIONS, tokens, strict=True))
+        layer = LayerConditions(*text, text[0].new_zeros(text[0].shape[:2]), *image, *audio)
         return self.block(x, modulation, rope, layer, weights)
 
 
@@ -88,14 +88,13 @@ class Inputs:
 def drawn_inputs(dit: DiT, plan: SamplingPlan, clip: ClipSpec, steps: Sequence[int]) -> Inputs:
     """Noise latents of these steps under conditions of normal values, one clip, every branch of the plan."""
     config = dit.config
-    given = encode_conditions_program(dit, clip, TEXT_ROWS)["forward"].inputs
-    y, text, image, audio = (given[name] for name in ("y", "text", "image", "audio"))
-    first = config.latent_channels
-    patch_bias = dit.patch_embedding(y, first, first + y.shape[1]) + dit.patch_embedding.bias
+    given = given_examples(config, clip, TEXT_ROWS)
+    text, image, audio = (given[name] for name in ("text", "image", "audio"))
+    first, patch_bias = config.latent_channels, dit.patch_bias(given["y"])
     by_branch = []
     for branch in plan.branches:
         sound = torch.from_numpy(branch.hear(audio.numpy(), rows_per_frame=hearing_of(config).rows_per_frame))
-        heard = dit.audio_injection(sound) if config.variant == "flash" else dit.audio2token(sound, clip.latent_frames)
+        heard = dit.audio_tokens(sound, clip.latent_frames)
         by_branch.append((dit.text_embedding(text * branch.text_scale), dit.img_emb(image * float(branch.image)), heard))
     _, modulation = dit.step_tables(torch.tensor(plan.timesteps, dtype=torch.float64))
     places = tuple((step, branch) for step in steps for branch in plan.evaluated(step))

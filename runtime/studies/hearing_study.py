@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ...core.config import ClipSpec, ModelConfig
 from ...core.metrics.psnr import cosine
 from ...core.model.pretrained_speech import SpeechEncoder
-from ...core.model.programs import Program, audio_encoder_program, hearing_for
+from ...core.model.programs import EntryPoints, audio_encoder_program, hearing_for
 from ...core.sampling.hearing import hear, lengthened
 from ...core.train.speech import synthesise
 from ...quantize.recipes import PRESETS
@@ -90,7 +90,7 @@ def measure_contexts(
 
 
 @contextmanager
-def _running(program: Program, compiled: bool) -> Iterator[Callable[[Sequence[Any]], Any]]:
+def _running(program: EntryPoints, compiled: bool) -> Iterator[Callable[[Sequence[Any]], Any]]:
     """The program as a function of its inputs; what was compiled goes at the end."""
     if not compiled:
         yield lambda inputs: program["forward"].run(*(torch.from_numpy(value) for value in inputs))[0][0].numpy()

@@ -24,7 +24,7 @@ from ..play.media import fit_speech, normalise_loudness, read_portrait, read_spe
 from ..play.player import Player, Score
 
 if TYPE_CHECKING:
-    from ...core.model.programs import Model, Program
+    from ...core.model.programs import EntryPoints, Model
 
 LIPSYNC_SHARE = 0.95  # of full precision's lip-sync that a compiled bundle must keep
 CLIP_ARRAYS, CLIP_SETTINGS = ("portrait", "speech", "latents", "frames"), ("prompt", "seed", "mouth_box")  # of a recorded clip
@@ -190,7 +190,7 @@ def demo_case(clip: ClipSpec, frames: int) -> dict[str, Any]:
 
 
 def record_golden(
-    model: Model, programs: dict[str, Program], plan: SamplingPlan, tables: Mapping[str, np.ndarray], clip: ClipSpec
+    model: Model, programs: dict[str, EntryPoints], plan: SamplingPlan, tables: Mapping[str, np.ndarray], clip: ClipSpec
 ) -> Golden:
     """Plays the demo case in full precision and keeps every program's first and last call, and the clip itself."""
     from ..engines.torch import TorchEngine

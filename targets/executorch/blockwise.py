@@ -1,8 +1,8 @@
-"""The transformer's two programs, block by block: made on a machine that cannot hold the model in full precision.
+"""The transformer's programs, block by block: made on a machine that cannot hold the model in full precision.
 
-1. parts     a block, the embedding, the head; keys and values of a block; the tokens before them, each a module with flat inputs
+1. parts     a block, the embedding, the head; a block's keys and values of a modality; the tokens before them: flat inputs
 2. prepare   one block at a time is read, made portable and quantised, and its full-precision copy freed
-3. program   the parts in a row: `Step` is the denoising step, `Encode` the condition encoding
+3. program   the parts in a row: `DenoiseOfParts` is the denoising step, `KeysValuesOfParts` a modality's keys and values
 4. lower     stamped: one block per scheme is lowered, the others take its payload (`stamp.py`); or plain: all of it in one go
 
 Both ways give the same numbers. Stamping leans on private layout; where its assertions fail it says so and the plain way is taken.
@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -22,9 +23,15 @@ from torch import Tensor, nn
 
 from ...core.config import ClipSpec, ModelConfig
 from ...core.errors import ExportError
-from ...core.model.attention import CrossAttention, LayerConditions
+from ...core.model.attention import PROJECTIONS, CrossAttention, LayerConditions, Modality
 from ...core.model.conditions import Conditions
-from ...core.model.programs import condition_shapes, encode_conditions_program
+from ...core.model.programs import (
+    audio_conditions_program,
+    condition_shapes,
+    image_conditions_program,
+    patch_conditions_program,
+    text_conditions_program,
+)
 from ...core.model.transformer import Block, DiT, Head, unpatchify
 from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import quantise
@@ -85,34 +92,45 @@ class StepHead(nn.Module):
 
 
 class KeysValues(nn.Module):
-    """A block's keys and values alone, under the names that they have in its cross-attention."""
+    """A block's keys and values of one modality alone, under the names that they have in its cross-attention."""
 
-    def __init__(self, attention: CrossAttention) -> None:
+    def __init__(self, attention: CrossAttention, modality: Modality) -> None:
         super().__init__()
-        for name in ("k", "v", "norm_k", "k_img", "v_img", "norm_k_img", "k_audio", "v_audio", "norm_k_audio"):
+        self.modality = modality
+        for name in PROJECTIONS[modality]:
             setattr(self, name, getattr(attention, name))
 
-    def forward(self, text: Tensor, image: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
-        return CrossAttention.keys_values(cast(CrossAttention, self), text, image, audio)
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return CrossAttention.keys_values(cast(CrossAttention, self), self.modality, tokens)
 
 
 class Tokens(nn.Module):
-    """y, text, image, audio [, audio_present] -> patch bias and the tokens that keys and values are made of; the model's names."""
+    """What the model gives of one modality [, and which rows of it are there] -> tokens; the embedding has the model's name."""
+
+    EMBEDDINGS: dict[Modality, tuple[str, ...]] = {
+        "text": ("text_embedding",), "image": ("img_emb",), "audio": ("audio_injection", "audio2token"),
+    }  # fmt: skip
+
+    def __init__(self, dit: DiT, modality: Modality, latent_frames: int) -> None:
+        super().__init__()
+        self.name = next(name for name in self.EMBEDDINGS[modality] if hasattr(dit, name))
+        setattr(self, self.name, getattr(dit, self.name))
+        self.latent_frames = latent_frames
+
+    def forward(self, given: Tensor, *present: Tensor) -> tuple[Tensor, ...]:
+        embed = getattr(self, self.name)
+        return (embed(given, self.latent_frames, *present) if self.name == "audio2token" else embed(given),)
+
+
+class KnownPatches(nn.Module):
+    """y [1, 20, F, h, w] -> patch bias [1, N, D]; the embedding has the model's name."""
 
     def __init__(self, dit: DiT) -> None:
         super().__init__()
-        self.config = dit.config
-        self.patch_embedding, self.text_embedding, self.img_emb = dit.patch_embedding, dit.text_embedding, dit.img_emb
-        self.hears = "audio_injection" if dit.config.variant == "flash" else "audio2token"
-        setattr(self, self.hears, getattr(dit, self.hears))
+        self.first, self.patch_embedding = dit.config.latent_channels, dit.patch_embedding
 
-    def forward(
-        self, y: Tensor, text: Tensor, image: Tensor, audio: Tensor, audio_present: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        first, hear = self.config.latent_channels, getattr(self, self.hears)
-        bias = self.patch_embedding(y, first, first + y.shape[1]) + self.patch_embedding.bias
-        heard = hear(audio) if self.config.variant == "flash" else hear(audio, y.shape[2], audio_present)
-        return bias, self.text_embedding(text), self.img_emb(image), heard
+    def forward(self, y: Tensor) -> Tensor:
+        return self.patch_embedding(y, self.first, self.first + y.shape[1]) + self.patch_embedding.bias
 
 
 # ---- 2. Preparing one part at a time --------------------------------------------------------------------------------------------
@@ -151,7 +169,7 @@ def blocks_of(dit: DiT) -> Iterator[Block]:
 # ---- 3. Programs ----------------------------------------------------------------------------------------------------------------
 
 
-class Step(nn.Module):
+class DenoiseOfParts(nn.Module):
     """The denoising step of its parts, modules or delegates; inputs and outputs as `core.model.programs.Denoise`."""
 
     cos: Tensor
@@ -176,25 +194,24 @@ class Step(nn.Module):
         return self.head(before, x, time)
 
 
-class Encode(nn.Module):
-    """The condition encoding of its parts; inputs and outputs as `core.model.programs.EncodeConditions`."""
+class KeysValuesOfParts(nn.Module):
+    """Keys and values of one modality, of its parts; inputs and outputs as the modules of `core.model.programs`."""
 
     def __init__(self, tokens: nn.Module, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
         self.tokens, self.blocks = tokens, nn.ModuleList(blocks)
 
-    def forward(self, y: Tensor, text: Tensor, image: Tensor, audio: Tensor, *audio_present: Tensor) -> tuple[Tensor, ...]:
-        patch_bias, *tokens = self.tokens(y, text, image, audio, *audio_present)
-        per_block = [block(*tokens) for block in self.blocks]
-        stacks = (torch.cat([tensor.view(1, *tensor.shape) for tensor in column]) for column in zip(*per_block, strict=True))
-        return patch_bias, *stacks
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        (tokens,) = self.tokens(*given)
+        per_block = [block(tokens) for block in self.blocks]
+        return tuple(torch.cat([tensor.view(1, *tensor.shape) for tensor in column]) for column in zip(*per_block, strict=True))
 
 
 # ---- 4. Lowering ----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Request:
+class TransformerParts:
     """What a transformer's program is made of, and how. `samples`: calls of each block, for roundings that look at data: index ->
     argument lists of `Block.forward`. `external`: the data file that is to hold the weights. `products`: the type of products
     between activations (see `half_products`)."""
@@ -212,17 +229,25 @@ class Request:
     products: Products = "fp32"
 
 
-def lower_denoise(request: Request) -> Lowered:
+def lower_denoise(parts: TransformerParts) -> Lowered:
     """The denoising step. Raises ExportError: the backend refuses, or, stamped, takes a part in more than one piece."""
-    return _either(request, _denoise)
+    return _either(parts, _denoise)
 
 
-def lower_encode_conditions(request: Request) -> Lowered:
-    """The condition encoding. Raises as `lower_denoise`."""
-    return _either(request, _encode)
+def lower_keys_values(parts: TransformerParts, modality: Modality) -> Lowered:
+    """Keys and values of one modality. Raises as `lower_denoise`."""
+    return _either(parts, partial(_keys_values, modality=modality))
 
 
-def _either(request: Request, lower: Callable[[Request, bool], Lowered]) -> Lowered:
+def lower_patches(parts: TransformerParts) -> Lowered:
+    """The patch bias. Raises ExportError: the backend refuses."""
+    prepare = Prepare("patch_conditions", parts.recipe)
+    (example,) = patch_conditions_program(parts.dit, parts.clip)["forward"].inputs.values()
+    with products_in(parts.products):
+        return _finish("patch_conditions", prepare(KnownPatches(parts.dit), "dit."), [example], prepare, parts, stamped=False)
+
+
+def _either(request: TransformerParts, lower: Callable[[TransformerParts, bool], Lowered]) -> Lowered:
     with products_in(request.products):
         if request.way == "plain":
             return lower(request, False)
@@ -237,13 +262,13 @@ def _either(request: Request, lower: Callable[[Request, bool], Lowered]) -> Lowe
             return lower(request, False)
 
 
-def quantised_step(request: Request) -> Step:
+def quantised_step(request: TransformerParts) -> DenoiseOfParts:
     """The denoising step as it is compiled, portable and quantised, in PyTorch: what the compiled file is the same numbers as."""
     embed, blocks, head, rope = _step_parts(request, Prepare("denoise", request.recipe))
-    return Step(embed, [module for _, _, module in blocks], head, rope)
+    return DenoiseOfParts(embed, [module for _, _, module in blocks], head, rope)
 
 
-def _step_parts(request: Request, prepare: Prepare) -> tuple[nn.Module, _Parts, nn.Module, tuple[Tensor, Tensor]]:
+def _step_parts(request: TransformerParts, prepare: Prepare) -> tuple[nn.Module, _Parts, nn.Module, tuple[Tensor, Tensor]]:
     """Embedding, blocks (each made when it is asked for), head, and the rotary tables."""
     dit, clip, channels = request.dit, request.clip, request.dit.config.latent_channels
     embed = StepEmbed(prepare(NoisePatches(dit.patch_embedding, channels), "dit.patch_embedding."), channels)
@@ -258,7 +283,7 @@ def _step_parts(request: Request, prepare: Prepare) -> tuple[nn.Module, _Parts, 
     return embed, blocks(), head, rope
 
 
-def _denoise(request: Request, stamped: bool) -> Lowered:
+def _denoise(request: TransformerParts, stamped: bool) -> Lowered:
     clip, config = request.clip, request.dit.config
     prepare = Prepare("denoise", request.recipe)
     examples = _step_examples(config, clip, request.text_rows)
@@ -275,34 +300,37 @@ def _denoise(request: Request, stamped: bool) -> Lowered:
     shapes = condition_shapes(config, clip, request.text_rows)
     inputs = [examples["latents"], time, modulation, examples["modality_weights"]]
     inputs += [torch.zeros(shapes[name]) for name in Conditions.names()]
-    return _finish("denoise", Step(embed, blocks, head, rope), inputs, prepare, request, stamped)
+    return _finish("denoise", DenoiseOfParts(embed, blocks, head, rope), inputs, prepare, request, stamped)
 
 
-def _encode(request: Request, stamped: bool) -> Lowered:
-    dit, config = request.dit, request.dit.config
-    prepare = Prepare("encode_conditions", request.recipe)
-    method = encode_conditions_program(dit, request.clip, request.text_rows)["forward"]
-    inputs = list(method.inputs.values())
-    tokens = prepare(Tokens(dit), "dit.")
+def _keys_values(request: TransformerParts, stamped: bool, modality: Modality) -> Lowered:
+    dit, config, role = request.dit, request.dit.config, f"{modality}_conditions"
+    prepare = Prepare(role, request.recipe)
+    programs = {
+        "text": lambda: text_conditions_program(dit, request.text_rows), "image": lambda: image_conditions_program(dit),
+        "audio": lambda: audio_conditions_program(dit, request.clip),
+    }  # fmt: skip
+    inputs = list(programs[modality]()["forward"].inputs.values())
+    tokens = prepare(Tokens(dit, modality, request.clip.latent_frames), "dit.")
 
     def parts() -> _Parts:
         for index, block in enumerate(blocks_of(dit)):
-            light, prefix = KeysValues(cast(CrossAttention, block.cross_attn)), f"dit.blocks.{index}.cross_attn."
+            light, prefix = KeysValues(cast(CrossAttention, block.cross_attn), modality), f"dit.blocks.{index}.cross_attn."
             yield prefix, light, prepare(light, prefix)
 
-    heard = request.clip.latent_frames * config.audio.tokens
-    examples = [torch.zeros(1, rows, config.dim) for rows in (request.text_rows, config.image_tokens, heard)]
-    blocks = _stamps(parts(), examples, prepare, request, lambda part: part) if stamped else [module for _, _, module in parts()]
+    rows = {"text": request.text_rows, "image": config.image_tokens, "audio": request.clip.latent_frames * config.audio.tokens}
+    example = [torch.zeros(1, rows[modality], config.dim)]
+    blocks = _stamps(parts(), example, prepare, request, lambda part: part) if stamped else [module for _, _, module in parts()]
     if stamped:
         tokens = call(lower_whole(tokens, inputs, request.backend.partitioner()), request.external)
-    return _finish("encode_conditions", Encode(tokens, blocks), inputs, prepare, request, stamped)
+    return _finish(role, KeysValuesOfParts(tokens, blocks), inputs, prepare, request, stamped)
 
 
 def _stamps(
     parts: _Parts,
     example: Sequence[Tensor],
     prepare: Prepare,
-    request: Request,
+    request: TransformerParts,
     wrap: Callable[[nn.Module], nn.Module],
 ) -> list[Call]:
     """Every part as a delegate: a template for each scheme and kind of block, stamped with each part's weights."""
@@ -336,7 +364,9 @@ def _step_examples(config: ModelConfig, clip: ClipSpec, text_rows: int) -> dict[
     }
 
 
-def _finish(name: str, whole: nn.Module, inputs: list[Tensor], prepare: Prepare, request: Request, stamped: bool) -> Lowered:
+def _finish(
+    name: str, whole: nn.Module, inputs: list[Tensor], prepare: Prepare, request: TransformerParts, stamped: bool
+) -> Lowered:
     from executorch.exir import EdgeCompileConfig, to_edge, to_edge_transform_and_lower
 
     config = EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from ...core.bundle import Delegation
 from ...core.errors import ConfigError, ExportError
-from ...core.model.programs import Program
+from ...core.model.programs import EntryPoints
 from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import executed_layers, linear_layers, quantise
 from ..idle import release_pages
@@ -62,7 +62,7 @@ def gelu_for(recipe: WeightRecipe, program: str, module: Any, prefix: str = "", 
 
 def lower_program(
     name: str,
-    program: Program,
+    program: EntryPoints,
     recipe: WeightRecipe,
     backend: Backend = XNNPACK,
     external: str | None = None,
@@ -170,7 +170,7 @@ def _prefix(name: str, together: bool) -> str:
 
 
 def compile_program(
-    name: str, program: Program, recipe: WeightRecipe, folder: Path, samples: Sequence[Sequence[Any]] = ()
+    name: str, program: EntryPoints, recipe: WeightRecipe, folder: Path, samples: Sequence[Sequence[Any]] = ()
 ) -> Compiled:
     """Compiles `program` to `folder/name.pte` with XNNPACK, its weights inside. `samples`: as in `lower_program`.
 

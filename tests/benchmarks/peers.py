@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from echoedge.core.config import FLASH, PRESETS, ClipSpec, ModelConfig
-from echoedge.core.model.attention import CrossAttention, LayerConditions, rope_tables
+from echoedge.core.model.attention import PROJECTIONS, CrossAttention, LayerConditions, rope_tables
 from echoedge.core.model.transformer import Block
 from echoedge.core.sampling.inputs import collapse_padding
 from echoedge.targets.executorch.half_products import Products, multiplies_bfloat16
@@ -99,7 +99,7 @@ class Blocks(nn.Module):
         text, image, audio = (modality_weights[:, i : i + 1].reshape(1, self.frames, 1, 1) for i in range(3))
         for index, block in enumerate(self.blocks):
             if self.published:
-                k, v, *rest = block.cross_attn.inner.keys_values(*conditions)
+                k, v, *rest = keys_values(block.cross_attn.inner, conditions)
                 layer = LayerConditions(k, v, None, *rest)  # type: ignore[arg-type]
             else:
                 bias, *stacks = conditions
@@ -107,6 +107,11 @@ class Blocks(nn.Module):
                 layer = LayerConditions(k, v, bias, *rest)
             x = block(x, modulation, (self.cos, self.sin), layer, (text, image, audio))
         return x
+
+
+def keys_values(attention: Any, tokens: Sequence[Tensor]) -> list[Tensor]:
+    """Of text, image and audio, in the order of `LayerConditions`."""
+    return [x for kind, rows in zip(PROJECTIONS, tokens, strict=True) for x in attention.keys_values(kind, rows)]
 
 
 NAMES = {
@@ -147,7 +152,7 @@ class Work:
             return (*first, torch.cat([prompt, padding.expand(config.text_len - PROMPT, d)])[None], image, audio)
         bias = torch.from_numpy(collapse_padding(prompt.numpy(), config.text_len, TEXT_ROWS)[1])
         text = torch.cat([prompt, padding.expand(TEXT_ROWS - PROMPT, d)])[None]  # rows behind the padding row are masked
-        columns = zip(*(block.cross_attn.keys_values(text, image, audio) for block in self.blocks), strict=True)
+        columns = zip(*(keys_values(block.cross_attn, (text, image, audio)) for block in self.blocks), strict=True)
         k, v, *rest = (torch.stack(column) for column in columns)
         return (*first, bias[None], k, v, *rest)
 
@@ -317,7 +322,7 @@ def echoedge(weights: str, products: Products = "fp32") -> Callable[[Task], Call
     def peer(task: Task) -> Call:
         from executorch.extension.pybindings import portable_lib
 
-        from echoedge.core.model.programs import Method
+        from echoedge.core.model.programs import EntryPoint
         from echoedge.quantize.recipes import PRESETS as RECIPES
         from echoedge.targets.executorch.half_products import products_in
         from echoedge.targets.executorch.lower import compile_program
@@ -326,7 +331,7 @@ def echoedge(weights: str, products: Products = "fp32") -> Callable[[Task], Call
         inputs = dict(zip(NAMES["same-step"], job.inputs("same-step", seed=1), strict=True))
 
         def make(folder: Path) -> None:
-            method = Method(job.module("same-step", plain=False), inputs, ["y"])
+            method = EntryPoint(job.module("same-step", plain=False), inputs, ["y"])
             with products_in(products):
                 compile_program("denoise", {"forward": method}, RECIPES[weights], folder)
 

@@ -11,7 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from echoedge.core.model.attention import Attention, CrossAttention, LayerConditions, Riflex, Rotary, SelfAttention, rope_tables
+from echoedge.core.model.attention import (
+    PROJECTIONS,
+    Attention,
+    CrossAttention,
+    LayerConditions,
+    Riflex,
+    Rotary,
+    SelfAttention,
+    rope_tables,
+)
 
 from ..upstream.goldens import golden
 from .tiny import randomised, tiny_config
@@ -271,7 +280,7 @@ def test_keys_values_normalise_keys_and_not_values() -> None:
     layer = cross_attention(coupled=False)
     tokens = [noise(B, 3, DIM, seed=i) for i in range(3)]
     with torch.no_grad():
-        pairs = [y.numpy() for y in layer.keys_values(*tokens)]
+        pairs = [y.numpy() for kind, rows in zip(PROJECTIONS, tokens, strict=True) for y in layer.keys_values(kind, rows)]
     for i, (suffix, token) in enumerate(zip(("", "_img", "_audio"), tokens, strict=True)):
         k, v, norm = (getattr(layer, name + suffix) for name in ("k", "v", "norm_k"))
         np.testing.assert_allclose(pairs[2 * i], rms(norm, linear(k, token.numpy())), rtol=0, atol=1e-13)  # measured: 1.3e-15

@@ -46,7 +46,7 @@ def attended(layer: CrossAttention, embed: nn.Module, rows: Tensor, bias: Tensor
     with torch.no_grad():
         tokens = embed(rows).expand(len(X), -1, -1)
         conditions = layer_conditions()
-        k, v = layer.keys_values(tokens, X[:, :1], X[:, :1])[:2]
+        k, v = layer.keys_values("text", tokens)
         return layer(X, replace(conditions, text_k=k, text_v=v, text_bias=bias.expand(len(X), -1)), ones_but())
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from echoedge.core.bundle import CONDITION_PROGRAMS
 from echoedge.core.config import ClipSpec, ModelConfig, Variant
 from echoedge.core.model.architecture import skeleton
 from echoedge.core.model.conditions import Conditions
@@ -16,10 +17,9 @@ from echoedge.core.model.encoders import NanoEncoders
 from echoedge.core.model.pretrained_image import PictureEncoder, PictureEncoderConfig
 from echoedge.core.model.pretrained_speech import SpeechEncoder, SpeechEncoderConfig
 from echoedge.core.model.programs import (
-    CONDITION_INPUTS,
-    Method,
+    EntryPoint,
+    EntryPoints,
     Model,
-    Program,
     audio_encoder_program,
     build_programs,
     condition_shapes,
@@ -46,7 +46,7 @@ def model_of(config: ModelConfig, clip: ClipSpec = CLIP, with_encoders: bool = F
     return Model(config, tiny_dit(config), tiny_vae(config.vae), encoders)
 
 
-def methods_of(programs: dict[str, Program]) -> dict[str, Method]:
+def methods_of(programs: dict[str, EntryPoints]) -> dict[str, EntryPoint]:
     return {f"{program}.{name}": method for program, methods in programs.items() for name, method in methods.items()}
 
 
@@ -64,11 +64,11 @@ ALL = [(models, name) for models, methods in SETS.items() for name in methods]
 
 
 def test_programs_of_a_model_without_encoders() -> None:
-    assert list(PROGRAMS) == ["vae_encode", "encode_conditions", "denoise", "denoise_reusing", "vae_decode"]
+    assert list(PROGRAMS) == ["vae_encode", *CONDITION_PROGRAMS, "denoise", "denoise_reusing", "vae_decode"]
 
 
 def test_programs_of_a_model_with_encoders() -> None:
-    names = ["audio_encoder", "image_encoder", "text_encoder", "vae_encode", "encode_conditions", "denoise", "vae_decode"]
+    names = ["audio_encoder", "image_encoder", "text_encoder", "vae_encode", *CONDITION_PROGRAMS, "denoise", "vae_decode"]
     assert [name.removesuffix(".forward") for name in SETS["nano"] if not name.endswith((".first", ".next"))] == [
         name for name in names if not name.startswith("vae")
     ]
@@ -113,7 +113,9 @@ def test_outputs_fit_the_inputs_that_they_are_handed_to(models: str) -> None:
         for name in names:
             assert results[source][name].shape == methods[target].inputs[name].shape, f"{source} -> {target}: {name}"
 
-    fits("encode_conditions.forward", "denoise.forward", CONDITION_INPUTS)
+    for program, made in CONDITION_PROGRAMS.items():
+        assert methods[f"{program}.forward"].outputs == list(made)
+        fits(f"{program}.forward", "denoise.forward", list(made))
     for program in ("vae_encode", "vae_decode"):
         states = [name for name in methods[f"{program}.next"].inputs if name.startswith("state_")]
         assert states == [name for name in methods[f"{program}.next"].outputs if name.startswith("state_")]
@@ -122,7 +124,7 @@ def test_outputs_fit_the_inputs_that_they_are_handed_to(models: str) -> None:
     assert results["denoise.forward"]["velocity"].shape == methods["denoise.forward"].inputs["latents"].shape
     assert results["vae_encode.next"]["latents"].shape == methods["vae_decode.next"].inputs["latents"].shape
     if "text_encoder.forward" in methods:
-        image, wanted = results["image_encoder.forward"]["tokens"], methods["encode_conditions.forward"].inputs["image"]
+        image, wanted = results["image_encoder.forward"]["tokens"], methods["image_conditions.forward"].inputs["image"]
         assert image.shape == wanted.shape
 
 
@@ -179,9 +181,11 @@ def test_programs_are_made_of_a_model_without_data() -> None:
 
 def test_shapes_of_conditions_are_those_that_the_model_makes() -> None:
     for models, variant in (("flash", "flash"), ("preview", "preview")):
-        method, shapes = SETS[models]["encode_conditions.forward"], condition_shapes(tiny_config(variant), CLIP, TEXT_ROWS)
-        for name, result in zip(method.outputs, method.run(*method.inputs.values()), strict=True):
-            assert shapes[name] == tuple(result.shape)
+        shapes = condition_shapes(tiny_config(variant), CLIP, TEXT_ROWS)
+        for program in CONDITION_PROGRAMS:
+            method = SETS[models][f"{program}.forward"]
+            for name, result in zip(method.outputs, method.run(*method.inputs.values()), strict=True):
+                assert shapes[name] == tuple(result.shape)
         assert shapes["text_bias"] == (1, TEXT_ROWS)
         assert shapes["audio_mask"] == (1, CLIP.tokens_per_frame)
 
@@ -235,7 +239,7 @@ def test_the_tiny_autoencoder_streams_like_the_large_one() -> None:
 # ---- the programs are the model --------------------------------------------------------------------------------------------------
 
 
-def stream(program: Program, chunks: list[Tensor]) -> list[Tensor]:
+def stream(program: EntryPoints, chunks: list[Tensor]) -> list[Tensor]:
     """The results of a streaming program over a clip's chunks."""
     results, state = [], ()
     for index, chunk in enumerate(chunks):
@@ -268,12 +272,17 @@ def arguments(config: ModelConfig, timestep: float) -> dict[str, Any]:
     return tiny_inputs(config, text_rows=TEXT_ROWS) | {"timestep": torch.tensor([timestep])}
 
 
-def played(programs: dict[str, Program], model: Model, inputs: dict[str, Any], weights: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """What `denoise` returns after `encode_conditions`, as a player calls them."""
-    encode, denoise = programs["encode_conditions"]["forward"], programs["denoise"]["forward"]
+def played(
+    programs: dict[str, EntryPoints], model: Model, inputs: dict[str, Any], weights: Tensor, bias: Tensor
+) -> tuple[Tensor, ...]:
+    """What `denoise` returns after the conditions, as a player calls them."""
+    denoise = programs["denoise"]["forward"]
     sound = window_inputs(inputs["audio"][0].numpy(), hearing_of(model.config), CLIP.latent_frames)
     given = inputs | {name: torch.from_numpy(value) for name, value in zip(("audio", "audio_present"), sound, strict=False)}
-    encoded = dict(zip(encode.outputs, encode.run(*(given[name] for name in encode.inputs)), strict=True))
+    encoded: dict[str, Tensor] = {}
+    for name in CONDITION_PROGRAMS:
+        encode = programs[name]["forward"]
+        encoded |= zip(encode.outputs, encode.run(*(given[name] for name in encode.inputs)), strict=True)
     with torch.no_grad():
         time, modulation = model.dit.step_tables(inputs["timestep"])
     given = {"latents": inputs["latents"], "time": time, "modulation": modulation, "modality_weights": weights, "text_bias": bias}
@@ -309,7 +318,6 @@ def test_the_reusing_program_repeats_the_step_that_kept_the_residual() -> None:
     inputs, ones = arguments(FLASH.config, 700.0), torch.ones(1, 3, CLIP.latent_frames)
     velocity, residual = played(PROGRAMS, FLASH, inputs, ones, torch.zeros(1, TEXT_ROWS))
     time, _ = FLASH.dit.step_tables(inputs["timestep"])
-    encode = PROGRAMS["encode_conditions"]["forward"]
-    patch_bias = encode.run(*(inputs[name] for name in encode.inputs))[encode.outputs.index("patch_bias")]
+    (patch_bias,) = PROGRAMS["patch_conditions"]["forward"].run(inputs["y"])
     (reused,) = PROGRAMS["denoise_reusing"]["forward"].run(inputs["latents"], time, residual, patch_bias)
     torch.testing.assert_close(reused, velocity, rtol=0, atol=5e-6)  # measured: 7.2e-7 of 4.9

@@ -256,11 +256,11 @@ def compiled_agreement(compiled: WeightRecipe, eager: WeightRecipe, call: tuple[
     from executorch.runtime import Runtime
 
     from echoedge.core.metrics.psnr import psnr
-    from echoedge.core.model.programs import Method
+    from echoedge.core.model.programs import EntryPoint
     from echoedge.targets.executorch.lower import compile_program
 
     inputs = dict(zip(("x", "factor"), call, strict=True))
-    path = compile_program("p", {"forward": Method(TwoLayers(), inputs, ["y"])}, compiled, folder).path
+    path = compile_program("p", {"forward": EntryPoint(TwoLayers(), inputs, ["y"])}, compiled, folder).path
     module = TwoLayers()
     quantise(module, "p", eager, call)
     found = Runtime.get().load_program(path).load_method("forward").execute(list(call))[0]

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from echoedge.core.bundle import Delegation, Figures
-from echoedge.core.model.programs import Program
+from echoedge.core.model.programs import EntryPoints
 from echoedge.targets.executorch.lower import Compiled
 
 
-def compiled_at_once(name: str, program: Program, recipe: Any, folder: Path, *_samples: Any) -> Compiled:
+def compiled_at_once(name: str, program: EntryPoints, recipe: Any, folder: Path, *_samples: Any) -> Compiled:
     """A file that no runtime can play."""
     del recipe
     path = folder / f"{name}.pte"
@@ -42,7 +42,7 @@ def endless(*_arguments: Any) -> None:
 
 
 def compile_all_at_once(
-    programs: dict[str, Program], recipe: Any, folder: Path, jobs: int, progress: Any, samples: Any
+    programs: dict[str, EntryPoints], recipe: Any, folder: Path, jobs: int, progress: Any, samples: Any
 ) -> dict[str, Compiled]:
     """Instead of `bundle_builder._compile_all`: no processes at all."""
     del samples

@@ -13,7 +13,7 @@ from echoedge.core.bundle import Figures
 from echoedge.core.config import NANO, NANO_CLIP
 from echoedge.core.errors import ConfigError
 from echoedge.core.metrics.agreement import falls_short, figures, worst
-from echoedge.core.model.programs import Program, build_programs, vae_decode_program
+from echoedge.core.model.programs import EntryPoints, build_programs, vae_decode_program
 from echoedge.core.model.tiny_vae import TinyVAE
 from echoedge.core.weights.nano import load_nano
 from echoedge.quantize.recipes import Rule, WeightRecipe, Weights
@@ -61,7 +61,7 @@ def test_it_is_the_tiny_decoder_alone_that_has_no_products() -> None:
     """Read off the graphs: products of activations are what `--products` changes the type of."""
     programs = small_programs() | {"tiny_decode": vae_decode_program(TinyVAE(playable_sizes("flash").tiny_vae).eval(), CLIP)}
 
-    def products(program: Program) -> int:
+    def products(program: EntryPoints) -> int:
         method = next(iter(program.values()))
         graph = torch.export.export(make_portable(method.module), tuple(method.inputs.values()), strict=False).graph
         return sum("bmm" in str(node.target) or "matmul" in str(node.target) for node in graph.nodes)
@@ -110,11 +110,11 @@ def test_every_scheme_has_a_bar() -> None:
 
 
 @pytest.fixture(scope="module", params=["small", "nano"])
-def programs(request: pytest.FixtureRequest) -> dict[str, Program]:
+def programs(request: pytest.FixtureRequest) -> dict[str, EntryPoints]:
     return small_programs() if request.param == "small" else build_programs(load_nano(), NANO_CLIP, NANO.text_len)
 
 
-def agreement(program: Program, name: str, weights: Weights | None = None, dtype: torch.dtype = torch.float32) -> Figures:
+def agreement(program: EntryPoints, name: str, weights: Weights | None = None, dtype: torch.dtype = torch.float32) -> Figures:
     """The worst of the program in PyTorch with all its linear layers in `weights` and everything in `dtype`, on drawn inputs."""
     recipe = WeightRecipe(name="all", rules=(Rule(weights=weights),) if weights else ())
     compared = []
@@ -131,13 +131,15 @@ def agreement(program: Program, name: str, weights: Weights | None = None, dtype
 
 
 @pytest.mark.parametrize(("fine", "coarse"), [("fp32", "int8"), ("int8", "int4")])
-def test_the_step_meets_its_bar_and_coarser_weights_do_not(fine: Weights, coarse: Weights, programs: dict[str, Program]) -> None:
+def test_the_step_meets_its_bar_and_coarser_weights_do_not(
+    fine: Weights, coarse: Weights, programs: dict[str, EntryPoints]
+) -> None:
     """Measured, small and nano, every layer stored so: fp32 148.9 and 144.4 dB, int8 54.4 and 52.4, int4 32.1 and 33.3."""
     assert not falls_short(agreement(programs["denoise"], "denoise", fine), WEIGHT_BARS[fine])
     assert falls_short(agreement(programs["denoise"], "denoise", coarse), WEIGHT_BARS[fine])
 
 
-def test_what_is_coarser_than_four_bits_fails_the_lowest_bar(programs: dict[str, Program]) -> None:
+def test_what_is_coarser_than_four_bits_fails_the_lowest_bar(programs: dict[str, EntryPoints]) -> None:
     """Every linear weight of the step rounded to three levels of its largest."""
     method = next(iter(programs["denoise"].values()))
     inputs = tuple(method.drawn().values())
@@ -151,7 +153,7 @@ def test_what_is_coarser_than_four_bits_fails_the_lowest_bar(programs: dict[str,
     assert falls_short(found, WEIGHT_BARS["int4"])
 
 
-def test_half_precision_meets_its_bar_and_bfloat16_does_not(programs: dict[str, Program]) -> None:
+def test_half_precision_meets_its_bar_and_bfloat16_does_not(programs: dict[str, EntryPoints]) -> None:
     """The decoder, which loses most. Measured, small and nano: float16 65.1 and 65.9 dB, bfloat16 48.1 and 47.9."""
     decode = programs["vae_decode"]
     assert not falls_short(agreement(decode, "vae_decode", dtype=torch.float16), COMPUTE_BARS["fp16"])

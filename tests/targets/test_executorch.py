@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from echoedge.core.errors import ExportError
 from echoedge.core.metrics.psnr import psnr
-from echoedge.core.model.programs import Method, Program
+from echoedge.core.model.programs import EntryPoint, EntryPoints
 from echoedge.quantize.recipes import PRESETS
 from echoedge.targets.executorch import lower as executorch
 from echoedge.targets.executorch.lower import Compiled, compile_program
@@ -47,8 +47,8 @@ class Branching(nn.Module):
         return x + 1 if x.sum() > 0 else x - 1
 
 
-def program_of(module: nn.Module, x: Tensor) -> Program:
-    return {"forward": Method(module.eval(), {"x": x}, ["y"])}
+def program_of(module: nn.Module, x: Tensor) -> EntryPoints:
+    return {"forward": EntryPoint(module.eval(), {"x": x}, ["y"])}
 
 
 def executed(path: Path, x: Tensor, method: str = "forward") -> np.ndarray:
@@ -145,7 +145,7 @@ def test_a_norm_that_was_not_rewritten_is_named(mlp: Mlp, tmp_path: Path, monkey
 
 def test_methods_of_one_program_share_a_file(mlp: Mlp, tmp_path: Path) -> None:
     one, four = torch.randn(1, 1, 32), torch.randn(1, 4, 32)
-    program = program_of(mlp, one) | {"next": Method(mlp, {"x": four}, ["y"])}
+    program = program_of(mlp, one) | {"next": EntryPoint(mlp, {"x": four}, ["y"])}
     result = compile_program("mlp", program, PRESETS["fp32"], tmp_path)
     assert {name: taken.delegate_calls for name, taken in result.delegation.items()} == {"forward": 1, "next": 1}
     assert result.layers == {"fp32": 4}

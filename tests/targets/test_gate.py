@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from echoedge.core.bundle import Delegation
 from echoedge.core.errors import ExportError
-from echoedge.core.model.programs import Method, Program
+from echoedge.core.model.programs import EntryPoint, EntryPoints
 from echoedge.quantize.recipes import PRESETS
 from echoedge.targets.executorch.backends import BACKENDS
 from echoedge.targets.executorch.gate import (
@@ -57,8 +57,8 @@ class Escapes(nn.Module):
         return self.conv(self.linear(x).view(1, 1, 4, 4, 16))
 
 
-def program_of(module: nn.Module, *inputs: Tensor) -> Program:
-    return {"forward": Method(module.eval(), {f"x{i}": x for i, x in enumerate(inputs)}, ["y"])}
+def program_of(module: nn.Module, *inputs: Tensor) -> EntryPoints:
+    return {"forward": EntryPoint(module.eval(), {f"x{i}": x for i, x in enumerate(inputs)}, ["y"])}
 
 
 # ---- arithmetic ------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from echoedge.core.errors import ExportError
 from echoedge.core.metrics.psnr import psnr
-from echoedge.core.model.programs import Method
+from echoedge.core.model.programs import EntryPoint
 from echoedge.quantize.recipes import PRESETS
 from echoedge.targets.executorch import half_products
 from echoedge.targets.executorch.half_products import Products, multiplies_bfloat16, products_in
@@ -42,7 +42,7 @@ def compiled(products: Products, folder: Path, weights: str = "fp32") -> tuple[A
     """What the backend took, and the file's output."""
     module, inputs = sample()
     with products_in(products):
-        made = compile_program("denoise", {"forward": Method(module, inputs, ["y"])}, PRESETS[weights], folder)
+        made = compile_program("denoise", {"forward": EntryPoint(module, inputs, ["y"])}, PRESETS[weights], folder)
     (y,) = ProgramFile(made.path).run("forward", [tensor.numpy() for tensor in inputs.values()])
     return made.delegation["forward"], torch.from_numpy(y)
 

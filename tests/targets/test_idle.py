@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from echoedge.core.model.programs import Program, vae_decode_program, vae_encode_program
+from echoedge.core.model.programs import EntryPoints, vae_decode_program, vae_encode_program
 from echoedge.targets.idle import drop_idle, release_pages
 from echoedge.targets.rewrites.portable import make_portable
 
@@ -64,7 +64,7 @@ def test_nothing_is_computed() -> None:
     drop_idle(Counting(), [torch.randn(2, 4)])
 
 
-def programs() -> dict[str, Program]:
+def programs() -> dict[str, EntryPoints]:
     vae = tiny_vae(tiny_config().vae)
     return {"encode": vae_encode_program(vae, TINY_CLIP), "decode": vae_decode_program(vae, TINY_CLIP)}
 

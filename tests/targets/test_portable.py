@@ -17,7 +17,7 @@ from echoedge.core.config import NANO, VAEConfig
 from echoedge.core.errors import ConfigError
 from echoedge.core.model.attention import Attention, CrossAttention, LayerConditions, Rotary, SelfAttention, rope_tables
 from echoedge.core.model.encoders import NanoEncoders
-from echoedge.core.model.programs import Method, Model, build_programs
+from echoedge.core.model.programs import EntryPoint, Model, build_programs
 from echoedge.core.model.transformer import PatchEmbedding
 from echoedge.quantize.recipes import PRESETS
 from echoedge.runtime.bench.operators import OneRow
@@ -156,7 +156,7 @@ def test_attention_of_5376_tokens_takes_little_memory(products: str, tmp_path: P
     if products == "bf16" and not multiplies_bfloat16():
         pytest.skip("this processor does not multiply bfloat16")
     qkv = {name: torch.randn(1, 5376, 12, 128) for name in "qkv"}
-    method = Method(OneRow(ChunkedAttention(scaled=True)), qkv, ["row"])
+    method = EntryPoint(OneRow(ChunkedAttention(scaled=True)), qkv, ["row"])
     with products_in(products):
         path = compile_program("attention", {"forward": method}, PRESETS["fp32"], tmp_path).path
     program = (

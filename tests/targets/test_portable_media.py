@@ -18,7 +18,7 @@ from echoedge.core.errors import ConfigError
 from echoedge.core.metrics.psnr import psnr
 from echoedge.core.model.pretrained_image import PictureEncoder, PictureEncoderConfig
 from echoedge.core.model.pretrained_speech import SpeechEncoder, SpeechEncoderConfig
-from echoedge.core.model.programs import Method, audio_encoder_program, image_encoder_program, vae_decode_program
+from echoedge.core.model.programs import EntryPoint, audio_encoder_program, image_encoder_program, vae_decode_program
 from echoedge.core.model.tiny_vae import Grow, MemoryBlock, TinyVAE, TinyVAEConfig
 from echoedge.core.model.vae import CausalConv3d, ChannelNorm, NearestDouble, Stream
 from echoedge.core.sampling.hearing import lengthened, moments, normalised, present
@@ -140,7 +140,7 @@ def test_a_norm_over_time_whose_statistics_are_given(bias: bool) -> None:
     assert relative(norm(conv(sound[None, None, 200:300])), expected[:, :, 40:59]) > 0.1  # a part normalised by itself
 
 
-def heard(encoder: SpeechEncoder, variant: Variant, frames: int = 7) -> tuple[Method, list[Tensor]]:
+def heard(encoder: SpeechEncoder, variant: Variant, frames: int = 7) -> tuple[EntryPoint, list[Tensor]]:
     """The program, and a reading of which the voice fills `frames` frames."""
     method = audio_encoder_program(encoder, CLIP, variant, context_frames=1)["forward"]
     reach, per_frame = CLIP.frames + 2, 1 if variant == "flash" else 2
@@ -278,7 +278,7 @@ def test_memory_blocks_of_several_clips_are_refused() -> None:
         PortableMemoryBlock(MemoryBlock(3))(torch.zeros(4, 3, 2, 2), 2, Stream())
 
 
-def chunks(method: Method, start: Method, latents: list[Tensor]) -> list[Tensor]:
+def chunks(method: EntryPoint, start: EntryPoint, latents: list[Tensor]) -> list[Tensor]:
     video, *state = start.module(latents[0])
     result = [video]
     for latent in latents[1:]:
@@ -294,7 +294,7 @@ def test_the_tiny_decoder_draws_the_same_frames() -> None:
     latents = list(torch.randn(1, 16, 3, 4, 6).split(1, 2))
     theirs = chunks(program["next"], program["first"], latents)
     assert float((theirs[1].abs() < 1).float().mean()) > 0.2  # clamping does not hide everything
-    ours = {name: Method(make_portable(method.module), method.inputs, method.outputs) for name, method in program.items()}
+    ours = {name: EntryPoint(make_portable(method.module), method.inputs, method.outputs) for name, method in program.items()}
     found = chunks(ours["next"], ours["first"], latents)
     assert all(off(a, b) < 5e-5 for a, b in zip(found, theirs, strict=True))  # measured: 6e-6
     assert not [part for method in ours.values() for part in method.module.modules() if isinstance(part, (Grow, NearestDouble))]
