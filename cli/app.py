@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,7 +99,6 @@ def _number(value: float | None, digits: int = 6) -> str:
 def _export(
     output: Path,
     weights: str,
-    model: str = "nano",
     target: str = "executorch",
     size: str | None = None,
     frames: int | None = None,
@@ -110,42 +108,17 @@ def _export(
     quiet: bool = False,
     plan: str = "nano",
 ) -> Manifest:
-    from ..core.config import NANO_CLIP, ClipSpec, preset
-    from ..core.plan import check_choice
-    from ..core.plan.samplers import NANO_PLANS, PLAN_PRESETS, build_plan
-    from ..core.weights.nano import load_nano, nano_digest
-    from ..quantize.recipes import read_recipe
-    from ..runtime.export.nano import TARGETS, ExportRequest, export_bundle
-    from ..runtime.studies.calibration import calibration_samples
-    from ..runtime.verify.parity import record_golden
+    from ..runtime.export.pipeline import export_bundle
+    from ..runtime.export.request import nano_request
 
-    config = preset(model)
-    if target not in TARGETS:
-        raise ConfigError(f"This version compiles for: {', '.join(TARGETS)}. It does not compile for {target!r} yet.")
-    recipe = read_recipe(weights)
-    height, width = parse_size(size) if size is not None else (NANO_CLIP.height, NANO_CLIP.width)
-    clip = ClipSpec(height, width, frames or NANO_CLIP.frames)
-    if (height, width) != (NANO_CLIP.height, NANO_CLIP.width):
-        raise ConfigError(
-            f"nano was trained at {NANO_CLIP.height}x{NANO_CLIP.width}; its portrait encoder reads no other size than that."
-        )
-    check_choice("plan", plan, NANO_PLANS)
-    options = PLAN_PRESETS[plan]
-    if clip.latent_frames < 2:
-        raise ConfigError(f"--frames is {clip.frames}; a window needs 5 frames at least.")
-    assert options.window is not None
-    window = options.window.model_copy(
-        update={"length": clip.latent_frames, "overlap": min(options.window.overlap, clip.latent_frames - 1)}
-    )
-    options = replace(options, steps=steps or options.steps, window=window)
-    nano, plan_of_clip, samples = load_nano(config), build_plan(options), {}
-    if recipe.needs_samples:
-        err.print("[dim]Playing nano in full precision, to fit the weights to it …[/]")
-        samples = calibration_samples(nano, plan_of_clip, clip=clip)
-    request = ExportRequest(nano, nano_digest(), clip, plan_of_clip, recipe, config.text_len, jobs, samples)
-
+    shape = parse_size(size) if size is not None else None
+    request = nano_request(weights, target=target, size=shape, frames=frames, steps=steps, plan=plan)
     with _bars(quiet) as progress:
-        return export_bundle(request, output, partial(record_golden, clip=clip), progress, force)
+        return export_bundle(request, output, jobs=jobs, force=force, progress=progress, warn=_warn)
+
+
+def _warn(line: str) -> None:
+    err.print(f"[yellow]{escape(line)}[/]")
 
 
 RELEASED_PANEL = "With --model flash or preview, from --checkpoint"
@@ -226,7 +199,7 @@ def export(
         if checkpoint is not None:
             raise ConfigError("nano's weights are built in; --checkpoint is for flash and preview.")
         _refuse_options(context, RELEASED_PANEL, "goes with --model flash or preview")
-        manifest = _export(output, weights, model, target, size, frames, steps, jobs, force, as_json, plan or "nano")
+        manifest = _export(output, weights, target, size, frames, steps, jobs, force, as_json, plan or "nano")
     else:
         from .export_checkpoint import export_checkpoint
 
@@ -234,19 +207,19 @@ def export(
             raise ConfigError(f"--checkpoint names the folder with the weights of {model}; see docs/RELEASED_MODEL.md.")
         if plan is not None:
             raise ConfigError(f"--plan is {plan!r}; only nano has several plans.")
-        warn = lambda line: err.print(f"[yellow]{escape(line)}[/]")  # noqa: E731
         with _bars(as_json) as progress:
             manifest = export_checkpoint(
                 output, checkpoint, model, target, weights, "256x256" if size is None else size, frames or 25, steps, also or (),
-                decoders, layout, backend, prompts, text_rows, memory, way, products, context_seconds, jobs, force, progress, warn,
+                decoders, layout, backend, prompts, text_rows, memory, way, products, context_seconds, jobs, force, progress, _warn,
             )  # fmt: skip
     if as_json:
-        print(json.dumps({"bundle": str(output), "programs": {n: p.bytes for n, p in manifest.programs.items()}}))
+        print(json.dumps({"bundle": str(output), "programs": {n: p.artifact.bytes for n, p in manifest.programs.items()}}))
         return
     _print_programs(manifest)
-    if manifest.target == "executorch" and manifest.backend != "xnnpack":
+    if not any(program.measured for program in manifest.programs.values()):
         out.print(
-            f"\n[bold]{escape(str(output))}[/] is ready, lowered to {manifest.backend}: [yellow]not executed on this host[/]."
+            f"\n[bold]{escape(str(output))}[/] is ready, lowered to {manifest.target.backend}: "
+            "[yellow]not executed on this host[/]."
         )
         return
     out.print(f"\n[bold]{escape(str(output))}[/] is ready. Next: [cyan]echoedge verify {escape(str(output))}[/]")
@@ -276,7 +249,7 @@ def _animate(
     speech = read_speech(audio, clip.sample_rate, clip.fps)
     seconds = len(speech) / clip.sample_rate
     require_free_disk(output, int(seconds * clip.fps * clip.height * clip.width * 3 / CLIP_COMPRESSION))
-    _, used = byte_ids(prompt, setting.score.config.text_len)
+    _, used = byte_ids(prompt, setting.config.playing.text_length)
     if setting.reads_text and used < len(prompt.encode("utf-8", errors="replace")):
         read = prompt.encode("utf-8", errors="replace")[:used].decode()
         err.print(f"[yellow]The prompt is longer than this model reads; it ends after {escape(repr(read))}.[/]")
@@ -286,7 +259,7 @@ def _animate(
             output, height=clip.height, width=clip.width, fps=clip.fps, audio=speech, sample_rate=clip.sample_rate, force=force
         )
         with writer:
-            take = player.perform(portrait, speech, prompt, seed)
+            take = player.generate(portrait, speech, prompt, seed)
             for frame in player.frames_of(take):
                 writer.write(frame)
     return {
@@ -581,10 +554,9 @@ def _record_verdict(bundle: Bundle, engine: Engine, verdict: Verdict) -> None:
     from ..core.bundle.records import write_record
     from ..core.versions import library_versions
     from ..runtime.bench.clip import device_name
-    from ..runtime.engines import threads_of
 
     path = write_record(
-        bundle, "verify", engine.name, device_name(), threads_of(engine), library_versions(), verdict.summary(), verdict.to_dict()
+        bundle, "verify", engine.name, device_name(), engine.threads, library_versions(), verdict.summary(), verdict.to_dict()
     )
     err.print(f"[dim]Recorded in {escape(str(path))}[/]", soft_wrap=True)
 
@@ -678,11 +650,11 @@ def bench(
 def _print_programs(manifest: Manifest) -> None:
     from ..core.files import human_bytes
 
-    table = Table(title=f"{manifest.model.preset} for {manifest.target}, {manifest.weights.name}", title_justify="left")
+    table = Table(title=f"{manifest.model.preset} for {manifest.target.name}, {manifest.weights.name}", title_justify="left")
     for column in ("program", "size", "delegates", "of the FLOPs", "outside", "not delegated"):
         table.add_column(column, justify="left" if column in ("program", "not delegated") else "right")
     for name, program in manifest.programs.items():
-        for index, (method, taken) in enumerate(program.delegation.items()):
+        for index, (method, taken) in enumerate(program.placement.items()):
             label = name if method == "forward" else f"{name}.{method}"
             share = f"{100 * taken.flops_share:.1f} %" if taken.delegated_flops else "–"
             others = ", ".join(f"{_operator(op)} ×{count}" for op, count in sorted(taken.other_ops.items())) or "nothing"
@@ -690,7 +662,7 @@ def _print_programs(manifest: Manifest) -> None:
                 others += f"; {human_bytes(taken.border_bytes)} cross the border"
             spent = sum(taken.other_seconds.values())
             outside = f"{1000 * spent:.2f} ms" if spent else "–"
-            size = human_bytes(program.bytes) if index == 0 else ""
+            size = human_bytes(program.artifact.bytes) if index == 0 else ""
             table.add_row(label, size, str(taken.delegate_calls), share, outside, others)
     out.print(table)
 
@@ -764,7 +736,7 @@ def inspect(
         from ..targets.rewrites.hoist import savings
 
         with _bars(as_json) as progress:
-            rows = bundle.input_shape("encode_conditions", "text")[1]
+            rows = manifest.playing.text_rows
             saved = savings(bundle.model, bundle.clip, plan, rows)
             times = {t.name: t.seconds for t in measure_rewrites(bundle.model, bundle.clip, rows, progress=progress)}
     if as_json:
@@ -778,20 +750,21 @@ def inspect(
     else:
         out.print("[dim]What left the step is not on record in this bundle, which an earlier version made; --time counts it.[/]")
     clip = bundle.clip
-    size = sum(p.bytes for p in manifest.programs.values()) + sum(f.bytes for f in manifest.files.values())
+    size = bundle.bytes
     window = f"windows of {plan.window.length} latent frames, overlap {plan.window.overlap}" if plan.window else "no windows"
     shapes = ", ".join(map(str, bundle.clips))
     out.print(f"clip      {shapes} (height, width, frames a window), {clip.fps} fps, speech at {clip.sample_rate} Hz")
     branches = ", ".join(branch.name for branch in plan.branches)
     out.print(f"plan      {plan.solver_name}, {plan.steps} steps, shift {plan.shift:g}; branches: {branches}; {window}")
-    out.print(f"weights   {escape(json.dumps(manifest.weights.settings.get('layers', {})))}")
+    out.print(f"weights   {escape(json.dumps({name: program.layers for name, program in manifest.programs.items()}))}")
     out.print(f"source    {manifest.model.preset}, SHA-256 {manifest.model.source_sha256[:16]}…")
     out.print(f"made with {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}")
     held = {name.removesuffix("_bytes").replace("_", " "): n for name, n in manifest.memory.items() if isinstance(n, int)}
     out.print(f"size      {human_bytes(size)}")
     out.print(f"memory    {', '.join(f'{name} {human_bytes(count)}' for name, count in held.items())}")
-    if manifest.parity.measured:
-        found = ", ".join(f"{name} {in_words(figures.psnr_db)}" for name, figures in manifest.parity.measured.items())
+    measured = {name: program.measured for name, program in manifest.programs.items() if program.measured is not None}
+    if measured:
+        found = ", ".join(f"{name} {in_words(figures.psnr_db)}" for name, figures in measured.items())
         out.print(f"parity    at export: {found}")
     for record in records.own:
         played = f"{record.engine} on {record.device}, {record.threads} threads"

@@ -13,8 +13,6 @@ from ..core.bundle import CONDITION_PROGRAMS, DECODE_PROGRAMS, Figures
 from ..core.metrics.agreement import lowest
 from ..core.plan import check_choice
 from ..quantize.recipes import Weights
-from .executorch.backends import backend as backend_of
-from .executorch.half_products import Products
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -48,15 +46,6 @@ FLOWS_INTO_LATENTS = (
 WITHOUT_PRODUCTS = (DECODE_PROGRAMS["tiny"],)  # convolutions alone: the type of products between activations is nothing to it
 
 
-def precision_of(backend: str, products: Products) -> Precision:
-    """What a bundle computes in.
-
-    Raises:
-        ConfigError: there is no such backend.
-    """
-    return ("bf16" if products == "bf16" else "fp32") if backend_of(backend).executed else "fp16"
-
-
 def bar(program: str, layers: Mapping[str, int], precision: Precision) -> Figures:
     """What `program` has to reach whose linear layers got these weights (scheme -> count, as an export gathers them).
 
@@ -65,20 +54,20 @@ def bar(program: str, layers: Mapping[str, int], precision: Precision) -> Figure
     """
     for scheme in layers:
         check_choice("weights", scheme, tuple(WEIGHT_BARS))
-    if precision == "bf16" and program.split("-")[0] in WITHOUT_PRODUCTS:
+    if precision == "bf16" and program in WITHOUT_PRODUCTS:
         precision = "fp32"
     used = [WEIGHT_BARS[scheme] for scheme, count in layers.items() if count]  # type: ignore[index]
     return lowest([EXACT, *used, COMPUTE_BARS[precision]])
 
 
-def thresholds_for(layers: Mapping[str, Mapping[str, int]], precision: Precision) -> dict[str, Figures]:
-    """The demands on every program of `layers` (program -> scheme -> count), and on a whole clip where they make one: "latents",
-    and "frames" of the decoder that is played by default."""
+def clip_bars(layers: Mapping[str, Mapping[str, int]], precision: Precision) -> dict[str, Figures]:
+    """The demands on a whole clip of a bundle's programs (role -> scheme -> count): "latents", and "frames" of the decoder that is
+    played by default; none where they do not make a clip."""
     bars = {name: bar(name, counts, precision) for name, counts in layers.items()}
     flow = [bars[name] for name in FLOWS_INTO_LATENTS if name in bars]
     decoder = next((bars[name] for name in DECODE_PROGRAMS.values() if name in bars), None)
     if not flow or decoder is None:
-        return bars
+        return {}
     latents, seen = lowest(flow), lowest([*flow, decoder]).psnr_db
     assert seen is not None
-    return bars | {"latents": latents, "frames": Figures(psnr_db=min(seen - FRAMES_LOSE, FRAMES_END))}
+    return {"latents": latents, "frames": Figures(psnr_db=min(seen - FRAMES_LOSE, FRAMES_END))}

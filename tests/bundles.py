@@ -22,11 +22,15 @@ from echoedge.core.model.vae import VAE, CausalConv3d, ChannelNorm, Downsample, 
 from echoedge.core.plan import SamplingPlan, WindowRule
 from echoedge.core.plan.phases import PhaseWeights
 from echoedge.core.plan.samplers import PLAN_PRESETS, PlanOptions, build_plan
+from echoedge.core.sampling.hearing import playing_of
+from echoedge.core.weights.source import HeldSource
 from echoedge.quantize.recipes import PRESETS
 from echoedge.runtime.engines.torch import TorchEngine
-from echoedge.runtime.export.nano import ExportRequest, export_bundle, step_tables
-from echoedge.runtime.play.player import Progress, Score
-from echoedge.runtime.verify.parity import record_golden
+from echoedge.runtime.export.pipeline import export_bundle
+from echoedge.runtime.export.record import step_tables
+from echoedge.runtime.export.request import ExportRequest
+from echoedge.runtime.play.material import demo_material
+from echoedge.runtime.play.player import PlayerConfig, Progress
 
 from .core.tiny import randomised, tiny_config, tiny_dit
 
@@ -84,11 +88,11 @@ def small_programs(seed: int = 0, reuse: bool = False) -> dict[str, EntryPoints]
     return build_programs(model, CLIP, model.config.text_len, reuse)
 
 
-def small_score(options: PlanOptions = OPTIONS, **changes: Any) -> Score:
+def small_player_config(options: PlanOptions = OPTIONS, **changes: Any) -> PlayerConfig:
     """What a player needs to know of the small model under a plan."""
     model, plan, programs = small_model(), small_plan(options), small_programs()
     samples = programs["audio_encoder"]["forward"].inputs["waveform"].shape[1]
-    return replace(Score(model.config, CLIP, plan, step_tables(model.dit, plan), model.config.text_len, samples), **changes)
+    return replace(PlayerConfig(playing_of(model.config), CLIP, plan, step_tables(model.dit, plan), samples), **changes)
 
 
 def small_engine(seed: int = 0, reuse: bool = False) -> TorchEngine:
@@ -96,19 +100,15 @@ def small_engine(seed: int = 0, reuse: bool = False) -> TorchEngine:
     return TorchEngine(small_programs(seed, reuse))
 
 
-def small_request(weights: str = "int8", jobs: int = 2) -> ExportRequest:
-    model = small_model()
-    return ExportRequest(model, SOURCE, CLIP, small_plan(), PRESETS[weights], model.config.text_len, jobs)
-
-
-def record(*args: Any) -> Any:
-    """The goldens of an export of the small model."""
-    return record_golden(*args, CLIP)
+def small_request(weights: str = "int8") -> ExportRequest:
+    source = HeldSource(small_model(), SOURCE)
+    material = demo_material(CLIP, whole=True)
+    return ExportRequest(source, (CLIP,), small_plan(), PRESETS[weights], (material,), text_rows=source.config.text_len)
 
 
 def export_small(path: Path, weights: str = "int8", progress: Progress | Callable[..., None] = lambda *_: None) -> Manifest:
     """The bundle of the small model; most of the time goes to lowering the denoiser."""
-    return export_bundle(small_request(weights), path, record, progress)
+    return export_bundle(small_request(weights), path, progress=progress)
 
 
 def changed_bundle(path: Path, copy: Path, name: str, data: bytes) -> Path:

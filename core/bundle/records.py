@@ -45,8 +45,10 @@ class EngineRecord(_Strict):
     def of(cls, bundle: Bundle, name: str) -> Self:
         """Of an engine that plays `bundle`: the bundle's own programs, or else the reference in full precision."""
         manifest = bundle.manifest
-        if name == manifest.target:
-            return cls(name=name, target=f"{name}/{manifest.backend}", weights=manifest.weights.name, precision=manifest.precision)
+        target = manifest.target
+        if name == target.name:
+            backend = f"{name}/{target.backend}" if target.backend else name
+            return cls(name=name, target=backend, weights=manifest.weights.name, precision=target.precision)
         return cls(name=name, target="reference", weights="fp32", precision="fp32")
 
     def __str__(self) -> str:

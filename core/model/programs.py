@@ -168,12 +168,14 @@ class AudioConditions(nn.Module):
 
 
 class PatchConditions(nn.Module):
+    """As `DiT.patch_bias`, of the patch embedding alone."""
+
     def __init__(self, dit: DiT) -> None:
         super().__init__()
-        self.dit = dit
+        self.patch_embedding, self.first = dit.patch_embedding, dit.config.latent_channels
 
     def forward(self, y: Tensor) -> Tensor:
-        return self.dit.patch_bias(y)
+        return self.patch_embedding(y, self.first, self.first + y.shape[1]) + self.patch_embedding.bias
 
 
 class Denoise(nn.Module):

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from ..bundle import Hearing
+from ..bundle import DECODE_PROGRAMS, Hearing, PlayingRecord
 from ..config import TEMPORAL_STRIDE, ModelConfig
 from ..errors import BundleError
 from .inputs import AUDIO_RADIUS
@@ -40,6 +40,14 @@ def hearing_of(config: ModelConfig) -> Hearing:
     if config.variant == "preview":
         return Hearing(rows_per_frame=2, beyond_frames=3, tail_frames=1)
     return Hearing(neighbours=AUDIO_RADIUS)
+
+
+def playing_of(config: ModelConfig, text_rows: int | None = None) -> PlayingRecord:
+    """What a player has to know of a model that it plays without a bundle, its programs of any length; `text_rows`: of a prompt,
+    its padding collapsed, by default all."""
+    rows = config.text_len if text_rows is None else text_rows
+    full = {"full": DECODE_PROGRAMS["full"]}
+    return PlayingRecord.of(config, text_rows=rows, reads_text=True, hearing=hearing_of(config), decoders=full)
 
 
 def window_rows(hearing: Hearing, latent_frames: int) -> int:

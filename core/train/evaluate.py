@@ -28,10 +28,13 @@ from ..metrics.lipsync import correlation, lag, lipsync, shuffled_lipsync
 from ..metrics.motion import mouth_motion
 from ..metrics.mouth import mouth_amplitude, mouth_opening
 from ..metrics.psnr import psnr
+from ..model.conditions import Conditions
 from ..model.masks import Box, condition_latents, mask_latents, parse_tasks, task_mask
 from ..model.programs import Model
+from ..model.transformer import DiT
 from ..model.vae import VAE
-from ..plan import SamplingPlan, advance, guide, noise
+from ..plan import SamplingPlan, Window, WindowRule, noise
+from ..sampling import loop
 from ..sampling.inputs import byte_ids, frame_windows
 from .puppets import FACE_ACTIONS, HELD_OUT_SEED, Identity, PuppetClip, Regions, draw_clip, regions
 from .soup import has_audio, picture_of
@@ -136,19 +139,47 @@ def sample(
         for branch in plan.branches
     ]
     shape = (model.config.latent_channels, clip.latent_frames, clip.latent_height, clip.latent_width)
-    history = [np.stack([noise(seed + i, shape) for i in range(size)])]
-    x = history[0]
-    rope = model.dit.rope(torch.from_numpy(x))
-    time, modulation = model.dit.step_tables(torch.tensor(plan.timesteps, dtype=torch.float64))
-    for step in range(plan.steps):
-        velocities: list[NDArray[np.float32] | None] = [None] * len(plan.branches)
-        weights = torch.from_numpy(plan.modality(step, clip.latent_frames))[None].expand(size, -1, -1)
-        rows = time[step : step + 1].expand(size, -1), modulation[step : step + 1].expand(size, -1, -1)
-        for branch in plan.evaluated(step):
-            velocities[branch] = model.dit.denoise(torch.from_numpy(x), *rows, weights, conditions[branch], rope).numpy()
-        history.append(guide(plan, step, velocities))
-        x = advance(plan, step, history)
-    return np.asarray(x, np.float32)
+    start = np.concatenate([noise(seed + i, shape) for i in range(size)])  # the clips' channels side by side
+    whole = WindowRule(length=clip.latent_frames, overlap=0)
+    latents, _ = loop.sample(plan, whole, start, _Together(model.dit, plan, conditions, size))
+    return latents.reshape(size, *shape)
+
+
+class _Together:
+    """A transformer that evaluates several clips at once, one window each; see `core.sampling.loop.Denoiser`."""
+
+    def __init__(self, dit: DiT, plan: SamplingPlan, conditions: Sequence[Conditions], size: int) -> None:
+        self.dit, self.plan, self.conditions, self.size = dit, plan, conditions, size
+        self.time, self.modulation = dit.step_tables(torch.tensor(plan.timesteps, dtype=torch.float64))
+        self.keeps = any(any(row) for row in plan.reuse)
+
+    def begin(self, position: int, span: Window) -> None:
+        """There is one window, and its conditions are there."""
+
+    def evaluate(
+        self, step: int, branch: int, position: int, span: Window, latents: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], Any]:
+        x = self._apart(latents)
+        rope = self.dit.rope(x)
+        weights = torch.from_numpy(self.plan.modality(step, span.length))[None].expand(self.size, -1, -1)
+        rows = self.time[step : step + 1].expand(self.size, -1), self.modulation[step : step + 1].expand(self.size, -1, -1)
+        if not self.keeps:
+            return self.dit.denoise(x, *rows, weights, self.conditions[branch], rope).numpy().reshape(latents.shape), None
+        velocity, residual = self.dit.denoise_keeping(x, *rows, weights, self.conditions[branch], rope)
+        return velocity.numpy().reshape(latents.shape), residual
+
+    def reuse(
+        self, step: int, branch: int, position: int, span: Window, latents: NDArray[np.float32], residual: Any
+    ) -> NDArray[np.float32]:
+        time = self.time[step : step + 1].expand(self.size, -1)
+        velocity = self.dit.denoise_reusing(self._apart(latents), time, residual, self.conditions[branch].patch_bias)
+        return velocity.numpy().reshape(latents.shape)
+
+    def end(self, position: int) -> None:
+        """Nothing is held for a window alone."""
+
+    def _apart(self, latents: NDArray[np.float32]) -> torch.Tensor:
+        return torch.from_numpy(latents).view(self.size, -1, *latents.shape[1:])
 
 
 def _known(model: Model, one: PuppetClip, clip: ClipSpec, task: str, shown: str | None) -> torch.Tensor:
@@ -208,7 +239,7 @@ SECONDS_OF_DRIFT = 2  # clips shorter than this have no drift
 
 
 @dataclass(frozen=True)
-class Take:
+class Sampled:
     """What one noise seed made of every clip, in their order. `latents` is [N, C, f, h, w], or None where only pixels are known."""
 
     videos: Sequence[Video]
@@ -223,10 +254,10 @@ def take(
     seed: int = 0,
     task: str = "i2v+a2v",
     shown: str | None = None,
-) -> Take:
+) -> Sampled:
     """`sample` and `decode`, both kept. Give seeds at least as far apart as there are clips, so that no noise is shared."""
     latents = sample(model, clips, plan, clip, seed, task, shown)
-    return Take(decode(model, latents), latents)
+    return Sampled(decode(model, latents), latents)
 
 
 @cache
@@ -332,7 +363,7 @@ def measure_clip(video: Video, truth: PuppetClip, reference: Video | None = None
 
 
 def measure(
-    takes: Sequence[Take], clips: Sequence[PuppetClip], reference: Sequence[Take] | None = None, only: Set[str] | None = None
+    takes: Sequence[Sampled], clips: Sequence[PuppetClip], reference: Sequence[Sampled] | None = None, only: Set[str] | None = None
 ) -> Measures:
     """Every metric of every clip of every take, and of the set: `lipsync_shuffled`, and `frechet`.
 
@@ -400,7 +431,7 @@ def _summary(values: NDArray[np.float64]) -> dict[str, float | int | None]:
 
 
 def evaluate(
-    takes: Sequence[Take], clips: Sequence[PuppetClip], reference: Sequence[Take] | None = None
+    takes: Sequence[Sampled], clips: Sequence[PuppetClip], reference: Sequence[Sampled] | None = None
 ) -> dict[str, dict[str, float | int | None]]:
     """`table` of `measure`: how good the takes of one or several seeds are, ready for a report.
 
@@ -550,11 +581,11 @@ def controls(clips: Sequence[PuppetClip]) -> list[dict[str, Any]]:
         low, high = BARS[metric]
         return low <= value <= high
 
-    true = _means(measure([Take([c.frames for c in clips])], clips, only=set(BARS)))
+    true = _means(measure([Sampled([c.frames for c in clips])], clips, only=set(BARS)))
     rows: list[dict[str, Any]] = []
     for control in CONTROLS:
         videos, judged = control.spoil(clips)
-        spoiled = _means(measure([Take(videos)], judged, only=set(control.metrics)))
+        spoiled = _means(measure([Sampled(videos)], judged, only=set(control.metrics)))
         rows += [
             {
                 "control": control.name, "metric": metric, "truth": true[metric], "spoiled": spoiled[metric],

@@ -19,12 +19,15 @@ from .checkpoints import Checkpoint, TensorReader, assigned
 
 
 class StreamedBlocks(nn.ModuleList):
-    """The blocks of a transformer, read in turn. They cannot be held together: take one, run it, let it go."""
+    """The blocks of a transformer, read in turn. They cannot be held together: take one, run it, let it go.
 
-    def __init__(self, empty: nn.ModuleList, read: TensorReader) -> None:
+    `only`: prefixes of the tensors that are read of each; the others have a shape and no data. All are read by default.
+    """
+
+    def __init__(self, empty: nn.ModuleList, read: TensorReader, only: tuple[str, ...] = ()) -> None:
         super().__init__()
         self._empty = tuple(cast(Block, block) for block in empty)  # hidden from nn.Module: these have no data
-        self._read = read
+        self._read, self._only = read, only
 
     def __len__(self) -> int:
         return len(self._empty)
@@ -40,12 +43,16 @@ class StreamedBlocks(nn.ModuleList):
         """
         block = copy.deepcopy(self._empty[index])
         prefix = f"blocks.{index}."
-        tensors = self._read(f"{prefix}{name}" for name in block.state_dict())
-        return assigned(block, {name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+        names = [name for name in block.state_dict() if not self._only or name.startswith(self._only)]
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in self._read(f"{prefix}{name}" for name in names).items()}
+        if not self._only:
+            return assigned(block, tensors)
+        block.load_state_dict(tensors, strict=False, assign=True)
+        return block.requires_grad_(False).eval()
 
 
-def stream_transformer(checkpoint: Checkpoint, config: ModelConfig | None = None) -> DiT:
-    """The transformer in inference mode and float32, its blocks left in the file.
+def stream_transformer(checkpoint: Checkpoint, config: ModelConfig | None = None, only: tuple[str, ...] = ()) -> DiT:
+    """The transformer in inference mode and float32, its blocks left in the file. `only`: see `StreamedBlocks`.
 
     Raises:
         CheckpointError: see `Checkpoint.tensors`.
@@ -53,5 +60,5 @@ def stream_transformer(checkpoint: Checkpoint, config: ModelConfig | None = None
     layout = TransformerLayout(config or checkpoint.config())
     read = checkpoint.reader("transformer", layout)
     dit = skeleton(DiT, layout.config)
-    dit.blocks = StreamedBlocks(dit.blocks, read)
+    dit.blocks = StreamedBlocks(dit.blocks, read, only)
     return assigned(dit, read(dit.state_dict()))

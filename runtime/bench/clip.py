@@ -18,10 +18,9 @@ from ...core.bundle import DECODE_PROGRAMS, Bundle
 from ...core.bundle.records import EngineRecord
 from ...core.errors import EchoEdgeError, EngineError, ResourceError
 from ...core.memory import peak_bytes, usable_cores
-from ..engines import threads_of
+from ..play.material import demo_material
 from ..play.player import STAGES
 from ..play.setting import Setting, Wanted
-from ..verify.parity import demo_case
 
 Progress = Callable[[str, int, int], None]
 
@@ -79,8 +78,8 @@ def measure(bundle: Bundle, wanted: Wanted, runs: int = 5, progress: Progress = 
     """
     setting = Setting.of(bundle, wanted)
     clip = setting.clip
-    case = demo_case(clip, clip.frames)
-    prompt = setting.prompt(wanted.prompt, case["prompt"], any_of_several=True)
+    case = demo_material(clip, whole=False)
+    prompt = setting.prompt(wanted.prompt, case.prompt, any_of_several=True)
     player = setting.player(clip.frames / clip.fps)
     engine = player.engine
     seconds: list[float] = []
@@ -89,20 +88,20 @@ def measure(bundle: Bundle, wanted: Wanted, runs: int = 5, progress: Progress = 
     frames = evaluations = 0
     for run in range(runs + 1):
         started, cpu_started = time.perf_counter(), time.process_time()
-        take = player.perform(case["portrait"], case["speech"], prompt, case["seed"])
-        frames = sum(1 for _ in player.frames_of(take))
+        made = player.generate(case.portrait, case.speech, prompt, case.seed)
+        frames = sum(1 for _ in player.frames_of(made))
         seconds.append(time.perf_counter() - started)
         cpu.append(time.process_time() - cpu_started)
-        stages.append(take.seconds)
-        evaluations = take.evaluations
+        stages.append(made.seconds)
+        evaluations = made.evaluations
         progress("runs", run + 1, runs + 1)
     total = statistics.median(seconds[1:])
     return Speed(
         conditions=Conditions(
-            device=device_name(), threads=threads_of(engine), load_average=round(os.getloadavg()[0], 2), engine=engine.name,
+            device=device_name(), threads=engine.threads, load_average=round(os.getloadavg()[0], 2), engine=engine.name,
             weights=EngineRecord.of(bundle, engine.name).weights, clip=f"{clip}, {clip.fps} fps",
             decoder=next(name for name, program in DECODE_PROGRAMS.items() if program == player.decoder), prompt=prompt,
-            steps=player.score.plan.steps, evaluations=evaluations, runs=runs,
+            steps=player.config.plan.steps, evaluations=evaluations, runs=runs,
         ),
         stage_seconds={stage: statistics.median(s[stage] for s in stages[1:]) for stage in STAGES},
         total_seconds=total, cpu_seconds=statistics.median(cpu[1:]), first_seconds=seconds[0], frames=frames,

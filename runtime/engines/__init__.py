@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ...core.bundle import Bundle
 from ...core.config import ClipSpec
 from ...core.errors import EngineError
+from ..registry import REGISTRY, engine_module
 from .base import Engine
 
 
@@ -23,39 +22,19 @@ def _torch(bundle: Bundle, clip: ClipSpec, threads: int | None) -> Engine:
     return engine
 
 
-def _executorch(bundle: Bundle, clip: ClipSpec, threads: int | None) -> Engine:
-    from .executorch import ExecuTorchEngine
-
-    return ExecuTorchEngine(bundle, threads or 0, clip=clip)
-
-
-ENGINES: dict[str, Callable[[Bundle, ClipSpec, int | None], Engine]] = {"executorch": _executorch, "torch": _torch}
-
-
 def open_engine(bundle: Bundle, name: str = "auto", clip: ClipSpec | None = None, threads: int | None = None) -> Engine:
-    """The engine called `name`; "auto" is the one that the bundle was compiled for. `clip`: which of the bundle's shapes it plays.
-    `threads`: on how many, in this process from now on; by default the engine's choice.
+    """The engine called `name`: of a target, or "torch", the reference in full precision; "auto" is that of the target that the
+    bundle was compiled for. `clip`: which of the bundle's shapes it plays. `threads`: on how many, in this process from now on; by
+    default the engine's choice.
 
     Raises:
         EngineError: there is none of that name, or it cannot play the bundle, or not on so many threads.
     """
-    name = bundle.manifest.target if name == "auto" else name
-    if name not in ENGINES:
-        raise EngineError(f"There is no engine {name!r} here. Choose from: auto, {', '.join(ENGINES)}.")
-    engine = ENGINES[name](bundle, clip or bundle.clip, threads)
-    if threads is not None and threads_of(engine) != threads:
-        raise EngineError(
-            f"--threads is {threads}; {name} runs on {threads_of(engine)} here. Leave --threads out, or ask for that."
-        )
+    name, known = bundle.manifest.target.name if name == "auto" else name, (*REGISTRY, "torch")
+    if name not in known:
+        raise EngineError(f"There is no engine {name!r} here. Choose from: auto, {', '.join(known)}.")
+    clip = clip or bundle.clip
+    engine: Engine = _torch(bundle, clip, threads) if name == "torch" else engine_module(name).open_bundle(bundle, clip, threads)
+    if threads is not None and engine.threads != threads:
+        raise EngineError(f"--threads is {threads}; {name} runs on {engine.threads} here. Leave --threads out, or ask for that.")
     return engine
-
-
-def threads_of(engine: Engine) -> int:
-    """How many threads an engine runs on now."""
-    if engine.name == "executorch":
-        from ...targets.executorch.program_file import threads
-
-        return threads()
-    import torch
-
-    return torch.get_num_threads()

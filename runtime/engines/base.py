@@ -22,6 +22,11 @@ class Engine(Protocol):
 
     name: str
 
+    @property
+    def threads(self) -> int:
+        """How many threads it runs on now."""
+        ...
+
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
         """Raises EngineError: there is no such program or method, or it fails."""
         ...
@@ -34,14 +39,21 @@ def contiguous(array: Array) -> Array:
     return np.ascontiguousarray(array)
 
 
-def check_inputs(label: str, wanted: Sequence[tuple[str, str, tuple[int, ...]]], inputs: Sequence[Array]) -> None:
-    """Refuses inputs that are not the (name, dtype, shape) that the method `label` takes: programs have fixed shapes.
+def check_inputs(label: str, wanted: Sequence[tuple[str, str, Sequence[int | str]]], inputs: Sequence[Array]) -> None:
+    """Refuses inputs that are not the (name, dtype, shape) that the method `label` takes. A dimension that is a name is the
+    caller's to choose, the same for every input of a call.
 
     Raises:
         EngineError: the message names the first one that differs.
     """
     if len(inputs) != len(wanted):
         raise EngineError(f"{label} takes {len(wanted)} inputs ({', '.join(name for name, _, _ in wanted)}), not {len(inputs)}.")
+    chosen: dict[str, int] = {}
     for (name, dtype, shape), array in zip(wanted, inputs, strict=True):
-        if array.shape != shape or str(array.dtype) != dtype:
-            raise EngineError(f"{label} takes {name} as {dtype} {list(shape)}, not {array.dtype} {list(array.shape)}.")
+        told = "[" + ", ".join(f"{size}={chosen[size]}" if size in chosen else str(size) for size in shape) + "]"
+        fits = len(shape) == array.ndim and all(
+            chosen.setdefault(size, found) == found if isinstance(size, str) else size == found
+            for size, found in zip(shape, array.shape, strict=True)
+        )
+        if not fits or str(array.dtype) != dtype:
+            raise EngineError(f"{label} takes {name} as {dtype} {told}, not {array.dtype} {list(array.shape)}.")

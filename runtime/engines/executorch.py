@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from ...core.bundle import Bundle, Program
 from ...core.config import ClipSpec
 from ...core.errors import EngineError
 from ...core.files import available_memory
 from ...targets.executorch.backends import BACKENDS
-from ...targets.executorch.program_file import ProgramFile, registered_backends, set_threads
+from ...targets.executorch.program_file import ProgramFile, registered_backends, set_threads, threads
 from .base import Array, check_inputs
+
+if TYPE_CHECKING:
+    from ...targets.base import Built
 
 LOADED_PER_BYTE = 2  # a file is mapped, and XNNPACK packs a copy of its weights
 
 
 class ExecuTorchEngine:
-    """Runs a bundle's compiled programs. `threads`: 0 leaves the runtime's choice. `keep_bytes`: of the files of programs that stay
-    loaded together, so that a machine need not hold all of them; by default a third of the memory that is free now. One always
-    stays: the one that runs. `clip`: which of the bundle's shapes is played, the main one by default.
+    """Runs a bundle's compiled programs. `on`: so many threads; 0 leaves the runtime's choice. `keep_bytes`: of the files of
+    programs that stay loaded together, so that a machine need not hold all of them; by default a third of the memory that is free
+    now. One always stays: the one that runs. `clip`: which of the bundle's shapes is played, the main one by default.
 
     Raises:
         EngineError: the bundle is for another target, or lowered to a backend that this machine does not have.
@@ -26,13 +30,13 @@ class ExecuTorchEngine:
 
     name = "executorch"
 
-    def __init__(self, bundle: Bundle, threads: int = 0, keep_bytes: int | None = None, clip: ClipSpec | None = None) -> None:
-        manifest = bundle.manifest
-        if manifest.target != "executorch":
-            raise EngineError(f"The bundle {bundle.root} was compiled for {manifest.target}; the executorch engine cannot play it.")
-        known = BACKENDS.get(manifest.backend)
+    def __init__(self, bundle: Bundle, on: int = 0, keep_bytes: int | None = None, clip: ClipSpec | None = None) -> None:
+        target = bundle.manifest.target
+        if target.name != "executorch":
+            raise EngineError(f"The bundle {bundle.root} was compiled for {target.name}; the executorch engine cannot play it.")
+        known = BACKENDS.get(target.backend)
         if known is None or known.identifier not in registered_backends():
-            title = known.title if known else manifest.backend
+            title = known.title if known else target.backend
             raise EngineError(
                 f"The bundle {bundle.root} is lowered to {title}, which this machine does not have: it plays on a device that "
                 "does. Export it with --backend xnnpack to play it here."
@@ -40,11 +44,11 @@ class ExecuTorchEngine:
         self.bundle, self.clip = bundle, clip or bundle.clip
         self.keep_bytes = available_memory() // (LOADED_PER_BYTE + 1) if keep_bytes is None else keep_bytes
         self._files: dict[str, ProgramFile] = {}  # the one used last is the last
-        if threads:
-            set_threads(threads)
+        if on:
+            set_threads(on)
 
     def has(self, program: str) -> bool:
-        return program in self.bundle.manifest.programs
+        return program in self.bundle.roles
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -52,14 +56,25 @@ class ExecuTorchEngine:
         return tuple(self._files)
 
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
-        if not self.has(program):
-            raise EngineError(f"The bundle has no program {program!r}. It has: {', '.join(self.bundle.manifest.programs)}.")
-        record = self.bundle.program(self.bundle.program_name(program, self.clip))
+        record = self._record(program)
         if method not in record.methods:
             raise EngineError(f"{program} has no method {method!r}. It has: {', '.join(record.methods)}.")
         specs = record.methods[method].inputs
         check_inputs(f"{program}.{method}", [(spec.name, spec.dtype, spec.shape) for spec in specs], inputs)
         return self._file(record).run(record.prefix + method, inputs)
+
+    @property
+    def threads(self) -> int:
+        return threads()
+
+    def _record(self, program: str) -> Program:
+        """By its role, for this engine's shape; or by its name."""
+        if self.has(program):
+            return self.bundle.program_for(program, self.clip)
+        named = self.bundle.manifest.programs
+        if program not in named:
+            raise EngineError(f"The bundle has no program {program!r}. It has: {', '.join(named)}.")
+        return named[program]
 
     def _file(self, record: Program) -> ProgramFile:
         files = self._files
@@ -74,4 +89,26 @@ class ExecuTorchEngine:
         return files[record.path]
 
     def _bytes(self, record: Program) -> int:
-        return record.bytes + (self.bundle.manifest.files[record.data].bytes if record.data else 0)
+        return record.artifact.bytes + (self.bundle.manifest.files[record.data].bytes if record.data else 0)
+
+
+class BuiltFile:
+    """A compiled unit before there is a bundle; see `registry.BuiltUnit`."""
+
+    def __init__(self, built: Built) -> None:
+        self._file, self._prefix = ProgramFile(built.path, built.data), built.prefix
+
+    def run(self, method: str, inputs: Sequence[Array], wanted: Collection[int] | None = None) -> list[Array]:
+        outputs = self._file.run(self._prefix + method, inputs, wanted)
+        self._file.release()
+        return outputs
+
+
+def open_built(built: Built) -> BuiltFile:
+    """Raises EngineError: the file cannot be loaded."""
+    return BuiltFile(built)
+
+
+def open_bundle(bundle: Bundle, clip: ClipSpec, threads: int | None) -> ExecuTorchEngine:
+    """Raises as `ExecuTorchEngine`."""
+    return ExecuTorchEngine(bundle, threads or 0, clip=clip)

@@ -15,18 +15,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...core.config import ModelConfig
+from ...core.bundle import CONDITION_PROGRAMS
+from ...core.config import TEMPORAL_STRIDE, ModelConfig
 from ...core.errors import EngineError
 from ...core.model.attention import Riflex
 from ...core.model.conditions import Conditions
-from ...core.model.programs import CONDITION_INPUTS
 from ...core.model.transformer import DiT
+from ...core.sampling.hearing import hearing_of
 
 Loader = Callable[[], nn.Module]
 # Which part of the model each program needs.
 PART_OF = {
     "audio_encoder": "speech_encoder", "image_encoder": "image_encoder", "text_encoder": "text_encoder", "vae_encode": "vae",
-    "encode_conditions": "transformer", "denoise": "transformer", "denoise_reusing": "transformer", "vae_decode": "decoder",
+    **dict.fromkeys(CONDITION_PROGRAMS, "transformer"), "denoise": "transformer", "denoise_reusing": "transformer",
+    "vae_decode": "decoder",
 }  # fmt: skip
 
 
@@ -55,6 +57,10 @@ class ReferenceEngine:
         self.device, self.riflex, self.keep_residuals, self.resident = device, riflex, keep_residuals, resident
         self._loaded: dict[Loader, nn.Module] = {}
         self._rope: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+
+    @property
+    def threads(self) -> int:
+        return torch.get_num_threads()
 
     def has(self, program: str) -> bool:
         return PART_OF.get(program) in self.parts
@@ -131,10 +137,24 @@ class ReferenceEngine:
         video, kept = vae.decode_chunk(*self._in(vae, latents), None if method == "first" else list(state))
         return [self._out(video), *kept]
 
-    def _encode_conditions(self, method: str, *inputs: Any) -> list[Any]:
+    def _text_conditions(self, method: str, text: Any) -> list[Any]:
         dit = self._transformer
-        conditions = dit.encode_conditions(*self._in(dit, *inputs))
-        return [getattr(conditions, name) for name in CONDITION_INPUTS]
+        return [*dit.text_keys_values(*self._in(dit, text))]
+
+    def _image_conditions(self, method: str, image: Any) -> list[Any]:
+        dit = self._transformer
+        return [*dit.image_keys_values(*self._in(dit, image))]
+
+    def _audio_conditions(self, method: str, audio: Any, *present: Any) -> list[Any]:
+        """Of as many latent frames as the rows cover."""
+        dit, frames = self._transformer, audio.shape[1] // hearing_of(self.config).rows_per_frame
+        latent_frames = (frames - 1) // TEMPORAL_STRIDE + 1
+        sound, *there = self._in(dit, audio, *present)
+        return [*dit.audio_keys_values(sound, latent_frames, *there)]
+
+    def _patch_conditions(self, method: str, y: Any) -> list[Any]:
+        dit = self._transformer
+        return [dit.patch_bias(*self._in(dit, y))]
 
     def _denoise(self, method: str, latents: Any, time: Any, modulation: Any, modality: Any, *conditions: Any) -> list[Any]:
         dit = self._transformer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -18,7 +18,7 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, programs: dict[str, EntryPoints]) -> None:
+    def __init__(self, programs: Mapping[str, EntryPoints]) -> None:
         self.programs = programs
 
     @classmethod
@@ -38,9 +38,12 @@ class TorchEngine:
                 f"The bundle was compiled from other weights of nano (SHA-256 {record.source_sha256[:12]}…) than this package has "
                 f"({nano_digest()[:12]}…). Export it again."
             )
-        text_rows = bundle.input_shape("text_conditions", "text")[1]
-        reuse = "denoise_reusing" in bundle.manifest.programs
-        return cls(build_programs(load_nano(bundle.model), bundle.clip, text_rows, reuse))
+        reuse = "denoise_reusing" in bundle.roles
+        return cls(build_programs(load_nano(bundle.model), bundle.clip, bundle.manifest.playing.text_rows, reuse))
+
+    @property
+    def threads(self) -> int:
+        return torch.get_num_threads()
 
     def has(self, program: str) -> bool:
         return program in self.programs

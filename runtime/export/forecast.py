@@ -1,4 +1,4 @@
-"""What compiling a released model's programs will need of memory, before anything is begun.
+"""What an export will need of memory and disk, before anything is begun.
 
 The figures are counted from shapes, with factors that were measured on full-size exports (docs/FIGURES.md) and rounded up.
 """
@@ -6,28 +6,35 @@ The figures are counted from shapes, with factors that were measured on full-siz
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 from torch import nn
 
+from ...core.bundle import DECODE_PROGRAMS
 from ...core.config import ClipSpec, ModelConfig
 from ...core.memory import Need
 from ...core.model.architecture import Architecture, skeleton
+from ...core.model.attention import PROJECTIONS, Modality
 from ...core.model.pretrained import EncoderConfig
 from ...core.model.programs import condition_shapes
 from ...core.model.transformer import Block, DiT
 from ...core.model.vae import VAE
+from ...core.weights.source import CheckpointSource
 from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import RELIEF_BYTES
-from ...targets.executorch.blockwise import KeysValues
+from ...targets.executorch.blockwise import KeysValues, Tokens
 from ...targets.rewrites.hoist import strip_block
 from ...targets.rewrites.portable import query_chunk
+from .record import CALIBRATION_STEPS
+from .request import ExportRequest
 
 PROCESS = 550_000_000  # a process with torch, torchao and executorch loaded
 FLOAT = 4
 LOWERED_CONVOLUTIONS = 5  # copies of a VAE's weights while it is lowered: two methods, each rewritten, traced and encoded
 PROGRAM_BYTES = 4_000_000  # of a program and its goldens, besides its weights
-CALIBRATION_STEPS = 2  # of the plan, evenly, for roundings that look at data
+COPIES_HELD = 4  # of a model's weights in a job: its own, rewritten, traced, encoded
+_NOT_COMPILING = ("reference", "data", "proof")  # first words of jobs' names
 STATE_PER_PIXEL = {"vae_encode": 1404, "vae_decode": 2366, "tiny_decode": 84}  # elements at full width
 
 
@@ -51,17 +58,12 @@ def step_bytes(sizes: Architecture, recipe: WeightRecipe) -> int:
     return stored + FLOAT * _elements(dit.head)
 
 
-def encode_bytes(sizes: Architecture, recipe: WeightRecipe) -> int:
-    """Of the condition encoding's weights as they are stored."""
-    dit = skeleton(DiT, sizes.transformer)
-    outer = sum(
-        _stored(module, recipe, "encode_conditions", f"dit.{name}.")
-        for name, module in dit.named_children()
-        if name in ("text_embedding", "img_emb", "audio_injection", "audio2token")
-    )
+def condition_weights(sizes: Architecture, recipe: WeightRecipe, modality: Modality) -> int:
+    """Of the weights behind a modality's keys and values as they are stored."""
+    dit, role = skeleton(DiT, sizes.transformer), f"{modality}_conditions"
     blocks = [block for block in dit.blocks if isinstance(block, Block)]
-    return outer + sum(
-        _stored(KeysValues(block.cross_attn), recipe, "encode_conditions", f"dit.blocks.{index}.cross_attn.")
+    return _stored(Tokens(dit, modality, 1), recipe, role, "dit.") + sum(
+        _stored(KeysValues(block.cross_attn, modality), recipe, role, f"dit.blocks.{index}.cross_attn.")
         for index, block in enumerate(blocks)
     )
 
@@ -75,15 +77,9 @@ def _stored(module: nn.Module, recipe: WeightRecipe, program: str, prefix: str) 
     )
 
 
-def condition_bytes(sizes: Architecture, clip: ClipSpec, text_rows: int) -> int:
+def condition_bytes(config: ModelConfig, clip: ClipSpec, text_rows: int) -> int:
     """Of one branch's conditions."""
-    total = 0
-    for shape in condition_shapes(sizes.transformer, clip, text_rows).values():
-        count = FLOAT
-        for size in shape:
-            count *= size
-        total += count
-    return total
+    return sum(FLOAT * math.prod(shape) for shape in condition_shapes(config, clip, text_rows).values())
 
 
 def step_activations(model: ModelConfig, clip: ClipSpec) -> int:
@@ -94,14 +90,46 @@ def step_activations(model: ModelConfig, clip: ClipSpec) -> int:
     return FLOAT * (hidden + logits)
 
 
-def needs(sizes: Architecture, clip: ClipSpec, recipe: WeightRecipe, text_rows: int, decoders: Sequence[str]) -> dict[str, Need]:
-    """Of each task of an export (`released.tasks_of`), by its program's name, by "proof of " that name, and of the references."""
+def needs(request: ExportRequest, shape: int) -> dict[str, Need]:
+    """Of each job of an export, for the clip shape of that index: by its unit's role, "data of " and "proof of " it, and of the
+    references."""
+    clip = request.clips[shape]
+    if isinstance(request.source, CheckpointSource):
+        decoders = [DECODE_PROGRAMS[name] for name in request.decoders]
+        return checkpoint_needs(request.source.sizes, clip, request.recipe, request.text_rows, decoders)
+    return defaultdict(lambda: _held_need(request))
+
+
+def _held_need(request: ExportRequest) -> Need:
+    """Of any job of a model that is in memory: it, its copy, and the compiler's."""
+    return Need({"the process": PROCESS, "weights": COPIES_HELD * _held_bytes(request)})
+
+
+def _held_bytes(request: ExportRequest) -> int:
+    model = request.source.held
+    assert model is not None
+    parts = [part for part in (model.dit, model.vae, model.encoders) if part is not None]
+    return FLOAT * _elements(*parts)
+
+
+def disk_needed(request: ExportRequest) -> int:
+    """Bytes of the work folder and of the bundle beside it, when both are whole."""
+    if isinstance(request.source, CheckpointSource):
+        decoders = [DECODE_PROGRAMS[name] for name in request.decoders]
+        return checkpoint_disk(request.source.sizes, request.clips, request.recipe, request.text_rows, decoders, request.external)
+    return 2 * _held_bytes(request) + PROGRAM_BYTES * len(request.roles)
+
+
+def checkpoint_needs(
+    sizes: Architecture, clip: ClipSpec, recipe: WeightRecipe, text_rows: int, decoders: Sequence[str]
+) -> dict[str, Need]:
+    """As `needs`, of a checkpoint."""
     config = sizes.transformer
     dit = skeleton(DiT, config)
     blocks = [block for block in dit.blocks if isinstance(block, Block)]
     block = FLOAT * _elements(blocks[0])
     outer = FLOAT * (_elements(dit) - _elements(*blocks))
-    conditions, activations = condition_bytes(sizes, clip, text_rows), step_activations(config, clip)
+    conditions, activations = condition_bytes(config, clip, text_rows), step_activations(config, clip)
     pixels = clip.height * clip.width
     picture = FLOAT * 8 * config.vae.dim * pixels  # four frames of the VAE's widest layers
     states = {name: FLOAT * STATE_PER_PIXEL[name] * pixels * config.vae.dim // 96 for name in ("vae_encode", *decoders)}
@@ -134,12 +162,15 @@ def needs(sizes: Architecture, clip: ClipSpec, recipe: WeightRecipe, text_rows: 
             activations=2 * picture,
         ),
     }
-    step, encode = step_bytes(sizes, recipe), encode_bytes(sizes, recipe)
-    found["denoise"] = need(embeddings=outer, weights=step, blocks=4 * block)
-    found["encode_conditions"] = need(embeddings=2 * outer, weights=encode, blocks=2 * block)
-    found["data of denoise"], found["data of encode_conditions"] = need(weights=step), need(weights=encode)
+    step = step_bytes(sizes, recipe)
+    found["denoise"], found["data of denoise"] = need(embeddings=outer, weights=step, blocks=4 * block), need(weights=step)
     found["proof of denoise"] = need(weights=step, conditions=conditions, activations=activations)
-    found["proof of encode_conditions"] = need(weights=encode, conditions=3 * conditions)
+    for modality in PROJECTIONS:
+        role, stored = f"{modality}_conditions", condition_weights(sizes, recipe, modality)
+        found[role], found[f"data of {role}"] = need(embeddings=2 * outer, weights=stored, blocks=block), need(weights=stored)
+        found[f"proof of {role}"] = need(weights=stored, conditions=2 * conditions)
+    for role in ("patch_conditions", "denoise_reusing"):
+        found[role] = found[f"data of {role}"] = found[f"proof of {role}"] = need(embeddings=2 * outer, activations=conditions)
     for name in ("audio_encoder", "image_encoder", "vae_encode", *decoders):
         linear = name in ("audio_encoder", "image_encoder")  # the others are convolutions, which stay in full precision
         stored = weights[name] * bits_of(recipe, name, "blocks") // 32 if linear else weights[name]
@@ -151,23 +182,24 @@ def needs(sizes: Architecture, clip: ClipSpec, recipe: WeightRecipe, text_rows: 
     found["programs"] = Need(
         {
             "the process": PROCESS,
-            "weights": sum(found[name].terms["weights"] for name in (*weights, "denoise", "encode_conditions") if name in found),
+            "weights": sum(need.terms.get("weights", 0) for name, need in found.items() if name.split()[0] not in _NOT_COMPILING),
         },
         {"weights": "compile each program to a file of its own (--layout separate)."},
     )
     return found
 
 
-def disk_bytes(
+def checkpoint_disk(
     sizes: Architecture, clips: Sequence[ClipSpec], recipe: WeightRecipe, text_rows: int, decoders: Sequence[str], external: bool
 ) -> int:
-    """Of an export's workshop and its bundle together: programs compiled for each shape, merged where weights lie outside
+    """Of a checkpoint's work folder and its bundle together: programs compiled for each shape, merged where weights lie outside
     (`external`), and copied; recorded conditions, and what is recorded for roundings that look at data."""
-    config, names = sizes.transformer, ("audio_encoder", "image_encoder", "vae_encode", "encode_conditions", "denoise", *decoders)
-    need = needs(sizes, clips[0], recipe, text_rows, decoders)
-    weights = sum(need[f"data of {name}"].terms["weights"] for name in names)
+    config = sizes.transformer
+    need = checkpoint_needs(sizes, clips[0], recipe, text_rows, decoders)
+    names = [name for name in need if name.startswith("data of ")]
+    weights = sum(need[name].terms.get("weights", 0) for name in names)
     copies = len(clips) + (2 if external else 1)  # of each shape's compilation, of the merged data, and in the bundle
-    conditions = sum(condition_bytes(sizes, clip, text_rows) for clip in clips)
+    conditions = sum(condition_bytes(config, clip, text_rows) for clip in clips)
     samples = CALIBRATION_STEPS * config.layers * clips[0].tokens * config.dim * FLOAT if recipe.needs_samples else 0
     return copies * (weights + PROGRAM_BYTES * len(names)) + 2 * conditions + samples
 

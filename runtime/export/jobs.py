@@ -1,9 +1,9 @@
 """Work in processes of its own: memory returns when a task ends, a kill becomes a sentence, and what is finished is not done again.
 
-A `Workshop` is a folder that belongs to one request and that one run holds at a time. Each task of it is a function of the request
-and the folder, run in a spawned process; what it returns, JSON, is written down when what it wrote is on the disk, together with
-its time and its peak of memory. A workshop that is opened again for the same request goes on behind what is written; for another
-request it is emptied first. A task ends with the process that started it, however that ends.
+A `JobRunner` has a folder that belongs to one request and that one run holds at a time. A job is a function of the request, the
+folder and what the jobs before it returned, run in a spawned process; its own record is written down when what it wrote is on the
+disk, together with its time and its peak of memory. A runner that is opened again for the same request goes on behind what is
+written; for another request the folder is emptied first. A job ends with the process that started it, however that ends.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from pydantic import BaseModel
 
 from ...core.errors import ConfigError, EchoEdgeError, ExportError
 from ...core.files import atomic_file, human_bytes, sync
@@ -35,28 +36,36 @@ from ...targets.idle import return_freed_memory
 _LABEL = "request"
 _POLL_SECONDS = 0.1
 Progress = Callable[[str, int, int], None]
+LIGHT_BYTES = 1_000_000_000
 _CLOCK_SECONDS = 2  # a file system's clock may be behind by so much
 _ENDED = ("SIGTERM", "SIGHUP", "SIGINT")  # sent by people and systems that want a process to end
 _KILLED: tuple[str, Any, Any] = ("killed", None, "")  # what a process answers that has ended without a word
 
 
-@dataclass(frozen=True)
-class Task:
-    """`work(request, folder)` is a function of a module, for a spawned process imports it. `after`: tasks that it reads from.
-    `need`: memory that it is expected to take; `stage`: what progress counts it under."""
+@dataclass(frozen=True, eq=False)
+class Job:
+    """`work(request, folder, *given)` is a function of a module, for a spawned process imports it; `given`: what the jobs of
+    `after` returned, in their order. It returns a record of the type `returns`. `need`: memory that it is expected to take;
+    `stage`: what progress counts it under."""
 
     name: str
     stage: str
-    work: Callable[[Any, Path], dict[str, Any]]
+    work: Callable[..., BaseModel]
+    returns: type[BaseModel]
     need: Need
-    after: tuple[str, ...] = ()
+    after: tuple[Job, ...] = ()
+
+    @property
+    def light(self) -> bool:
+        """Its process may go on with the next one: what it leaves in memory does not matter."""
+        return self.need.total <= LIGHT_BYTES
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a task returned, and what it took."""
+    """What a job returned, and what it took."""
 
-    result: dict[str, Any]
+    result: Any  # of the job's `returns`
     seconds: float
     cpu_seconds: float
     peak_bytes: int
@@ -79,35 +88,65 @@ def _end_with(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def _enter(work: Callable[[Any, Path], dict[str, Any]], request: Any, folder: Path, threads: int, answer: Connection) -> None:
-    """The body of a task's process."""
+def _serve(connection: Connection) -> None:
+    """The body of a process: does the jobs that come down the connection, until it is closed."""
     enter_worker()
     import torch
 
     return_freed_memory()
-    torch.set_num_threads(threads)
-    began, started = time.time(), time.perf_counter()
+    while True:
+        try:
+            work, request, folder, given, threads = connection.recv()
+        except EOFError:
+            return
+        torch.set_num_threads(threads)
+        connection.send(_answer(work, request, folder, given))
+
+
+def _answer(work: Callable[..., BaseModel], request: Any, folder: Path, given: Sequence[BaseModel]) -> tuple[str, Any, Any]:
+    """What became of a job: in a word, the class of an error or None, and the content."""
+    began, started, cpu = time.time(), time.perf_counter(), time.process_time()
     try:
-        result = work(request, folder)
+        result = work(request, folder, *given).model_dump(mode="json")
         _sync_written(folder, began)
     except EchoEdgeError as error:
-        answer.send(("refused", type(error), str(error)))
-        return
+        return ("refused", type(error), str(error))
     except MemoryError:
-        answer.send(("memory", None, ""))
-        return
+        return ("memory", None, "")
     except Exception as error:
-        answer.send(("failed", type(error).__name__, f"{error}\n{traceback.format_exc(limit=-3)}"))
-        return
-    took = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time(), "peak_bytes": peak_bytes()}
-    answer.send(("done", None, {"result": result, **took}))
+        return ("failed", type(error).__name__, f"{error}\n{traceback.format_exc(limit=-3)}")
+    took = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu, "peak_bytes": peak_bytes()}
+    return ("done", None, {"result": result, **took})
+
+
+@dataclass
+class _Worker:
+    """A process, and the job that it has now."""
+
+    process: SpawnProcess
+    connection: Connection
+    job: Job | None = None
+
+    @classmethod
+    def start(cls) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        own, other = context.Pipe()
+        process = context.Process(target=_serve, args=(other,), daemon=True)
+        process.start()
+        other.close()
+        return cls(process, own)
+
+    def end(self) -> None:
+        """Lets a process go that has nothing to do."""
+        self.connection.close()
+        self.process.join()
 
 
 def _sync_written(folder: Path, began: float) -> None:
     """Has the system write to the disk what was written since `began`: a record must not be there before what it is of."""
     for parent, _, names in os.walk(folder):
         for path in (Path(parent, name) for name in names):
-            with suppress(FileNotFoundError):  # another task's temporary file
+            with suppress(FileNotFoundError):  # another job's temporary file
                 if path.stat().st_mtime >= began - _CLOCK_SECONDS:
                     sync(path)
 
@@ -128,23 +167,27 @@ def fate(process: str, status: int | None, remedy: str) -> str:
     return f"The {process} ended without an answer, with exit status {status}. {remedy}"
 
 
-def record_path(folder: Path, task: str) -> Path:
-    """Where a workshop in `folder` writes down what became of the task of that name."""
-    return folder / f"{task.replace(' ', '-')}.done.json"
+def record_path(folder: Path, job: str) -> Path:
+    """Where a runner in `folder` writes down what became of the job of that name."""
+    return folder / f"{job.replace(' ', '-')}.done.json"
 
 
-class Workshop:
+def _done(job: Job, content: Mapping[str, Any]) -> Done:
+    return Done(**{**content, "result": job.returns.model_validate(content["result"])})
+
+
+class JobRunner:
     """The work folder `folder` for the request that `key` identifies, held as long as the `with` block lasts.
 
-    `jobs`: tasks at once, as far as their needs and this process fit into `budget` bytes together.
+    `at_once`: so many jobs at a time, as far as their needs and this process fit into `budget` bytes together.
 
     Raises (on entering):
-        OutputError: the folder is not one that a workshop has made, or another run holds it.
+        OutputError: the folder is not one that a runner has made, or another run holds it.
     """
 
-    def __init__(self, folder: Path, key: str, jobs: int = 2, budget: int | None = None) -> None:
-        self.folder, self.key, self.jobs, self.budget = folder, key, jobs, budget
-        self.peak_bytes = 0  # of this process and its tasks together, while `run` runs
+    def __init__(self, folder: Path, key: str, at_once: int = 2, budget: int | None = None) -> None:
+        self.folder, self.key, self.at_once, self.budget = folder, key, at_once, budget
+        self.peak_bytes = 0  # of this process and its jobs together, while `run` runs
         self._work, self._exit = WorkFolder(folder, "export"), ExitStack()
 
     def __enter__(self) -> Self:
@@ -166,103 +209,112 @@ class Workshop:
         """Deletes the folder; what is finished is not needed any more."""
         self._work.remove()
 
-    def finished(self, task: Task) -> Done | None:
-        """What is written down of a task; None if it has not ended well."""
-        path = record_path(self.folder, task.name)
-        return Done(**json.loads(path.read_text())) if path.is_file() else None
+    def finished(self, job: Job) -> Done | None:
+        """What is written down of a job; None if it has not ended well."""
+        path = record_path(self.folder, job.name)
+        return _done(job, json.loads(path.read_text())) if path.is_file() else None
 
-    def run(self, tasks: Sequence[Task], request: Any, progress: Progress) -> dict[str, Done]:
+    def run(self, jobs: Sequence[Job], request: Any, progress: Progress) -> dict[str, Done]:
         """Runs what has not been done.
 
         Raises:
-            ConfigError: two tasks have one record, or one waits for itself or for a task that is not there.
-            ResourceError: a task needs more memory than there is; the message names the largest part and a remedy.
-            ExportError: a task failed or was killed.
+            ConfigError: two jobs have one record, or one waits for a job that is not there.
+            ResourceError: a job needs more memory than there is; the message names the largest part and a remedy.
+            ExportError: a job failed or was killed.
         """
-        self._check_order(tasks)
-        results = {task.name: done for task in tasks if (done := self.finished(task))}
-        stages: dict[str, list[Task]] = {}
-        for task in tasks:
-            stages.setdefault(task.stage, []).append(task)
-            if task.name not in results:
-                require(task.need, task.name, self.budget)
-        running: dict[str, tuple[Task, SpawnProcess, Connection]] = {}
+        self._check_order(jobs)
+        results = {job.name: done for job in jobs if (done := self.finished(job))}
+        stages: dict[str, list[Job]] = {}
+        for job in jobs:
+            stages.setdefault(job.stage, []).append(job)
+            if job.name not in results:
+                require(job.need, job.name, self.budget)
+        workers: list[_Worker] = []
 
         def tell() -> None:
             for stage, members in stages.items():
-                progress(stage, sum(task.name in results for task in members), len(members))
+                progress(stage, sum(job.name in results for job in members), len(members))
 
         tell()
-        context = multiprocessing.get_context("spawn")
         try:
-            while len(results) < len(tasks):
-                for task in tasks:
-                    if len(running) < self.jobs and self._ready(task, results, running):
-                        answer, sender = context.Pipe(duplex=False)
-                        arguments = (task.work, request, self.folder, usable_cores(), sender)
-                        process = context.Process(target=_enter, args=arguments, daemon=True)
-                        process.start()
-                        sender.close()
-                        running[task.name] = (task, process, answer)
-                self._watch(running)
-                for name, (task, process, answer) in list(running.items()):
-                    if answer.poll() or not process.is_alive():
-                        results[name] = self._collect(task, process, answer)
-                        del running[name]
+            while len(results) < len(jobs):
+                for job in jobs:
+                    if self._ready(job, results, workers):
+                        self._begin(job, request, [results[before.name].result for before in job.after], workers)
+                self._watch(workers)
+                for worker in [worker for worker in workers if worker.job is not None]:
+                    assert worker.job is not None
+                    if worker.connection.poll() or not worker.process.is_alive():
+                        results[worker.job.name] = self._collect(worker.job, worker)
+                        if not worker.job.light:
+                            workers.remove(worker)
+                            worker.end()
+                        worker.job = None
                         tell()
+            for worker in workers:
+                worker.end()
         finally:
-            for _, process, _ in running.values():
-                process.terminate()
-                process.join()
+            for worker in workers:
+                worker.process.terminate()
+                worker.process.join()
         return results
 
-    def _check_order(self, tasks: Sequence[Task]) -> None:
-        """That every task can have its turn, and its record to itself."""
+    def _begin(self, job: Job, request: Any, given: Sequence[BaseModel], workers: list[_Worker]) -> None:
+        """In a process that is idle, if there is one. Light jobs share the cores; a heavy one has them all."""
+        worker = next((worker for worker in workers if worker.job is None), None)
+        if worker is None:
+            worker = _Worker.start()
+            workers.append(worker)
+        worker.job = job
+        cores = usable_cores()
+        worker.connection.send((job.work, request, self.folder, given, max(1, cores // self.at_once) if job.light else cores))
+
+    def _check_order(self, jobs: Sequence[Job]) -> None:
+        """That every job has what it waits for, and its record to itself."""
         records: dict[Path, str] = {}
-        for task in tasks:
-            record = record_path(self.folder, task.name)
+        for job in jobs:
+            record = record_path(self.folder, job.name)
             if record in records:
-                raise ConfigError(f"The tasks {records[record]!r} and {task.name!r} have one record. Name each once.")
-            records[record] = task.name
-        names = [task.name for task in tasks]
-        for task in tasks:
-            if strangers := [name for name in task.after if name not in names]:
-                raise ConfigError(f"{task.name} waits for {strangers[0]!r}, which is not there. Choose from: {', '.join(names)}.")
-        try:
-            TopologicalSorter({task.name: task.after for task in tasks}).prepare()
-        except CycleError as error:
-            raise ConfigError(f"Tasks wait for each other: {' -> '.join(error.args[1])}. Take one of them out.") from error
+                raise ConfigError(f"The jobs {records[record]!r} and {job.name!r} have one record. Name each once.")
+            records[record] = job.name
+        for job in jobs:
+            if strangers := [before.name for before in job.after if before not in jobs]:
+                names = ", ".join(other.name for other in jobs)
+                raise ConfigError(f"{job.name} waits for {strangers[0]!r}, which is not there. Choose from: {names}.")
 
-    def _ready(self, task: Task, results: Mapping[str, Done], running: Mapping[str, Any]) -> bool:
-        if task.name in results or task.name in running or any(name not in results for name in task.after):
+    def _ready(self, job: Job, results: Mapping[str, Done], workers: Sequence[_Worker]) -> bool:
+        running = [worker.job for worker in workers if worker.job is not None]
+        if job.name in results or job in running or any(before.name not in results for before in job.after):
             return False
-        taken = resident_bytes() + sum(other.need.total for other, _, _ in running.values())
-        return not running or self.budget is None or taken + task.need.total <= self.budget
+        taken = resident_bytes() + sum(other.need.total for other in running)
+        fits = self.budget is None or taken + job.need.total <= self.budget
+        return not running or (len(running) < self.at_once and fits)
 
-    def _watch(self, running: Mapping[str, tuple[Task, SpawnProcess, Connection]]) -> None:
+    def _watch(self, workers: Sequence[_Worker]) -> None:
         """Waits a moment and looks how much memory everything takes together."""
         time.sleep(_POLL_SECONDS)
-        now = resident_bytes() + sum(resident_bytes(process.pid) for _, process, _ in running.values())
+        now = resident_bytes() + sum(resident_bytes(worker.process.pid) for worker in workers)
         self.peak_bytes = max(self.peak_bytes, now)
 
-    def _collect(self, task: Task, process: SpawnProcess, answer: Connection) -> Done:
+    def _collect(self, job: Job, worker: _Worker) -> Done:
         try:
-            kind, what, content = answer.recv() if answer.poll() else _KILLED
-        except EOFError:
+            kind, what, content = worker.connection.recv() if worker.connection.poll() else _KILLED
+        except (EOFError, ConnectionResetError):
             kind, what, content = _KILLED
-        process.join()
+        if kind == "killed":
+            worker.process.join()
         if kind == "done":
-            with atomic_file(record_path(self.folder, task.name), force=True) as temporary:
+            with atomic_file(record_path(self.folder, job.name), force=True) as temporary:
                 temporary.write_text(json.dumps(content))
-            return Done(**content)
+            return _done(job, content)
         if kind == "refused":
             raise what(content)
         if kind == "failed":
-            raise ExportError(f"{task.name} failed with {what}: {content}")
+            raise ExportError(f"{job.name} failed with {what}: {content}")
         remedy = (
-            f"It was expected to take {human_bytes(task.need.total)}, most of it for {task.need.largest}. Close other programs, or "
+            f"It was expected to take {human_bytes(job.need.total)}, most of it for {job.need.largest}. Close other programs, or "
             "work with --jobs 1. Run the same command again: what is finished is kept."
         )
         if kind == "memory":
-            raise ExportError(f"{task.name} ran out of memory. {remedy}")
-        raise ExportError(fate(f"process of {task.name}", process.exitcode, remedy))
+            raise ExportError(f"{job.name} ran out of memory. {remedy}")
+        raise ExportError(fate(f"process of {job.name}", worker.process.exitcode, remedy))

@@ -42,10 +42,12 @@ from ...core.plan.samplers import (
     TextAudioGuidance,
     build_plan,
 )
+from ...core.sampling.front import windows_under_way
+from ...core.sampling.hearing import playing_of
 from ...core.weights import checkpoints
 from ...core.weights.checkpoints import Checkpoint
 from ..engines.reference import Loader, ReferenceEngine
-from .player import STAGES, Float32, Player, Progress, Score, StepTables, _silent, _timed, windows_under_way
+from .player import STAGES, Float32, Player, PlayerConfig, Progress, StepTables, silent, timed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DECODERS = ("full", "tiny")
@@ -223,7 +225,7 @@ def peak_memory(needed: Mapping[str, int], resident: bool) -> int:
 
 
 def encode_prompts(
-    checkpoint: Checkpoint, prompts: list[str], sizes: Architecture, device: str = "cpu", progress: Progress = _silent
+    checkpoint: Checkpoint, prompts: list[str], sizes: Architecture, device: str = "cpu", progress: Progress = silent
 ) -> dict[str, Tensor]:
     """{prompt: rows [L, text_dim]} as umT5 gives them, in bfloat16, without padding.
 
@@ -264,7 +266,7 @@ class Reference:
     sizes: Architecture
     prompts: Mapping[str, Float32] = field(default_factory=dict)
     resident: bool = False
-    progress: Progress = _silent
+    progress: Progress = silent
     warn: Callable[[str], None] = print
     seconds: dict[str, float] = field(default_factory=dict)  # wall time by stage, once frames have been played
     evaluations: int = 0
@@ -278,10 +280,10 @@ class Reference:
         )  # fmt: skip
         self.options = plan_options(model.variant, self.settings, self.clip.frames)
         self.plan = build_plan(self.options, modulation=self._modulation)
-        self.score = Score(
-            model, self.clip, self.plan, self._tables, model.text_len, None, self.prompts, tokenise=self._tokenise, collapse=False
-        )  # fmt: skip
-        self.player = Player(self.score, self.engine, self.progress)
+        self.config = PlayerConfig(
+            playing_of(model), self.clip, self.plan, self._tables, None, self.prompts, tokenise=self._tokenise, collapse=False
+        )
+        self.player = Player(self.config, self.engine, self.progress)
 
     def _riflex(self) -> Riflex | None:
         frames = min(self.settings.window, self.clip.frames)
@@ -321,9 +323,9 @@ class Reference:
         if self.settings.long_video == "chunks" and self.clip.frames > self.settings.window:
             pieces = self._chunks(portrait, speech, prompt, audio_mask)
         else:
-            take = self.player.perform(portrait, speech, prompt, self.settings.seed, audio_mask)
-            self.seconds, self.evaluations = take.seconds, take.evaluations
-            pieces = (_brightness(video) for video in self.player.video_of(take.latents, take.seconds, take.frames))
+            made = self.player.generate(portrait, speech, prompt, self.settings.seed, audio_mask)
+            self.seconds, self.evaluations = made.seconds, made.evaluations
+            pieces = (_brightness(video) for video in self.player.video_of(made.latents, made.seconds, made.frames))
         for piece in pieces:
             yield from to_uint8(piece, compat)
         if not self.resident:
@@ -335,9 +337,9 @@ class Reference:
         frames = min(self.clip.frames, len(speech) // self.clip.samples_per_frame)
         chunks = pixel_chunks(frames, settings.window, _overlap(settings), compat)
         self.seconds, self.evaluations = dict.fromkeys(STAGES, 0.0), 0
-        with _timed(self.seconds, "listen"):
+        with timed(self.seconds, "listen"):
             audio = player.neighbourhoods(player.listen(speech, chunks[-1].start + chunks[-1].frames))
-        with _timed(self.seconds, "look"):
+        with timed(self.seconds, "look"):
             image, text = player.recognise(portrait), player.read_all(prompt)
         joiner = ChunkJoiner(chunks)
         for chunk in chunks:
@@ -345,9 +347,10 @@ class Reference:
             if chunk.start:
                 known = to_uint8(joiner.known, compat).astype(np.float32).transpose(0, 3, 1, 2) / np.float32(127.5) - 1
             latent_frames = (chunk.frames - 1) // TEMPORAL_STRIDE + 1
-            with _timed(self.seconds, "look"):
+            with timed(self.seconds, "look"):
                 y = player.look(known, latent_frames)
-            first, last = (player.score.hearing.rows_per_frame * frame for frame in (chunk.start, chunk.start + chunk.frames))
+            rows = player.config.playing.hearing.rows_per_frame
+            first, last = rows * chunk.start, rows * (chunk.start + chunk.frames)
             start = noise(settings.seed, player.shape(latent_frames), first_frame=chunk.start)
             latents, evaluations = player.sample(audio[first:last], y, image, text, start, audio_mask, self.seconds)
             self.evaluations += evaluations

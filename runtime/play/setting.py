@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...core.bundle import DECODE_PROGRAMS, Bundle
+from ...core.bundle import Bundle
 from ...core.config import ClipSpec
 from ...core.errors import ConfigError, InputError
 from ...core.memory import require
 from ...core.plan.phases import PROMPT
 from ..engines import open_engine
-from .player import Player, Progress, Score, memory_needed
+from .player import Player, PlayerConfig, Progress, memory_needed
 from .prompts import read_prompts
 
 PACK = 'echoedge checkpoint prompts FOLDER "a woman talks" --out PACK'  # how one is made
@@ -36,7 +36,7 @@ class Setting:
 
     bundle: Bundle
     clip: ClipSpec
-    score: Score
+    config: PlayerConfig
     decoder: str | None
     engine: str
     threads: int | None
@@ -48,15 +48,16 @@ class Setting:
         InputError: the pack of prompts cannot be read, or is another model's.
         """
         clip = clip_of(bundle, wanted.clip)
-        score = Score.of(bundle, clip)
+        config = PlayerConfig.of(bundle, clip)
         if wanted.prompts is not None:
-            score = replace(score, prompts={**score.prompts, **read_prompts(wanted.prompts, score.config.text_dim)})
-        return cls(bundle, clip, score, decode_program(bundle, wanted.decoder), wanted.engine, wanted.threads)
+            known = read_prompts(wanted.prompts, config.playing.text_dim)
+            config = replace(config, prompts={**config.prompts, **known})
+        return cls(bundle, clip, config, decode_program(bundle, wanted.decoder), wanted.engine, wanted.threads)
 
     @property
     def reads_text(self) -> bool:
         """Whether the bundle has a text encoder: any prompt plays."""
-        return "text_encoder" in self.bundle.manifest.programs
+        return "text_encoder" in self.bundle.roles
 
     def prompt(self, given: str | None, default: str, any_of_several: bool = False) -> str:
         """The prompt to play: `given`; or `default`, where the bundle reads any; or the one that is known, or the first of several.
@@ -68,8 +69,8 @@ class Setting:
             return given
         if self.reads_text:
             return default
-        own = own_prompts(self.score)
-        known = [text for text in self.score.prompts if text not in own]
+        own = own_prompts(self.config)
+        known = [text for text in self.config.prompts if text not in own]
         if not known:
             raise InputError(
                 f"{self.bundle.root} has no text encoder and no prompts. Give some with --prompts PACK; make it with: {PACK}."
@@ -87,13 +88,13 @@ class Setting:
             EngineError: there is no such engine, or it cannot play this.
         """
         require(memory_needed(self.bundle, seconds, self.decoder), "playing this clip")
-        return Player(self.score, open_engine(self.bundle, self.engine, self.clip, self.threads), progress, self.decoder)
+        return Player(self.config, open_engine(self.bundle, self.engine, self.clip, self.threads), progress, self.decoder)
 
 
-def own_prompts(score: Score) -> set[str]:
-    """Texts among a score's prompts that its plan needs for itself, such as a negative one: not what a clip is asked for."""
-    texts = score.plan.texts
-    return {texts.get(branch.text, branch.text) for branch in score.plan.branches if branch.text != PROMPT}
+def own_prompts(config: PlayerConfig) -> set[str]:
+    """Texts among a player's prompts that its plan needs for itself, such as a negative one: not what a clip is asked for."""
+    texts = config.plan.texts
+    return {texts.get(branch.text, branch.text) for branch in config.plan.branches if branch.text != PROMPT}
 
 
 def decode_program(bundle: Bundle, decoder: str | None) -> str | None:
@@ -104,7 +105,7 @@ def decode_program(bundle: Bundle, decoder: str | None) -> str | None:
     """
     if decoder is None:
         return None
-    there = {name: program for name, program in DECODE_PROGRAMS.items() if program in bundle.manifest.programs}
+    there = bundle.manifest.playing.decoders
     if decoder not in there:
         raise ConfigError(f"--decoder is {decoder!r}; {bundle.root} has: {', '.join(there)}.")
     return there[decoder]

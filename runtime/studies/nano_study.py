@@ -38,16 +38,17 @@ from ...core.model.programs import Model, build_programs
 from ...core.plan import SamplingPlan, WindowRule, windows
 from ...core.plan.phases import PhaseWeights
 from ...core.plan.samplers import PLAN_PRESETS, VOICE_EARLY, AudioGuidance, NoGuidance, PlanOptions, build_plan
-from ...core.train.evaluate import Measures, Take, held_out, measure, regions_of, score_vae, separated, table, take
+from ...core.sampling.hearing import playing_of
+from ...core.train.evaluate import Measures, Sampled, held_out, measure, regions_of, score_vae, separated, table, take
 from ...core.train.margins import preference_margins
 from ...core.train.puppets import HELD_OUT_SEED, PuppetClip, draw_clip
 from ...core.train.speech import SAMPLE_RATE, espeak, espeak_available
 from ...core.train.train_dit import PARTS
 from ...core.weights.nano import load_nano
 from ..engines.torch import TorchEngine
-from ..export.nano import step_tables
+from ..export.record import step_tables
 from ..play.contact_sheet import SheetRow, SheetStyle, contact_sheet
-from ..play.player import Player, Score
+from ..play.player import Player, PlayerConfig
 
 Video = NDArray[np.uint8]
 Record = dict[str, Any]
@@ -176,12 +177,12 @@ def study_generated(study: Study) -> Record:
     model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST)
     takes = [take(model, clips, build_plan(PLAN), seed=seed) for seed in SEEDS]
     _sheet(study, "generated", "Portrait and speech in, clip out", clips, takes[0].videos)
-    rebuilt = Take(score_vae(model.vae, clips)[1])
+    rebuilt = Sampled(score_vae(model.vae, clips)[1])
     return {
         "clips": _seeds_of(clips), "noise_seeds": SEEDS, "plan": _described(PLAN),
         "metrics": table(measure(takes, clips)),
         "rebuilt": table(measure([rebuilt], clips)),
-        "drawn": table(measure([Take([c.frames for c in clips])], clips)),
+        "drawn": table(measure([Sampled([c.frames for c in clips])], clips)),
     }  # fmt: skip
 
 
@@ -212,7 +213,7 @@ def study_tasks(study: Study) -> Record:
     others = [clips[i - 1] for i in range(len(clips))]
     silent = replace(PLAN, guidance=NoGuidance())
 
-    def takes_of(task: str, options: PlanOptions) -> list[Take]:
+    def takes_of(task: str, options: PlanOptions) -> list[Sampled]:
         return [take(model, clips, build_plan(options), seed=seed, task=task) for seed in SEEDS]
 
     study.report("  portrait and speech alone")
@@ -248,7 +249,7 @@ def _other_prompts(clips: Sequence[PuppetClip]) -> list[PuppetClip]:
     return changed
 
 
-def _measured(takes: Sequence[Take], clips: Sequence[PuppetClip]) -> Measures:
+def _measured(takes: Sequence[Sampled], clips: Sequence[PuppetClip]) -> Measures:
     """`measure`, and two figures of tasks that give frames: the last frame and everything but the mouth, against the clip."""
     found = measure(takes, clips)
     pairs = [[(v, c) for v, c in zip(one.videos, clips, strict=True)] for one in takes]
@@ -317,14 +318,14 @@ def player_of(model: Model, plan: SamplingPlan) -> Player:
     programs = build_programs(model, NANO_CLIP, model.config.text_len)
     samples = programs["audio_encoder"]["forward"].inputs["waveform"].shape[1]
     return Player(
-        Score(model.config, NANO_CLIP, plan, step_tables(model.dit, plan), model.config.text_len, samples), TorchEngine(programs)
+        PlayerConfig(playing_of(model.config), NANO_CLIP, plan, step_tables(model.dit, plan), samples), TorchEngine(programs)
     )
 
 
 def _played(player: Player, clip: PuppetClip, seed: int) -> Video:
     """The clip's portrait, voice and prompt, played; as many frames as the drawn clip has."""
     portrait = clip.frames[0].transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
-    return np.stack(list(player.frames_of(player.perform(portrait, clip.waveform, clip.prompt, seed))))[: len(clip.frames)]
+    return np.stack(list(player.frames_of(player.generate(portrait, clip.waveform, clip.prompt, seed))))[: len(clip.frames)]
 
 
 LONG_SECONDS = 20
@@ -398,7 +399,7 @@ def _play_and_measure(weights: Path, seconds: int) -> float:
     clip = draw_clip(HELD_OUT_SEED + TEST_FIRST, 1)
     speech = (0.1 * np.random.default_rng(0).standard_normal(seconds * SAMPLE_RATE)).astype(np.float32)
     portrait = clip.frames[0].transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
-    for _ in player.frames_of(player.perform(portrait, speech, clip.prompt)):
+    for _ in player.frames_of(player.generate(portrait, speech, clip.prompt)):
         pass
     return round(peak_bytes() / 2**20, 1)
 

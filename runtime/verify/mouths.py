@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.bundle import Bundle
-from ...core.train.evaluate import Take, held_out, measure
+from ...core.train.evaluate import Sampled, held_out, measure
 from ...core.train.puppets import PuppetClip
 from ..engines.base import Engine
 from ..engines.torch import TorchEngine
 from ..play.media import normalise_loudness, to_signed
-from ..play.player import Player, Score
+from ..play.player import Player, PlayerConfig
 
 PLAYED_FIRST = 5000  # of the held-out clips on which mouths are judged
 
@@ -35,7 +35,7 @@ class Mouth:
 
 def mouth_of(videos: Sequence[NDArray[np.uint8]], clips: Sequence[PuppetClip]) -> Mouth:
     """Means over the clips that the videos were made from; two at least."""
-    found = measure([Take(list(videos))], clips, only={"lipsync", "mouth_energy"})
+    found = measure([Sampled(list(videos))], clips, only={"lipsync", "mouth_energy"})
     return Mouth(*(float(np.nanmean(found[name])) for name in ("lipsync", "mouth_energy")))
 
 
@@ -46,12 +46,12 @@ def mouths_of_bundle(bundle: Bundle, engine: Engine, clips: int, progress: Progr
         EngineError: the model's full-precision weights are not at hand.
     """
     truths = held_out(clips, PLAYED_FIRST, bundle.clip.frames)
-    players = [Player(Score.of(bundle), each) for each in (TorchEngine.for_bundle(bundle), engine)]
+    players = [Player(PlayerConfig.of(bundle), each) for each in (TorchEngine.for_bundle(bundle), engine)]
     videos: tuple[list[NDArray[np.uint8]], ...] = ([], [])
     for index, truth in enumerate(truths):
         portrait, speech = to_signed(truth.frames[0]), normalise_loudness(truth.waveform, bundle.clip.sample_rate)
         for played, player in zip(videos, players, strict=True):
-            played.append(np.stack(list(player.frames_of(player.perform(portrait, speech, truth.prompt, index)))))
+            played.append(np.stack(list(player.frames_of(player.generate(portrait, speech, truth.prompt, index)))))
         progress(index + 1, clips)
     full, measured = (mouth_of(played, truths) for played in videos)
     return full, measured

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,23 +12,19 @@ import numpy as np
 
 from ...core.bundle import Bundle, Figures
 from ...core.bundle.golden import GOLDEN, GOLDEN_INDEX, Given, Golden, compare
-from ...core.config import ClipSpec
 from ...core.errors import BundleError, InputError
 from ...core.metrics.agreement import demands, falls_short, figures, lowest
 from ...core.metrics.lipsync import lipsync
 from ...core.metrics.psnr import in_words
-from ...core.plan import SamplingPlan
-from ...core.weights.nano import assets
 from ..engines.base import Array, Engine
-from ..play.media import fit_speech, normalise_loudness, read_portrait, read_speech, to_signed
-from ..play.player import Player, Score
+from ..play.media import normalise_loudness, to_signed
+from ..play.player import Player, PlayerConfig
 
 if TYPE_CHECKING:
-    from ...core.model.programs import EntryPoints, Model
+    pass
 
 LIPSYNC_SHARE = 0.95  # of full precision's lip-sync that a compiled bundle must keep
 CLIP_ARRAYS, CLIP_SETTINGS = ("portrait", "speech", "latents", "frames"), ("prompt", "seed", "mouth_box")  # of a recorded clip
-KEPT_CALLS = 2  # recorded per method: the first and the last
 Progress = Callable[[str, int, int], None]
 
 
@@ -153,65 +149,6 @@ class Verdict:
         return "Equal within the bundle's thresholds."
 
 
-class _Recorder:
-    """An engine that keeps the first and the last call of every method."""
-
-    name = "recorder"
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.calls: dict[tuple[str, str], list[tuple[list[Array], list[Array]]]] = {}
-
-    def has(self, program: str) -> bool:
-        return self.engine.has(program)
-
-    def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
-        outputs = self.engine.run(program, method, inputs)
-        calls = self.calls.setdefault((program, method), [])
-        del calls[KEPT_CALLS - 1 :]
-        calls.append((list(inputs), outputs))
-        return outputs
-
-
-def demo_case(clip: ClipSpec, frames: int) -> dict[str, Any]:
-    """A demo portrait and the first `frames` frames of a demo voice that lasts as long, with the mouth's place in the picture."""
-    folder = assets() / "demo"
-    demo = json.loads((folder / "demo.json").read_text())
-    portrait = demo["portraits"][0]
-    voice = next((v for v in demo["voices"] if v["seconds"] >= frames / clip.fps), demo["voices"][-1])
-    top, bottom, left, right = portrait["mouth_box"]
-    return {
-        "portrait": read_portrait(folder / portrait["file"], clip.height, clip.width),
-        "speech": fit_speech(read_speech(folder / voice["file"], clip.sample_rate), frames, clip.fps, clip.sample_rate),
-        "prompt": portrait["prompt"],
-        "seed": 0,
-        "mouth_box": [round(top * clip.height), round(bottom * clip.height), round(left * clip.width), round(right * clip.width)],
-    }
-
-
-def record_golden(
-    model: Model, programs: dict[str, EntryPoints], plan: SamplingPlan, tables: Mapping[str, np.ndarray], clip: ClipSpec
-) -> Golden:
-    """Plays the demo case in full precision and keeps every program's first and last call, and the clip itself."""
-    from ..engines.torch import TorchEngine
-
-    samples = programs["audio_encoder"]["forward"].inputs["waveform"].shape[1]
-    rows = programs["encode_conditions"]["forward"].inputs["text"].shape[1]
-    recorder = _Recorder(TorchEngine(programs))
-    player = Player(Score(model.config, clip, plan, tables, rows, samples), recorder)
-    case = demo_case(clip, 2 * clip.frames - 1)  # two windows, so that streaming and blending are on record too
-    take = player.perform(case["portrait"], case["speech"], case["prompt"], case["seed"])
-    frames = np.stack(list(player.frames_of(take)))
-    golden = Golden()
-    for (program, method), calls in recorder.calls.items():
-        for inputs, outputs in calls:
-            golden.add_call(program, method, inputs, outputs)
-    arrays = {"portrait": case["portrait"], "speech": case["speech"], "latents": take.latents, "frames": frames}
-    golden.index["clip"] = {name: golden.add(array) for name, array in arrays.items()}
-    golden.index["settings"] = {key: case[key] for key in ("prompt", "seed", "mouth_box")}
-    return golden
-
-
 def verify(bundle: Bundle, engine: Engine, baseline: Path | None = None, progress: Progress = lambda *_: None) -> Verdict:
     """Compares `engine` playing `bundle` with the bundle's recorded full-precision run, or with `baseline`'s latents and frames.
 
@@ -224,7 +161,7 @@ def verify(bundle: Bundle, engine: Engine, baseline: Path | None = None, progres
     golden = read_golden(bundle)
     if baseline is not None and not golden.index["clip"]:
         raise InputError(f"{bundle.root} holds no recorded clip to compare with; --baseline goes with bundles that do.")
-    wanted = bundle.manifest.parity.thresholds
+    wanted = _demanded(bundle)
     rows: list[Row] = []
 
     def demanded(name: str) -> Figures:
@@ -241,17 +178,23 @@ def verify(bundle: Bundle, engine: Engine, baseline: Path | None = None, progres
         rows += [Row(name, Figures(), wanted.get(name, Figures()), NO_CLIP) for name in ("latents", "frames")]
         return Verdict(tuple(rows))
     clip, settings = {name: golden.tensors[key] for name, key in golden.index["clip"].items()}, golden.index["settings"]
-    player = Player(Score.of(bundle), engine)
-    take = player.perform(clip["portrait"], clip["speech"], settings["prompt"], settings["seed"])
-    frames = np.stack(list(player.frames_of(take)))
+    player = Player(PlayerConfig.of(bundle), engine)
+    made = player.generate(clip["portrait"], clip["speech"], settings["prompt"], settings["seed"])
+    frames = np.stack(list(player.frames_of(made)))
     reference = _baseline(baseline, clip) if baseline else clip
-    rows.append(Row("latents", figures(reference["latents"], take.latents), wanted.get("latents", Figures())))
+    rows.append(Row("latents", figures(reference["latents"], made.latents), wanted.get("latents", Figures())))
     rows.append(Row("frames", figures(reference["frames"], frames, peak=255.0), wanted.get("frames", Figures())))
     progress("clip", 1, 1)
     box = tuple(settings["mouth_box"])
     fps = bundle.clip.fps
     before, after = (lipsync(video, clip["speech"], box, fps) for video in (reference["frames"], frames))
     return Verdict(tuple(rows), Lipsync(before, after))
+
+
+def _demanded(bundle: Bundle) -> dict[str, Figures]:
+    """By program, and of a whole clip."""
+    programs = {name: program.demanded for name, program in bundle.manifest.programs.items() if program.demanded is not None}
+    return programs | {str(name): figures for name, figures in bundle.manifest.parity.demanded.items()}
 
 
 def read_golden(bundle: Bundle) -> Golden:
@@ -301,14 +244,14 @@ def lipsync_over(bundle: Bundle, engine: Engine, clips: int, progress: Progress 
     from ..engines.torch import TorchEngine
 
     engines: tuple[Engine, Engine] = (TorchEngine.for_bundle(bundle), engine)
-    score, fps = Score.of(bundle), bundle.clip.fps
+    config, fps = PlayerConfig.of(bundle), bundle.clip.fps
     found: tuple[list[float], list[float]] = ([], [])
     for index, clip in enumerate(held_out(clips)):
         portrait = to_signed(clip.frames[0])
         speech = normalise_loudness(clip.waveform, bundle.clip.sample_rate)
         for scores, each in zip(found, engines, strict=True):
-            player = Player(score, each)
-            frames = np.stack(list(player.frames_of(player.perform(portrait, speech, clip.prompt, index))))
+            player = Player(config, each)
+            frames = np.stack(list(player.frames_of(player.generate(portrait, speech, clip.prompt, index))))
             scores.append(lipsync(frames, clip.waveform, clip.mouth_box, fps))
         progress("clips", index + 1, clips)
     return float(np.mean(found[0])), float(np.mean(found[1]))

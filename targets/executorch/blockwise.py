@@ -21,25 +21,20 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ...core.config import ClipSpec, ModelConfig
+from ...core.config import ClipSpec
 from ...core.errors import ExportError
 from ...core.model.attention import PROJECTIONS, CrossAttention, LayerConditions, Modality
 from ...core.model.conditions import Conditions
-from ...core.model.programs import (
-    audio_conditions_program,
-    condition_shapes,
-    image_conditions_program,
-    patch_conditions_program,
-    text_conditions_program,
-)
 from ...core.model.transformer import Block, DiT, Head, unpatchify
+from ...core.weights.source import Unit
 from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import quantise
+from ..base import Calls, Lowered
 from ..rewrites.hoist import NoisePatches, strip_block
 from ..rewrites.portable import make_portable
 from .backends import Backend
 from .half_products import Products, products_in
-from .lower import Lowered, gelu_for
+from .lower import gelu_for
 from .stamp import Call, StampError, Template, call, lower_whole, scheme
 
 Way = Literal["auto", "stamped", "plain"]
@@ -122,17 +117,6 @@ class Tokens(nn.Module):
         return (embed(given, self.latent_frames, *present) if self.name == "audio2token" else embed(given),)
 
 
-class KnownPatches(nn.Module):
-    """y [1, 20, F, h, w] -> patch bias [1, N, D]; the embedding has the model's name."""
-
-    def __init__(self, dit: DiT) -> None:
-        super().__init__()
-        self.first, self.patch_embedding = dit.config.latent_channels, dit.patch_embedding
-
-    def forward(self, y: Tensor) -> Tensor:
-        return self.patch_embedding(y, self.first, self.first + y.shape[1]) + self.patch_embedding.bias
-
-
 # ---- 2. Preparing one part at a time --------------------------------------------------------------------------------------------
 
 
@@ -212,125 +196,121 @@ class KeysValuesOfParts(nn.Module):
 
 @dataclass(frozen=True)
 class TransformerParts:
-    """What a transformer's program is made of, and how. `samples`: calls of each block, for roundings that look at data: index ->
-    argument lists of `Block.forward`. `external`: the data file that is to hold the weights. `products`: the type of products
-    between activations (see `half_products`)."""
+    """A unit whose transformer streams, and how it is compiled. `samples`: calls of each block, for roundings that look at data:
+    index -> argument lists of `Block.forward`. `external`: the data file that is to hold the weights. `products`: the type of
+    products between activations (see `half_products`)."""
 
-    dit: DiT
-    clip: ClipSpec
-    text_rows: int
+    unit: Unit
     recipe: WeightRecipe
     backend: Backend
-    keep_residual: bool = False
     way: Way = "auto"
     external: str | None = None
-    samples: Callable[[int], Sequence[Sequence[Any]]] = lambda _: ()
+    samples: Callable[[int], Calls] = lambda _: ()
     warn: Warn = warnings.warn
     products: Products = "fp32"
 
+    @property
+    def dit(self) -> DiT:
+        assert self.unit.blocks is not None
+        return self.unit.blocks
 
-def lower_denoise(parts: TransformerParts) -> Lowered:
-    """The denoising step. Raises ExportError: the backend refuses, or, stamped, takes a part in more than one piece."""
-    return _either(parts, _denoise)
+    @property
+    def clip(self) -> ClipSpec:
+        assert self.unit.clip is not None
+        return self.unit.clip
 
-
-def lower_keys_values(parts: TransformerParts, modality: Modality) -> Lowered:
-    """Keys and values of one modality. Raises as `lower_denoise`."""
-    return _either(parts, partial(_keys_values, modality=modality))
-
-
-def lower_patches(parts: TransformerParts) -> Lowered:
-    """The patch bias. Raises ExportError: the backend refuses."""
-    prepare = Prepare("patch_conditions", parts.recipe)
-    (example,) = patch_conditions_program(parts.dit, parts.clip)["forward"].inputs.values()
-    with products_in(parts.products):
-        return _finish("patch_conditions", prepare(KnownPatches(parts.dit), "dit."), [example], prepare, parts, stamped=False)
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """Examples by name."""
+        return self.unit.methods["forward"].inputs
 
 
-def _either(request: TransformerParts, lower: Callable[[TransformerParts, bool], Lowered]) -> Lowered:
-    with products_in(request.products):
-        if request.way == "plain":
-            return lower(request, False)
+def lower_unit(work: TransformerParts) -> Lowered:
+    """The denoising step, or keys and values of a modality.
+
+    Raises:
+        ExportError: the backend refuses, or, stamped, takes a part in more than one piece.
+    """
+    if work.unit.role == "denoise":
+        return _either(work, _denoise)
+    modality = cast(Modality, work.unit.role.removesuffix("_conditions"))
+    return _either(work, partial(_keys_values, modality=modality))
+
+
+def _either(work: TransformerParts, lower: Callable[[TransformerParts, bool], Lowered]) -> Lowered:
+    with products_in(work.products):
+        if work.way == "plain":
+            return lower(work, False)
         try:
-            return lower(request, True)
+            return lower(work, True)
         except StampError as error:
-            if request.way == "stamped":
+            if work.way == "stamped":
                 raise
-            request.warn(
-                f"The quick way to compile does not work here: {error} The slow one is taken, which gives the same program."
-            )
-            return lower(request, False)
+            work.warn(f"The quick way to compile does not work here: {error} The slow one is taken, which gives the same program.")
+            return lower(work, False)
 
 
-def quantised_step(request: TransformerParts) -> DenoiseOfParts:
+def quantised_step(work: TransformerParts) -> DenoiseOfParts:
     """The denoising step as it is compiled, portable and quantised, in PyTorch: what the compiled file is the same numbers as."""
-    embed, blocks, head, rope = _step_parts(request, Prepare("denoise", request.recipe))
+    embed, blocks, head, rope = _step_parts(work, Prepare("denoise", work.recipe))
     return DenoiseOfParts(embed, [module for _, _, module in blocks], head, rope)
 
 
-def _step_parts(request: TransformerParts, prepare: Prepare) -> tuple[nn.Module, _Parts, nn.Module, tuple[Tensor, Tensor]]:
+def _step_parts(work: TransformerParts, prepare: Prepare) -> tuple[nn.Module, _Parts, nn.Module, tuple[Tensor, Tensor]]:
     """Embedding, blocks (each made when it is asked for), head, and the rotary tables."""
-    dit, clip, channels = request.dit, request.clip, request.dit.config.latent_channels
+    dit, clip, channels = work.dit, work.clip, work.dit.config.latent_channels
     embed = StepEmbed(prepare(NoisePatches(dit.patch_embedding, channels), "dit.patch_embedding."), channels)
-    head = StepHead(prepare(cast(Head, dit.head), "dit.head."), clip, request.keep_residual)
+    keeps = "residual" in work.unit.methods["forward"].outputs
+    head = StepHead(prepare(cast(Head, dit.head), "dit.head."), clip, keeps)
 
     def blocks() -> _Parts:
         for index, block in enumerate(blocks_of(dit)):
             light, prefix = strip_block(block), f"dit.blocks.{index}."
-            yield prefix, light, StepBlock(prepare(light, prefix, request.samples(index)))
+            yield prefix, light, StepBlock(prepare(light, prefix, work.samples(index)))
 
     rope = dit.rope(torch.empty(1, channels, clip.latent_frames, clip.latent_height, clip.latent_width))
     return embed, blocks(), head, rope
 
 
-def _denoise(request: TransformerParts, stamped: bool) -> Lowered:
-    clip, config = request.clip, request.dit.config
-    prepare = Prepare("denoise", request.recipe)
-    examples = _step_examples(config, clip, request.text_rows)
-    x, modulation, time = examples["x"], examples["modulation"], examples["time"]
-    embed, parts, head, rope = _step_parts(request, prepare)
+def _denoise(work: TransformerParts, stamped: bool) -> Lowered:
+    prepare, inputs, dim = Prepare("denoise", work.recipe), work.inputs, work.dit.config.dim
+    embed, blocks, head, rope = _step_parts(work, prepare)
     if stamped:
-        partitioner = request.backend.partitioner()
-        block_inputs = (x, modulation, *rope, examples["modality_weights"], examples["audio_mask"], *examples["layer"])
-        blocks: list[nn.Module] = [*_stamps(parts, block_inputs, prepare, request, StepBlock)]
-        embed = call(lower_whole(embed, (examples["latents"], x), partitioner), request.external)
-        head = call(lower_whole(head, (x, x, time), partitioner), request.external)
+        partitioner, x = work.backend.partitioner(), torch.zeros(1, work.clip.tokens, dim)
+        layer = [inputs[name] for name in Conditions.names() if name not in ("patch_bias", "audio_mask")]
+        one = [tensor if tensor.dim() == 2 else tensor[0] for tensor in layer]  # keys and values are stacked over blocks
+        example = (x, inputs["modulation"], *rope, inputs["modality_weights"], inputs["audio_mask"], *one)
+        parts: list[nn.Module] = [*_stamps(blocks, example, prepare, work, StepBlock)]
+        embed = call(lower_whole(embed, (inputs["latents"], x), partitioner), work.external)
+        head = call(lower_whole(head, (x, x, inputs["time"]), partitioner), work.external)
     else:
-        blocks = [module for _, _, module in parts]
-    shapes = condition_shapes(config, clip, request.text_rows)
-    inputs = [examples["latents"], time, modulation, examples["modality_weights"]]
-    inputs += [torch.zeros(shapes[name]) for name in Conditions.names()]
-    return _finish("denoise", DenoiseOfParts(embed, blocks, head, rope), inputs, prepare, request, stamped)
+        parts = [module for _, _, module in blocks]
+    return _finish(DenoiseOfParts(embed, parts, head, rope), prepare, work, stamped)
 
 
-def _keys_values(request: TransformerParts, stamped: bool, modality: Modality) -> Lowered:
-    dit, config, role = request.dit, request.dit.config, f"{modality}_conditions"
-    prepare = Prepare(role, request.recipe)
-    programs = {
-        "text": lambda: text_conditions_program(dit, request.text_rows), "image": lambda: image_conditions_program(dit),
-        "audio": lambda: audio_conditions_program(dit, request.clip),
-    }  # fmt: skip
-    inputs = list(programs[modality]()["forward"].inputs.values())
-    tokens = prepare(Tokens(dit, modality, request.clip.latent_frames), "dit.")
+def _keys_values(work: TransformerParts, stamped: bool, modality: Modality) -> Lowered:
+    prepare, inputs = Prepare(work.unit.role, work.recipe), [*work.inputs.values()]
+    clip = work.unit.clip
+    tokens = prepare(Tokens(work.dit, modality, clip.latent_frames if clip else 0), "dit.")
 
     def parts() -> _Parts:
-        for index, block in enumerate(blocks_of(dit)):
+        for index, block in enumerate(blocks_of(work.dit)):
             light, prefix = KeysValues(cast(CrossAttention, block.cross_attn), modality), f"dit.blocks.{index}.cross_attn."
             yield prefix, light, prepare(light, prefix)
 
-    rows = {"text": request.text_rows, "image": config.image_tokens, "audio": request.clip.latent_frames * config.audio.tokens}
-    example = [torch.zeros(1, rows[modality], config.dim)]
-    blocks = _stamps(parts(), example, prepare, request, lambda part: part) if stamped else [module for _, _, module in parts()]
-    if stamped:
-        tokens = call(lower_whole(tokens, inputs, request.backend.partitioner()), request.external)
-    return _finish(role, KeysValuesOfParts(tokens, blocks), inputs, prepare, request, stamped)
+    if not stamped:
+        return _finish(KeysValuesOfParts(tokens, [module for _, _, module in parts()]), prepare, work, stamped)
+    rows = work.unit.methods["forward"].output_specs()[0].shape[2]  # of [layers, 1, rows, D]
+    blocks = _stamps(parts(), [torch.zeros(1, rows, work.dit.config.dim)], prepare, work, lambda part: part)
+    tokens = call(lower_whole(tokens, inputs, work.backend.partitioner()), work.external)
+    return _finish(KeysValuesOfParts(tokens, blocks), prepare, work, stamped)
 
 
 def _stamps(
     parts: _Parts,
     example: Sequence[Tensor],
     prepare: Prepare,
-    request: TransformerParts,
+    work: TransformerParts,
     wrap: Callable[[nn.Module], nn.Module],
 ) -> list[Call]:
     """Every part as a delegate: a template for each scheme and kind of block, stamped with each part's weights."""
@@ -339,8 +319,8 @@ def _stamps(
     for prefix, light, wrapped in parts:
         key = (_kind(light), scheme(wrapped))
         if key not in templates:
-            templates[key] = Template(wrap(prepare.template(light, prefix)), example, request.backend.partitioner())
-        calls.append(templates[key].stamp(wrapped, request.external))
+            templates[key] = Template(wrap(prepare.template(light, prefix)), example, work.backend.partitioner())
+        calls.append(templates[key].stamp(wrapped, work.external))
     return calls
 
 
@@ -349,36 +329,19 @@ def _kind(block: nn.Module) -> bool:
     return isinstance(block, Block) and bool(cast(CrossAttention, block.cross_attn).coupled)
 
 
-def _step_examples(config: ModelConfig, clip: ClipSpec, text_rows: int) -> dict[str, Any]:
-    dim, frames = config.dim, clip.latent_frames
-    audio = torch.zeros(1, frames * config.audio.tokens, dim)
-    text, image = torch.zeros(1, text_rows, dim), torch.zeros(1, config.image_tokens, dim)
-    return {
-        "latents": torch.zeros(1, config.latent_channels, frames, clip.latent_height, clip.latent_width),
-        "x": torch.zeros(1, clip.tokens, dim),
-        "modulation": torch.zeros(1, 6, dim),
-        "time": torch.zeros(1, dim),
-        "modality_weights": torch.ones(1, 3, frames),
-        "audio_mask": torch.ones(1, clip.tokens_per_frame),
-        "layer": (text, text.clone(), torch.zeros(1, text_rows), image, image.clone(), audio, audio.clone()),
-    }
-
-
-def _finish(
-    name: str, whole: nn.Module, inputs: list[Tensor], prepare: Prepare, request: TransformerParts, stamped: bool
-) -> Lowered:
+def _finish(whole: nn.Module, prepare: Prepare, work: TransformerParts, stamped: bool) -> Lowered:
     from executorch.exir import EdgeCompileConfig, to_edge, to_edge_transform_and_lower
 
     config = EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            exported = torch.export.export(whole, tuple(inputs), strict=False)
+            exported = torch.export.export(whole, tuple(work.inputs.values()), strict=False)
             if stamped:
                 edge = to_edge(exported, compile_config=config)
             else:
-                edge = to_edge_transform_and_lower(exported, partitioner=[request.backend.partitioner()], compile_config=config)
+                edge = to_edge_transform_and_lower(exported, partitioner=[work.backend.partitioner()], compile_config=config)
         except Exception as error:
-            raise ExportError(f"{name} could not be lowered to {request.backend.title}: {error}") from error
+            raise ExportError(f"{work.unit.role} could not be lowered to {work.backend.title}: {error}") from error
     program = edge.exported_program()
-    return Lowered(name, {"forward": program}, dict(prepare.layers))
+    return Lowered(work.unit.role, {"forward": program}, dict(prepare.layers))

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...core.bundle import Delegation
+from ...core.bundle import Placement
 from ...core.errors import ExportError
 from ...core.files import human_bytes
 from .outside import arguments_of, kernel_seconds, operator_of, tensor_bytes
@@ -76,7 +76,7 @@ def contents(program: Any) -> dict[str, int]:
 # ---- 2. What a backend took -----------------------------------------------------------------------------------------------------
 
 
-def delegation(program: Any) -> Delegation:
+def placement(program: Any) -> Placement:
     """What of a method the backend took in and what stayed outside, of a program as `to_executorch` leaves it. A delegate that does
     not keep its own graph carries its `contents` in its `meta`."""
     calls = taken = work = 0
@@ -91,7 +91,7 @@ def delegation(program: Any) -> Delegation:
             name = _name(node)
             others[name] += 1
             seconds[name] = seconds.get(name, 0.0) + kernel_seconds(node, _flops_of(node))
-    return Delegation(
+    return Placement(
         delegate_calls=calls, delegated_ops=taken, other_ops=dict(others), delegated_flops=work, other_flops=dict(flops(program)),
         other_seconds=seconds, border_bytes=sum(_crossings(program)),
     )  # fmt: skip
@@ -148,18 +148,18 @@ def _name(node: Any) -> str:
 # ---- 3. Budgets -----------------------------------------------------------------------------------------------------------------
 
 
-def outside_seconds(record: Delegation) -> float:
+def outside_seconds(record: Placement) -> float:
     """What one call of a method spends outside its backend: operators, and tensors that leave and come back."""
     return sum(record.other_seconds.values()) + record.border_bytes / BORDER_BYTES_PER_SECOND
 
 
-def outside_share(record: Delegation) -> float:
+def outside_share(record: Placement) -> float:
     """Of a method's time, what is spent outside; inside, FLOPs at the stated rate."""
     outside = outside_seconds(record)
     return outside / (outside + record.delegated_flops / DELEGATE_FLOPS_PER_SECOND) if outside else 0.0
 
 
-def require_delegated(name: str, found: Mapping[str, Delegation]) -> None:
+def require_delegated(name: str, found: Mapping[str, Placement]) -> None:
     """Refuses a program of which the backend took too little.
 
     Raises:

@@ -10,47 +10,25 @@ import os
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...core.bundle import Delegation
 from ...core.errors import ConfigError, ExportError
 from ...core.model.programs import EntryPoints
 from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import executed_layers, linear_layers, quantise
+from ..base import Built, Lowered
 from ..idle import release_pages
 from ..rewrites.portable import GELU, make_portable
 from .backends import BACKENDS, Backend
-from .gate import delegation, require_delegated
+from .gate import placement, require_delegated
 from .half_products import Products, products_in
 
 SUFFIX = ".pte"
 DATA_SUFFIX = ".ptd"
 XNNPACK = BACKENDS["xnnpack"]
-
-
-@dataclass(frozen=True)
-class Lowered:
-    """A program in the backend's hands: an exported program by method, and how many layers got which weights."""
-
-    name: str
-    methods: Mapping[str, Any]
-    layers: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A compiled program: its file, what of each method the backend took, and how many layers got which weights. `data`: the file
-    that holds its weights, where they lie outside. Methods are named `prefix` + their name in the file."""
-
-    path: Path
-    delegation: dict[str, Delegation]
-    layers: dict[str, int]
-    data: Path | None = None
-    prefix: str = ""
 
 
 def gelu_for(recipe: WeightRecipe, program: str, module: Any, prefix: str = "", used: Collection[str] | None = None) -> GELU:
@@ -125,7 +103,7 @@ def _move_weights(program: Any, external: str | None) -> None:
             child._named_data_store_output = store.get_named_data_store_output()
 
 
-def write_programs(lowered: Iterable[Lowered], path: Path, together: bool = False) -> list[Compiled]:
+def write_programs(lowered: Iterable[Lowered], path: Path, together: bool = False) -> list[Built]:
     """Writes one program, or several `together`, to the file `path`, and weights that lie outside to one beside it.
 
     Raises:
@@ -137,7 +115,7 @@ def write_programs(lowered: Iterable[Lowered], path: Path, together: bool = Fals
     programs = list(lowered)
     methods = {}
     for program in programs:
-        methods.update({_prefix(program.name, together) + method: found for method, found in program.methods.items()})
+        methods.update({_prefix(program.label, together) + method: found for method, found in program.programs.items()})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
@@ -149,9 +127,9 @@ def write_programs(lowered: Iterable[Lowered], path: Path, together: bool = Fals
             raise ExportError(f"{path.name} could not be made: {error}") from error
     taken = []
     for program in programs:
-        prefix = _prefix(program.name, together)
-        taken.append({method: delegation(made.exported_program(prefix + method)) for method in program.methods})
-        require_delegated(program.name, taken[-1])
+        prefix = _prefix(program.label, together)
+        taken.append({method: placement(made.exported_program(prefix + method)) for method in program.programs})
+        require_delegated(program.label, taken[-1])
     with path.open("wb") as file:
         made.write_to_file(file)
     data = None
@@ -162,7 +140,10 @@ def write_programs(lowered: Iterable[Lowered], path: Path, together: bool = Fals
                 raise ExportError(f"{path.name} would have weights in {data.name} and {written.name}; one data file goes with it.")
             data = path.parent / written.name
             os.replace(written, data)
-    return [Compiled(path, found, p.layers, data, _prefix(p.name, together)) for p, found in zip(programs, taken, strict=True)]
+    return [
+        Built(p.label, "pte", path, found, p.layers, data, _prefix(p.label, together), p.said)
+        for p, found in zip(programs, taken, strict=True)
+    ]
 
 
 def _prefix(name: str, together: bool) -> str:
@@ -171,7 +152,7 @@ def _prefix(name: str, together: bool) -> str:
 
 def compile_program(
     name: str, program: EntryPoints, recipe: WeightRecipe, folder: Path, samples: Sequence[Sequence[Any]] = ()
-) -> Compiled:
+) -> Built:
     """Compiles `program` to `folder/name.pte` with XNNPACK, its weights inside. `samples`: as in `lower_program`.
 
     Raises:

@@ -11,7 +11,7 @@ from echoedge.core.errors import InputError
 from echoedge.core.train.evaluate import (
     BARS,
     CONTROLS,
-    Take,
+    Sampled,
     controls,
     evaluate,
     held_out,
@@ -70,8 +70,8 @@ def test_the_table_holds_means_and_both_spreads() -> None:
 
 def test_the_truth_is_perfect_and_a_still_clip_is_not(clips: list[PuppetClip]) -> None:
     few = clips[:3]
-    true = Take([c.frames for c in few], np.ones((3, 2, 2)))
-    still = Take([np.repeat(c.frames[:1], 50, axis=0) for c in few], np.full((3, 2, 2), 1.5, np.float32))
+    true = Sampled([c.frames for c in few], np.ones((3, 2, 2)))
+    still = Sampled([np.repeat(c.frames[:1], 50, axis=0) for c in few], np.full((3, 2, 2), 1.5, np.float32))
     good, bad = evaluate([true, true], few, [true, true]), evaluate([still, still], few, [true, true])
     json.dumps([good, bad], allow_nan=False)
     assert good["face_psnr_db"]["mean"] == good["reference_psnr_db"]["mean"] == 150.0
@@ -82,8 +82,8 @@ def test_the_truth_is_perfect_and_a_still_clip_is_not(clips: list[PuppetClip]) -
 
 
 def test_weaker_motion_is_told_apart_and_equal_takes_are_not(clips: list[PuppetClip]) -> None:
-    true = measure([Take([c.frames for c in clips])], clips)
-    weaker = measure([Take([blended(c, 0.8) for c in clips])], clips)
+    true = measure([Sampled([c.frames for c in clips])], clips)
+    weaker = measure([Sampled([blended(c, 0.8) for c in clips])], clips)
     found = separated(true, weaker)
     assert found["mouth_energy"]["separated"] and found["mouth_energy"]["difference"] == pytest.approx(-0.36, abs=0.02)
     assert found["face_psnr_db"]["separated"] and not found["background_psnr_db"]["separated"]
@@ -106,8 +106,8 @@ def test_silence_and_single_frames_have_no_ratios_and_no_drift() -> None:
 
 def test_what_does_not_match_says_so(clips: list[PuppetClip]) -> None:
     few = clips[:2]
-    true = Take([c.frames for c in few])
-    one = Take(true.videos[:1])
+    true = Sampled([c.frames for c in few])
+    one = Sampled(true.videos[:1])
     for takes, judged, reference in (([], few, None), ([one], few, None), ([one], few[:1], None), ([true], few, [])):
         with pytest.raises(InputError):
             measure(takes, judged, reference)

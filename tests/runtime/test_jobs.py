@@ -14,83 +14,93 @@ from typing import Any
 
 import psutil
 import pytest
+from pydantic import BaseModel
 
 from echoedge.core import memory
 from echoedge.core.errors import ConfigError, ExportError, OutputError, ResourceError
 from echoedge.core.memory import Need, resident_bytes
-from echoedge.runtime.export.jobs import Done, Task, Workshop, fate
+from echoedge.runtime.export.jobs import Done, Job, JobRunner, fate
 
 REPO = Path(__file__).resolve().parents[2]
 SMALL = Need({"the process": 1})
+
+
+class Noted(BaseModel):
+    """What the jobs of these tests return."""
+
+    pid: int = 0
+    seen: str = ""
+    held: int = 0
 
 
 def silent(*_: object) -> None:
     """No progress."""
 
 
-def notes(request: Any, folder: Path) -> dict[str, Any]:
+def notes(request: Any, folder: Path) -> BaseModel:
     """Leaves a line in the folder each time it runs."""
     with (folder / "runs").open("a") as file:
         file.write(f"{request}\n")
-    return {"pid": os.getpid()}
+    return Noted(pid=os.getpid())
 
 
-def reads(_request: Any, folder: Path) -> dict[str, Any]:
-    return {"seen": (folder / "runs").read_text()}
+def reads(_request: Any, folder: Path, *_given: BaseModel) -> BaseModel:
+    return Noted(seen=(folder / "runs").read_text())
 
 
-def refuses(request: Any, _folder: Path) -> dict[str, Any]:
+def refuses(request: Any, _folder: Path) -> BaseModel:
     raise ConfigError(f"{request} cannot be.")
 
 
-def fails(_request: Any, _folder: Path) -> dict[str, Any]:
+def fails(_request: Any, _folder: Path) -> BaseModel:
     raise ZeroDivisionError("by nothing")
 
 
-def dies(_request: Any, _folder: Path) -> dict[str, Any]:
+def dies(_request: Any, _folder: Path) -> BaseModel:
     os.kill(os.getpid(), signal.SIGKILL)
-    return {}
+    return Noted()
 
 
-def dies_once(_request: Any, folder: Path) -> dict[str, Any]:
+def dies_once(_request: Any, folder: Path, *_given: BaseModel) -> BaseModel:
     if not (folder / "died").exists():
         (folder / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return {}
+    return Noted()
 
 
-def sends_itself(number: int, _folder: Path) -> dict[str, Any]:
+def sends_itself(number: int, _folder: Path) -> BaseModel:
     os.kill(os.getpid(), number)
-    return {}
+    return Noted()
 
 
-def waits(_request: Any, folder: Path) -> dict[str, Any]:
+def waits(_request: Any, folder: Path) -> BaseModel:
     (folder / "pid").write_text(str(os.getpid()))
     time.sleep(600)
-    return {}
+    return Noted()
 
 
-def takes_memory(_request: Any, _folder: Path) -> dict[str, Any]:
+def takes_memory(_request: Any, _folder: Path) -> BaseModel:
     held = b"x" * 300_000_000
     time.sleep(0.5)
-    return {"held": len(held)}
+    return Noted(held=len(held))
 
 
-def task(work: Any, name: str = "work", after: tuple[str, ...] = (), need: Need = SMALL) -> Task:
-    return Task(name, "programs", work, need, after)
+def task(work: Any, name: str = "work", after: tuple[Job, ...] = (), need: Need = SMALL) -> Job:
+    return Job(name, "programs", work, Noted, need, after)
 
 
-def work_on(folder: Path, tasks: list[Task], request: Any = "r", key: str = "key", progress: Any = silent) -> dict[str, Done]:
-    with Workshop(folder, key) as workshop:
-        return workshop.run(tasks, request, progress)
+def work_on(folder: Path, tasks: list[Job], request: Any = "r", key: str = "key", progress: Any = silent) -> dict[str, Done]:
+    with JobRunner(folder, key) as runner:
+        return runner.run(tasks, request, progress)
 
 
 def test_a_task_runs_in_another_process_after_what_it_reads(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    tasks = [task(reads, "second", ("first",)), task(notes, "first")]
+    first = task(notes, "first")
+    tasks = [task(reads, "second", (first,)), first]
     done = work_on(tmp_path / "w", tasks, progress=lambda *step: told.append(step))
-    assert done["second"].result == {"seen": "r\n"}
-    assert done["first"].result["pid"] != os.getpid()
+    assert done["second"].result == Noted(seen="r\n")
+    assert done["first"].result.pid != os.getpid()
     assert done["first"].peak_bytes > 0
     assert (told[0], told[-1]) == (("programs", 0, 2), ("programs", 2, 2))
 
@@ -108,7 +118,8 @@ def test_another_request_begins_anew(tmp_path: Path) -> None:
 
 
 def test_a_killed_task_is_a_sentence_and_the_next_run_goes_on(tmp_path: Path) -> None:
-    tasks = [task(notes, "first"), task(dies_once, "second", ("first",))]
+    first = task(notes, "first")
+    tasks = [first, task(dies_once, "second", (first,))]
     with pytest.raises(ExportError, match=r"process of second was killed .*Run the same command again: what is finished is kept"):
         work_on(tmp_path / "w", tasks)
     done = work_on(tmp_path / "w", tasks)
@@ -129,14 +140,12 @@ def test_other_errors_name_the_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ([task(notes, "a"), task(notes, "a")], "tasks 'a' and 'a' have one record"),
-        ([task(notes, "a b"), task(notes, "a-b")], "tasks 'a b' and 'a-b' have one record"),
-        ([task(notes, "a"), task(reads, "b", ("c",))], "b waits for 'c', which is not there. Choose from: a, b"),
-        ([task(notes, "a", ("b",)), task(notes, "b", ("a",))], "wait for each other: (a -> b -> a|b -> a -> b)"),
-        ([task(notes, "a", ("a",))], "wait for each other: a -> a"),
+        ([task(notes, "a"), task(notes, "a")], "jobs 'a' and 'a' have one record"),
+        ([task(notes, "a b"), task(notes, "a-b")], "jobs 'a b' and 'a-b' have one record"),
+        ([task(notes, "a"), task(reads, "b", (task(notes, "c"),))], "b waits for 'c', which is not there. Choose from: a, b"),
     ],
 )
-def test_tasks_that_could_never_end_are_refused_before_anything_runs(tasks: list[Task], message: str, tmp_path: Path) -> None:
+def test_tasks_that_could_never_end_are_refused_before_anything_runs(tasks: list[Job], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         work_on(tmp_path / "w", tasks)
     assert not (tmp_path / "w" / "runs").exists()
@@ -153,9 +162,11 @@ def test_too_little_memory_is_refused_before_anything_runs(tmp_path: Path, monke
 def test_a_budget_keeps_tasks_from_running_together(tmp_path: Path) -> None:
     tasks = [task(takes_memory, name, need=Need({"bytes": 600})) for name in ("first", "second")]
     own = resident_bytes() + 50_000_000
-    with Workshop(tmp_path / "a", "key", jobs=2, budget=own + 1_200) as together:
+    with JobRunner(tmp_path / "a", "key", at_once=2, budget=own + 1_200) as together:
         together.run(tasks, "r", silent)
-    with Workshop(tmp_path / "b", "key", jobs=2, budget=1_000) as alone:  # less than this process has: one at a time all the same
+    with JobRunner(
+        tmp_path / "b", "key", at_once=2, budget=1_000
+    ) as alone:  # less than this process has: one at a time all the same
         alone.run(tasks, "r", silent)
     assert together.peak_bytes > alone.peak_bytes + 150_000_000  # two processes of 300 MB and the libraries, or one
 
@@ -170,8 +181,8 @@ def test_records_are_json_that_a_person_can_read(tmp_path: Path) -> None:
 
 
 def test_a_second_run_is_refused_at_once(tmp_path: Path) -> None:
-    with Workshop(tmp_path / "w", "key") as first:
-        with pytest.raises(OutputError, match=r"w is used by another export, which is running"), Workshop(tmp_path / "w", "other"):
+    with JobRunner(tmp_path / "w", "key") as first:
+        with pytest.raises(OutputError, match=r"w is used by another export, which is running"), JobRunner(tmp_path / "w", "other"):
             pytest.fail("the body must not run")
         assert first.run([task(notes)], "r", silent)["work"].result
     assert work_on(tmp_path / "w", [task(notes)])
@@ -232,10 +243,10 @@ import sys
 sys.path.append(sys.argv[1])
 from pathlib import Path
 from tests.runtime.test_jobs import task, waits, silent
-from echoedge.runtime.export.jobs import Workshop
+from echoedge.runtime.export.jobs import JobRunner
 if __name__ == "__main__":
-    with Workshop(Path(sys.argv[2]), "key") as workshop:
-        workshop.run([task(waits)], "r", silent)
+    with JobRunner(Path(sys.argv[2]), "key") as runner:
+        runner.run([task(waits)], "r", silent)
 """
 
 
@@ -252,5 +263,5 @@ def test_tasks_end_with_the_process_that_began_them(number: int, tmp_path: Path)
     process.send_signal(number)
     assert process.wait(timeout=30) == (-number if number == signal.SIGKILL else 128 + number)
     assert psutil.wait_procs([worker], timeout=20)[1] == []
-    with Workshop(work, "key"):  # free again
+    with JobRunner(work, "key"):  # free again
         assert (work / "pid").exists()

@@ -19,7 +19,7 @@ from echoedge.core.plan import SamplingPlan, Window, WindowRule, advance, blend,
 from echoedge.core.plan.phases import Phase
 from echoedge.core.plan.samplers import FeatureReuse, NoGuidance, PlanOptions, TextAudioGuidance, build_plan, scheduler_for
 from echoedge.core.sampling.inputs import frame_windows
-from echoedge.runtime.play.player import STAGES, Player, Score, Take, _Front, windows_under_way
+from echoedge.runtime.play.player import STAGES, Player, PlayerConfig, Take, _Front, windows_under_way
 
 from ..bundles import CLIP, OPTIONS, small_engine, small_model, small_plan, small_score
 from ..core.tensors import byte_ids, pad_text
@@ -86,7 +86,7 @@ def sampled(portrait: np.ndarray, speech: np.ndarray, prompt: str, seed: int, op
 @pytest.mark.parametrize("solver", ["unipc", "euler"])
 def test_a_clip_of_one_window_is_what_the_model_samples(solver: str, portrait: np.ndarray) -> None:
     options = replace(OPTIONS, solver=solver, steps=4)
-    take = Player(small_score(options), small_engine()).perform(portrait, voice(CLIP.frames), PROMPT, 5)
+    take = Player(small_score(options), small_engine()).generate(portrait, voice(CLIP.frames), PROMPT, 5)
     expected = sampled(portrait, voice(CLIP.frames), PROMPT, 5, options).numpy()
     np.testing.assert_allclose(take.latents, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     other = sampled(portrait, voice(CLIP.frames, seed=1), PROMPT, 5, options).numpy()
@@ -94,7 +94,7 @@ def test_a_clip_of_one_window_is_what_the_model_samples(solver: str, portrait: n
 
 
 def test_streamed_frames_are_the_decoded_latents(player: Player, portrait: np.ndarray) -> None:
-    take = player.perform(portrait, voice(17))
+    take = player.generate(portrait, voice(17))
     with torch.no_grad():
         whole = small_model().vae.decode(torch.from_numpy(take.latents)[None])[0]
     expected = ((whole + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
@@ -108,7 +108,7 @@ def test_streamed_frames_are_the_decoded_latents(player: Player, portrait: np.nd
 
 
 def test_what_is_told_about_a_take(player: Player, portrait: np.ndarray) -> None:
-    take = player.perform(portrait, voice(CLIP.frames))
+    take = player.generate(portrait, voice(CLIP.frames))
     assert take.frames == CLIP.frames
     assert take.latents.shape == LATENT
     assert take.evaluations == 4  # 2 steps, 2 branches
@@ -121,7 +121,7 @@ def test_what_is_told_about_a_take(player: Player, portrait: np.ndarray) -> None
 def test_progress_reaches_the_end_of_every_stage(engine: Recording, portrait: np.ndarray) -> None:
     told: dict[str, list[tuple[int, int]]] = {}
     player = Player(small_score(), engine, lambda stage, done, total: told.setdefault(stage, []).append((done, total)))
-    video(player, player.perform(portrait, voice(17)))
+    video(player, player.generate(portrait, voice(17)))
     assert tuple(told) == STAGES
     for steps in told.values():
         assert [done for done, _ in steps] == list(range(1, steps[-1][1] + 1))
@@ -136,15 +136,15 @@ def test_progress_reaches_the_end_of_every_stage(engine: Recording, portrait: np
 def test_the_clip_is_as_long_as_the_speech_down_to_4n_plus_1(
     available: float, frames: int, player: Player, portrait: np.ndarray
 ) -> None:
-    take = player.perform(portrait, voice(available))
+    take = player.generate(portrait, voice(available))
     assert take.frames == frames
     assert len(video(player, take)) == frames
 
 
 def test_a_short_clip_is_the_beginning_of_a_window_with_silence_behind(player: Player, portrait: np.ndarray) -> None:
-    short = player.perform(portrait, voice(5))
+    short = player.generate(portrait, voice(5))
     silence = np.zeros(4 * SAMPLES, np.float32)
-    padded = player.perform(portrait, np.concatenate([voice(5), silence]))
+    padded = player.generate(portrait, np.concatenate([voice(5), silence]))
     np.testing.assert_array_equal(short.latents, padded.latents)
     np.testing.assert_array_equal(video(player, short), video(player, padded)[:5])
 
@@ -152,11 +152,11 @@ def test_a_short_clip_is_the_beginning_of_a_window_with_silence_behind(player: P
 @pytest.mark.parametrize("samples", [0, 1, SAMPLES - 1])
 def test_speech_shorter_than_a_frame_is_refused(samples: int, player: Player, portrait: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"The speech lasts 0\.0\d+ s; one frame is 0\.040 s\."):
-        player.perform(portrait, np.ones(samples, np.float32))
+        player.generate(portrait, np.ones(samples, np.float32))
 
 
 def test_a_long_clip_is_played_in_windows(player: Player, engine: Recording, portrait: np.ndarray) -> None:
-    take = player.perform(portrait, voice(25), seed=3)
+    take = player.generate(portrait, voice(25), seed=3)
     spans = windows(7, OPTIONS.window)
     assert [span.start for span in spans] == [0, 2, 4]
     assert take.latents.shape[1] == 7
@@ -173,7 +173,7 @@ def test_a_long_clip_is_played_in_windows(player: Player, engine: Recording, por
 def test_windows_are_blended_at_every_step(engine: Recording, portrait: np.ndarray) -> None:
     """Euler's first step, by hand: x + (σ1 - σ0) · v, where v blends the windows' guided velocities."""
     options = replace(OPTIONS, solver="euler")
-    take = Player(small_score(options), engine).perform(portrait, voice(17), seed=3)
+    take = Player(small_score(options), engine).generate(portrait, voice(17), seed=3)
     plan, spans = small_plan(options), windows(5, OPTIONS.window)
     calls = engine.of("denoise")[:4]
     velocity = np.zeros((16, 5, *LATENT[2:]))
@@ -241,13 +241,13 @@ def test_finished_windows_leave_their_conditions(portrait: np.ndarray) -> None:
             return made
 
     alive: list[weakref.ref[np.ndarray]] = []
-    Counting(small_score(), small_engine()).perform(portrait, voice(100))
+    Counting(small_score(), small_engine()).generate(portrait, voice(100))
     assert len(held) > 10
     assert max(held) <= small_plan(OPTIONS).steps + 1
 
 
 def test_every_window_hears_its_own_speech(player: Player, engine: Recording, portrait: np.ndarray) -> None:
-    player.perform(portrait, voice(25))
+    player.generate(portrait, voice(25))
     features = player.listen(voice(25), 25)
     heard = [call.inputs[3][0] for call in engine.of("encode_conditions") if call.inputs[3].any()]
     assert len(heard) == 3
@@ -259,7 +259,7 @@ def test_every_window_hears_its_own_speech(player: Player, engine: Recording, po
 
 def test_without_a_window_rule_windows_meet_without_overlap(engine: Recording, portrait: np.ndarray) -> None:
     player = Player(small_score(replace(OPTIONS, window=None)), engine)
-    assert player.perform(portrait, voice(21)).latents.shape[1] == 6
+    assert player.generate(portrait, voice(21)).latents.shape[1] == 6
     assert len(engine.of("denoise")) == 2 * 2 * 2
 
 
@@ -267,7 +267,7 @@ def test_without_a_window_rule_windows_meet_without_overlap(engine: Recording, p
 
 
 def test_the_same_seed_plays_the_same_clip(portrait: np.ndarray) -> None:
-    takes = [Player(small_score(), small_engine()).perform(portrait, voice(13), PROMPT, 7) for _ in range(2)]
+    takes = [Player(small_score(), small_engine()).generate(portrait, voice(13), PROMPT, 7) for _ in range(2)]
     np.testing.assert_array_equal(takes[0].latents, takes[1].latents)
 
 
@@ -275,13 +275,13 @@ def test_the_same_seed_plays_the_same_clip(portrait: np.ndarray) -> None:
 def test_everything_given_matters(change: str, player: Player, portrait: np.ndarray) -> None:
     given: dict[str, Any] = {"portrait": portrait, "speech": voice(9), "prompt": PROMPT, "seed": 7}
     other = {"seed": 8, "prompt": "a woman", "speech": voice(9, seed=2), "portrait": -portrait}
-    difference = player.perform(**given).latents - player.perform(**given | {change: other[change]}).latents
+    difference = player.generate(**given).latents - player.generate(**given | {change: other[change]}).latents
     assert np.abs(difference).max() > 1e-3
 
 
 def test_inputs_are_left_alone(player: Player, portrait: np.ndarray) -> None:
     speech, face = voice(9), portrait.copy()
-    player.perform(face, speech)
+    player.generate(face, speech)
     np.testing.assert_array_equal(face, portrait)
     np.testing.assert_array_equal(speech, voice(9))
 
@@ -290,7 +290,7 @@ def test_branches_get_the_conditions_of_the_plan(engine: Recording, portrait: np
     guidance = TextAudioGuidance(text=4.0, audio=2.0, negative="negative", neg_scale=1.5, neg_steps=2)
     options = replace(OPTIONS, guidance=guidance)
     player = Player(small_score(options), engine)
-    player.perform(portrait, voice(9), PROMPT)
+    player.generate(portrait, voice(9), PROMPT)
     branches, calls = small_plan(options).branches, engine.of("encode_conditions")
     assert [(branch.text, branch.text_scale, branch.audio) for branch in branches] == [
         ("prompt", 1.0, True), ("prompt", 1.0, False), ("negative", 1.5, False)
@@ -304,7 +304,7 @@ def test_branches_get_the_conditions_of_the_plan(engine: Recording, portrait: np
 
 def test_a_misaligned_branch_hears_the_windows_speech_late(engine: Recording, portrait: np.ndarray) -> None:
     options = replace(OPTIONS, guidance=NoGuidance(), phases=(Phase(1.0, 0.0, misaligned=0.5, misaligned_by=3),))
-    Player(small_score(options), engine).perform(portrait, voice(9), PROMPT)
+    Player(small_score(options), engine).generate(portrait, voice(9), PROMPT)
     own, late = (call.inputs[3] for call in engine.of("encode_conditions"))
     np.testing.assert_array_equal(late[:, 3:], own[:, :-3])
     np.testing.assert_array_equal(late[:, :3], own[:, -3:])
@@ -374,10 +374,10 @@ def test_a_prompt_pack_goes_before_the_text_encoder(engine: Recording) -> None:
 
 
 def test_a_pack_of_the_encoders_rows_plays_like_the_encoder(portrait: np.ndarray) -> None:
-    encoded = Player(small_score(), small_engine()).perform(portrait, voice(9), "a man").latents
+    encoded = Player(small_score(), small_engine()).generate(portrait, voice(9), "a man").latents
     texts = {"a man": Player(small_score(), small_engine()).read("a man")[0][0, :5]}
     mute = Recording(small_engine(), without=["text_encoder"])
-    np.testing.assert_array_equal(Player(small_score(prompts=texts), mute).perform(portrait, voice(9), "a man").latents, encoded)
+    np.testing.assert_array_equal(Player(small_score(prompts=texts), mute).generate(portrait, voice(9), "a man").latents, encoded)
 
 
 @pytest.mark.parametrize(("packs", "known"), [({}, "none"), ({"b": None, "a": None}, "'a', 'b'")])
@@ -387,12 +387,12 @@ def test_without_an_encoder_an_unknown_prompt_is_refused_with_the_list(
     mute = Recording(small_engine(), without=["text_encoder"])
     prompts = {name: np.zeros((1, 20), np.float32) for name in packs}
     with pytest.raises(InputError, match=rf"no text encoder here; the known prompts are {known}, not 'a man'\."):
-        Player(small_score(prompts=prompts), mute).perform(portrait, voice(9), "a man")
+        Player(small_score(prompts=prompts), mute).generate(portrait, voice(9), "a man")
 
 
 @pytest.mark.parametrize("prompt", ["", "微笑", "😀", "a very long prompt that goes on and on", "\n\t\0"])
 def test_a_prompt_in_any_language_and_length_plays(prompt: str, player: Player, portrait: np.ndarray) -> None:
-    assert np.isfinite(player.perform(portrait, voice(1), prompt).latents).all()
+    assert np.isfinite(player.generate(portrait, voice(1), prompt).latents).all()
 
 
 # ---- 4. feature reuse ------------------------------------------------------------------------------------------------------------
@@ -402,7 +402,7 @@ REUSING = replace(OPTIONS, steps=4, reuse=FeatureReuse(threshold=1e9, skip_first
 
 def test_a_plan_that_reuses_features_evaluates_less(portrait: np.ndarray) -> None:
     engine = Recording(small_engine(reuse=True))
-    take = Player(small_score(REUSING), engine).perform(portrait, voice(17))
+    take = Player(small_score(REUSING), engine).generate(portrait, voice(17))
     assert take.evaluations == len(engine.of("denoise")) == 2 * 2 * 2  # windows, branches, the steps that are computed
     assert len(engine.of("denoise_reusing")) == 2 * 2 * 2
     assert small_plan(REUSING).evaluations < small_plan(replace(OPTIONS, steps=4)).evaluations
@@ -410,7 +410,7 @@ def test_a_plan_that_reuses_features_evaluates_less(portrait: np.ndarray) -> Non
 
 def test_each_window_and_branch_reuses_its_own_residual(portrait: np.ndarray) -> None:
     engine = Recording(small_engine(reuse=True))
-    Player(small_score(REUSING), engine).perform(portrait, voice(17))
+    Player(small_score(REUSING), engine).generate(portrait, voice(17))
     second_step = engine.of("denoise")[4:]
     residuals = [call.outputs[1] for call in second_step]
     assert all(np.abs(a - b).max() > 1e-4 for a, b in pairwise(residuals))
@@ -421,9 +421,9 @@ def test_each_window_and_branch_reuses_its_own_residual(portrait: np.ndarray) ->
 
 
 def test_reuse_stays_near_the_full_computation_but_is_not_it(portrait: np.ndarray) -> None:
-    reused = Player(small_score(REUSING), small_engine(reuse=True)).perform(portrait, voice(9)).latents
-    full = Player(small_score(replace(OPTIONS, steps=4)), small_engine(reuse=True)).perform(portrait, voice(9)).latents
-    other = Player(small_score(replace(OPTIONS, steps=4)), small_engine(reuse=True)).perform(portrait, voice(9), seed=1).latents
+    reused = Player(small_score(REUSING), small_engine(reuse=True)).generate(portrait, voice(9)).latents
+    full = Player(small_score(replace(OPTIONS, steps=4)), small_engine(reuse=True)).generate(portrait, voice(9)).latents
+    other = Player(small_score(replace(OPTIONS, steps=4)), small_engine(reuse=True)).generate(portrait, voice(9), seed=1).latents
     assert 1e-3 < np.abs(reused - full).mean() < 0.5 * np.abs(other - full).mean()
 
 
@@ -431,7 +431,7 @@ def test_reuse_stays_near_the_full_computation_but_is_not_it(portrait: np.ndarra
 
 
 def test_frames_leave_before_the_next_chunk_is_decoded(player: Player, engine: Recording, portrait: np.ndarray) -> None:
-    frames: Iterator[np.ndarray] = player.frames_of(player.perform(portrait, voice(17)))
+    frames: Iterator[np.ndarray] = player.frames_of(player.generate(portrait, voice(17)))
     decoded = []
     for _ in frames:
         decoded.append(len(engine.of("vae_decode")))
@@ -440,12 +440,12 @@ def test_frames_leave_before_the_next_chunk_is_decoded(player: Player, engine: R
 
 
 def test_nothing_is_decoded_before_it_is_asked_for(player: Player, engine: Recording, portrait: np.ndarray) -> None:
-    player.frames_of(player.perform(portrait, voice(9)))
+    player.frames_of(player.generate(portrait, voice(9)))
     assert engine.of("vae_decode") == []
 
 
 def test_what_lies_behind_the_clips_end_is_not_decoded(player: Player, engine: Recording, portrait: np.ndarray) -> None:
-    assert len(video(player, player.perform(portrait, voice(1)))) == 1
+    assert len(video(player, player.generate(portrait, voice(1)))) == 1
     assert len(engine.of("vae_decode")) == 1
 
 
@@ -465,7 +465,7 @@ def test_a_bundle_of_several_shapes_is_played_in_the_one_that_is_asked_for(bundl
     assert both.program_name("denoise", other) == f"denoise-{other.height}x{other.width}x{other.frames}"
     assert both.program_name("denoise", main) == both.program_name("denoise", replace(other, height=main.height * 2)) == "denoise"
     assert both.program_name("image_encoder", other) == "image_encoder"  # no shape changes it
-    score = Score.of(both, other)
+    score = PlayerConfig.of(both, other)
     assert score.clip == other
     assert score.rule(40).length == other.latent_frames
-    assert Score.of(both).rule(40).length == main.latent_frames
+    assert PlayerConfig.of(both).rule(40).length == main.latent_frames

@@ -32,7 +32,7 @@ from echoedge.runtime.export import released
 from echoedge.runtime.export.forecast import PROGRAM_BYTES, needs
 from echoedge.runtime.export.jobs import Done, Task, Workshop, record_path
 from echoedge.runtime.export.released import ReleasedExport, export_released, merge_data, prove, tasks_of
-from echoedge.runtime.play.player import Player, Score
+from echoedge.runtime.play.player import Player, PlayerConfig
 from echoedge.runtime.play.reference import Reference, Settings
 from echoedge.runtime.verify.parity import NO_CLIP, read_golden, verify
 from echoedge.targets.bars import WEIGHT_BARS, bar
@@ -126,9 +126,9 @@ def test_the_bundle_verifies_itself(made: tuple[ReleasedExport, Path, Bundle]) -
 def test_it_plays(made: tuple[ReleasedExport, Path, Bundle]) -> None:
     request, _, bundle = made
     for shape, clip in enumerate(request.clips):
-        player = Player(Score.of(bundle, clip), open_engine(bundle, "auto", clip))
+        player = Player(PlayerConfig.of(bundle, clip), open_engine(bundle, "auto", clip))
         assert player.decoder == "tiny_decode"
-        take = player.perform(request.portraits[shape], request.speeches[shape], PROMPT, 0)
+        take = player.generate(request.portraits[shape], request.speeches[shape], PROMPT, 0)
         frames = np.stack(list(player.frames_of(take)))
         assert frames.shape == (clip.frames, clip.height, clip.width, 3)
 
@@ -402,8 +402,8 @@ def voice(frames: int = FRAMES) -> np.ndarray:
     return (0.2 * np.random.default_rng(2).standard_normal(len(count)) * np.abs(np.sin(count / 900))).astype(np.float32)
 
 
-def played(wanted: ReleasedExport, bundle: Bundle, engine: Engine, score: Score | None = None) -> np.ndarray:
-    return Player(score or Score.of(bundle), engine).perform(wanted.portraits[0], voice(), PROMPT, 3).latents
+def played(wanted: ReleasedExport, bundle: Bundle, engine: Engine, score: PlayerConfig | None = None) -> np.ndarray:
+    return Player(score or PlayerConfig.of(bundle), engine).generate(wanted.portraits[0], voice(), PROMPT, 3).latents
 
 
 def test_three_windows_are_those_of_the_reference(made: tuple[ReleasedExport, Path, Bundle], folders: dict[Variant, Path]) -> None:
@@ -412,7 +412,7 @@ def test_three_windows_are_those_of_the_reference(made: tuple[ReleasedExport, Pa
     settings = Settings(steps=2, window=CLIP.frames, overlap=1, seed=3)
     sizes = playable_sizes("preview")
     reference = Reference(Checkpoint.open(folders["preview"]), clip, settings, sizes, dict(wanted.prompts))
-    expected = reference.player.perform(wanted.portraits[0], voice(), PROMPT, 3).latents
+    expected = reference.player.generate(wanted.portraits[0], voice(), PROMPT, 3).latents
     assert expected.shape[1] == 7
     latents = played(wanted, bundle, open_engine(bundle))
     found = figures(expected, latents)
@@ -433,8 +433,8 @@ def test_three_windows_are_those_of_the_reference(made: tuple[ReleasedExport, Pa
 
 def test_frames_come_of_every_window(made: tuple[ReleasedExport, Path, Bundle]) -> None:
     wanted, _, bundle = made
-    player = Player(Score.of(bundle), open_engine(bundle))
-    frames = np.stack(list(player.frames_of(player.perform(wanted.portraits[0], voice(), PROMPT, 3))))
+    player = Player(PlayerConfig.of(bundle), open_engine(bundle))
+    frames = np.stack(list(player.frames_of(player.generate(wanted.portraits[0], voice(), PROMPT, 3))))
     assert frames.shape == (FRAMES, CLIP.height, CLIP.width, 3)
     assert frames.std() > 1
 
@@ -450,6 +450,6 @@ def test_the_bundle_says_how_it_hears_and_what_it_stays_away_from(made: tuple[Re
 
 def test_a_program_that_wants_the_whole_voice_is_not_given_less(made: tuple[ReleasedExport, Path, Bundle]) -> None:
     wanted, _, bundle = made
-    plain = replace(Score.of(bundle), hears=Hearing())
+    plain = replace(PlayerConfig.of(bundle), hears=Hearing())
     with pytest.raises(EngineError, match="audio_encoder.forward takes 3 inputs"):
         played(wanted, bundle, open_engine(bundle), plain)

@@ -29,8 +29,9 @@ from echoedge.core.plan.samplers import (
     build_plan,
     upstream_reuse_decisions,
 )
+from echoedge.core.sampling.hearing import playing_of
 from echoedge.runtime.engines.reference import ReferenceEngine
-from echoedge.runtime.play.player import Player, Score
+from echoedge.runtime.play.player import Player, PlayerConfig
 
 from ..core.tensors import collapse_padding
 from .checks_transformer import arguments_of, dit_of, load_dit, model_config
@@ -158,7 +159,7 @@ def pipelines(case: Golden) -> Iterator[Comparison]:
     engine = engine_of(case, config)
     options = options_of(case, variant)
     plan = build_plan(options, modulation=lambda timesteps: engine.step_tables(timesteps)["modulation"].reshape(len(timesteps), -1))
-    player = Player(Score(config, clip, plan, lambda: engine.step_tables(plan.timesteps), config.text_len, None), engine)
+    player = Player(PlayerConfig(playing_of(config), clip, plan, lambda: engine.step_tables(plan.timesteps), None), engine)
 
     # 1. prompts and pictures
     prompt, negative = embeddings_of(case)
@@ -193,7 +194,7 @@ def pipelines(case: Golden) -> Iterator[Comparison]:
         yield "out/video", (frames + 1) / 2, recorded["out/video"]
 
     # 4. what was called
-    spans = windows(start.shape[1], player.score.rule(start.shape[1]))
+    spans = windows(start.shape[1], player.config.rule(start.shape[1]))
     times, ranges = [], []
     for step, timestep in enumerate(plan.timesteps):
         for span in spans:

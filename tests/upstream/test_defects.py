@@ -28,8 +28,9 @@ from echoedge.core.plan.samplers import (
     TextAudioGuidance,
     build_plan,
 )
+from echoedge.core.sampling.hearing import playing_of
 from echoedge.runtime.engines.reference import ReferenceEngine
-from echoedge.runtime.play.player import Player, Score
+from echoedge.runtime.play.player import Player, PlayerConfig
 from echoedge.runtime.play.reference import Settings, plan_options
 
 from ..core.tiny import tiny_config, tiny_dit, tiny_vae
@@ -65,7 +66,7 @@ def player_of(variant: Variant, options: PlanOptions, clip: ClipSpec = FULL_CLIP
     parts = {"transformer": lambda: dit, "vae": lambda: vae, "speech_encoder": speech_encoder}
     engine = Watching(config, parts, samples, keep_residuals=options.reuse is not None)
     plan = build_plan(options, modulation=lambda steps: engine.step_tables(steps)["modulation"].reshape(len(steps), -1))
-    return Player(Score(config, clip, plan, lambda: engine.step_tables(plan.timesteps), config.text_len, None), engine)
+    return Player(PlayerConfig(playing_of(config), clip, plan, lambda: engine.step_tables(plan.timesteps), None), engine)
 
 
 def _audio(variant: Variant) -> Any:
@@ -74,7 +75,7 @@ def _audio(variant: Variant) -> Any:
 
 
 def inputs_of(player: Player, latent_frames: int, seed: int = 0) -> dict[str, Any]:
-    config, clip = player.score.config, player.score.clip
+    config, clip = player.config.config, player.config.clip
     rng = np.random.default_rng(seed)
 
     def random(*shape: int) -> np.ndarray:
@@ -291,7 +292,7 @@ def test_windows_do_not_share_a_solvers_state(solver: str) -> None:
     player.engine.run = constant  # type: ignore[method-assign]
     inputs = inputs_of(player, 10)
     latents, _ = player.sample(**inputs)
-    expected = inputs["start"] + 0.5 * (player.score.plan.sigmas[-1] - player.score.plan.sigmas[0])
+    expected = inputs["start"] + 0.5 * (player.config.plan.sigmas[-1] - player.config.plan.sigmas[0])
     np.testing.assert_allclose(latents, expected, atol=1e-5)
     with pytest.raises(ConfigError, match="shares the state"):
         build_plan(replace(options, window=rule(4, compat=True)))

@@ -1,0 +1,241 @@
+"""What to export: a source, clip shapes, a plan, weights, a target with its options, and the material of the recorded calls."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core.bundle import DECODE_PROGRAMS, Hearing, PlayingRecord, shaped_name
+from ...core.config import NANO_CLIP, ClipSpec
+from ...core.errors import ConfigError, InputError
+from ...core.plan import SamplingPlan, WindowRule, check_choice, check_number
+from ...core.plan.samplers import NANO_PLANS, PLAN_PRESETS, build_plan
+from ...core.sampling.hearing import CONTEXT_SECONDS
+from ...core.versions import library_versions
+from ...core.weights.checkpoints import Checkpoint
+from ...core.weights.source import OF_EVERY_SHAPE, CheckpointSource, Making, ModelSource, NanoSource, roles_of
+from ...quantize.recipes import WeightRecipe, read_recipe
+from ...targets.base import Target
+from ..play.material import Material, demo_material
+from ..registry import target_of
+
+TEXT_ROWS = 64  # rows of a collapsed prompt: 63 tokens and the padding
+OVERLAP = 4  # latent frames that windows share, as far as the window leaves them
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to compile.
+
+    clips: the shapes, the main one first; programs of further shapes share the main one's weights. materials: of each shape, what
+    the recorded calls are made from. decoders: full, tiny or both. text_rows: of a prompt, its padding collapsed. prompts: packs of
+    prompt embeddings that travel in the bundle. context_seconds: what the released speech encoder reads on either side of what is
+    kept. options: the target's own (`Target.options`), its defaults where None.
+
+    Raises:
+        ConfigError: something is out of range, twice, of another shape, or not the target's.
+    """
+
+    source: ModelSource
+    clips: tuple[ClipSpec, ...]
+    plan: SamplingPlan
+    recipe: WeightRecipe
+    materials: tuple[Material, ...]
+    target: str = "executorch"
+    options: Any = None
+    decoders: tuple[str, ...] = ("full",)
+    text_rows: int = TEXT_ROWS
+    context_seconds: float = CONTEXT_SECONDS
+    prompts: Mapping[str, Any] = field(default_factory=dict)  # {prompt: rows [L, text_dim]}
+
+    def __post_init__(self) -> None:
+        if self.options is None:
+            object.__setattr__(self, "options", self.compiler.options())
+        for name in self.decoders:
+            check_choice("decoder", name, tuple(DECODE_PROGRAMS))
+        if not self.decoders or any(len(set(given)) != len(given) for given in (self.decoders, self.clips)):
+            raise ConfigError("At least one decoder is needed, and every decoder and clip shape once.")
+        if self.together and len(self.clips) > 1:
+            raise ConfigError("One file holds the programs of one clip shape. Take --layout separate for several shapes.")
+        if len(self.materials) != len(self.clips):
+            raise ConfigError(f"There are {len(self.materials)} materials for {len(self.clips)} clip shapes; each needs its own.")
+        for material, clip in zip(self.materials, self.clips, strict=True):
+            material.check(clip, whole=self.source.held is not None)
+        check_number("context_seconds", self.context_seconds, 0.1, 30.0)
+        for scheme in sorted({rule.weights for rule in self.recipe.rules} or {"fp32"}):
+            refusal = self.compiler.refuses(scheme, self.options)
+            if refusal is not None:
+                raise ConfigError(refusal)
+        if self.recipe.needs_samples and not self.executed:
+            raise ConfigError(f"The recipe {self.recipe.name!r} is fitted to data, which goes with the backend xnnpack.")
+
+    @property
+    def compiler(self) -> Target[Any]:
+        return target_of(self.target)
+
+    @property
+    def together(self) -> bool:
+        """Whether all programs go into one file."""
+        return self.compiler.together(self.options)
+
+    @property
+    def executed(self) -> bool:
+        """Whether this machine runs what is compiled."""
+        return self.compiler.executed(self.options)
+
+    @property
+    def external(self) -> bool:
+        """Whether weights lie in data files, which programs of several shapes share."""
+        return len(self.clips) > 1
+
+    @property
+    def reuse(self) -> bool:
+        return any(any(row) for row in self.plan.reuse)
+
+    @property
+    def context_frames(self) -> int:
+        return round(self.context_seconds * self.clips[0].fps)
+
+    @property
+    def making(self) -> Making:
+        return Making(self.text_rows, self.reuse, self.context_frames)
+
+    @property
+    def hearing(self) -> Hearing:
+        """How a player hears with the audio encoder's program."""
+        return self.source.hearing(self.context_frames)
+
+    @property
+    def playing(self) -> PlayingRecord:
+        """What a player of any language has to know of the model, as numbers."""
+        return PlayingRecord.of(
+            self.source.config, text_rows=self.text_rows, reads_text=self.source.reads_text, hearing=self.hearing,
+            decoders={name: DECODE_PROGRAMS[name] for name in self.decoders},
+        )  # fmt: skip
+
+    @cached_property
+    def roles(self) -> tuple[str, ...]:
+        return roles_of(self.source, self.decoders, self.reuse)
+
+    def roles_at(self, shape: int) -> tuple[str, ...]:
+        """Those that are compiled for the clip shape of that index: those of every shape with the main one alone."""
+        return tuple(role for role in self.roles if shape == 0 or role not in OF_EVERY_SHAPE)
+
+    def label(self, role: str, shape: int) -> str:
+        """What the program `role` is called for the clip shape of that index."""
+        return shaped_name(role, self.clips[shape]) if shape and role not in OF_EVERY_SHAPE else role
+
+    def shared(self, role: str) -> bool:
+        """Whether several shapes of `role` share a data file."""
+        return self.external and role not in OF_EVERY_SHAPE
+
+    def key(self, sources: Mapping[str, str]) -> str:
+        """What the compiled programs depend on; two requests with one key may share their work. `sources`: SHA-256 by component."""
+        content = {
+            "sources": dict(sources), "config": self.source.config.to_dict(), "clips": [asdict(clip) for clip in self.clips],
+            "plan": self.plan.to_json(), "recipe": self.recipe.model_dump(), "target": self.target, "options": repr(self.options),
+            "decoders": self.decoders, "text_rows": self.text_rows, "hearing": self.hearing.model_dump(),
+            "versions": library_versions(), "materials": [material.digest for material in self.materials],
+            "prompts": {name: hashlib.sha256(np.asarray(rows).tobytes()).hexdigest() for name, rows in self.prompts.items()},
+        }  # fmt: skip
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+# ---- from plain options ---------------------------------------------------------------------------------------------------------
+
+
+def nano_request(
+    weights: str = "int8",
+    *,
+    target: str = "executorch",
+    options: Mapping[str, Any] | None = None,
+    size: tuple[int, int] | None = None,
+    frames: int | None = None,
+    steps: int | None = None,
+    plan: str = "nano",
+    weights_file: Path | None = None,
+) -> ExportRequest:
+    """The built-in model. `weights`: a preset of recipes or a recipe file; `size`: (height, width); `plan`: one of nano's.
+
+    Raises:
+        ConfigError: an option is unknown or out of range.
+    """
+    compiler = target_of(target)
+    recipe = read_recipe(weights)
+    height, width = size or (NANO_CLIP.height, NANO_CLIP.width)
+    clip = ClipSpec(height, width, frames or NANO_CLIP.frames)
+    if (height, width) != (NANO_CLIP.height, NANO_CLIP.width):
+        raise ConfigError(
+            f"nano was trained at {NANO_CLIP.height}x{NANO_CLIP.width}; its portrait encoder reads no other size than that."
+        )
+    check_choice("plan", plan, NANO_PLANS)
+    source = NanoSource(weights_file)
+    return ExportRequest(
+        source, (clip,), _plan(plan, clip, steps), recipe, (demo_material(clip, whole=True),), target,
+        compiler.options(**(options or {})), ("full",), source.config.text_len,
+    )  # fmt: skip
+
+
+def checkpoint_request(
+    folder: str | Path,
+    model: str | None = None,
+    weights: str = "int8",
+    *,
+    target: str = "executorch",
+    options: Mapping[str, Any] | None = None,
+    clips: Sequence[ClipSpec] = (ClipSpec(256, 256, 25),),
+    steps: int | None = None,
+    decoders: tuple[str, ...] = ("full", "tiny"),
+    prompts: Mapping[str, Any] | None = None,
+    text_rows: int = TEXT_ROWS,
+    context_seconds: float = CONTEXT_SECONDS,
+) -> ExportRequest:
+    """A checkpoint of the released model. `clips`: the shapes, the main one first; `prompts`: {prompt: rows [L, text_dim]}.
+
+    Raises:
+        CheckpointError: the folder is not one of released weights.
+        ConfigError: an option is unknown or out of range.
+        InputError: a prompt is too long, or the plan needs one that is not there.
+    """
+    from ...core.model.architecture import Architecture
+
+    compiler = target_of(target)
+    sizes = Architecture(Checkpoint.open(folder, model).config())
+    config, pack = sizes.transformer, dict(prompts or {})
+    longest = max((len(rows) for rows in pack.values()), default=0)
+    if longest >= text_rows:
+        raise InputError(f"A prompt of the pack has {longest} tokens; --text-rows {text_rows} reads up to {text_rows - 1}.")
+    plan = _plan(config.variant, clips[0], steps)
+    lost = [text for text in plan.texts.values() if pack and text not in pack]
+    if lost:
+        raise InputError(
+            f"The guidance of {config.name} needs the prompt {lost[0]!r}, which the pack does not hold. Make the pack with: "
+            "`echoedge checkpoint prompts`."
+        )
+    source = CheckpointSource(str(folder), model, sizes)
+    materials = tuple(demo_material(clip, whole=False) for clip in clips)
+    return ExportRequest(
+        source, tuple(clips), plan, read_recipe(weights), materials, target, compiler.options(**(options or {})), decoders,
+        text_rows, context_seconds, pack,
+    )  # fmt: skip
+
+
+def _plan(name: str, clip: ClipSpec, steps: int | None) -> SamplingPlan:
+    """A preset's plan in windows of the clip's length.
+
+    Raises:
+        ConfigError: the clip is too short for a window.
+    """
+    if clip.latent_frames < 2:
+        raise ConfigError(f"--frames is {clip.frames}; a window needs 5 frames at least.")
+    options = PLAN_PRESETS[name]
+    window = options.window or WindowRule(length=clip.latent_frames, overlap=min(OVERLAP, clip.latent_frames - 1))
+    window = window.model_copy(update={"length": clip.latent_frames, "overlap": min(window.overlap, clip.latent_frames - 1)})
+    return build_plan(replace(options, steps=steps or options.steps, window=window))
