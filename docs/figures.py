@@ -45,7 +45,7 @@ Text = Annotated[str, Field(min_length=3)]
 # ---- 1. Records -----------------------------------------------------------------------------------------------------------------
 
 
-class Figures(BaseModel):
+class Measurement(BaseModel):
     """One measurement. `command`: what was run, None where it was no command of this repository; `source`: what measures it again,
     and whether that writes this file; `figures`: rows by the table's name, fields named with their units (`wall_ms`, `psnr_db`),
     the same in all rows of a table."""
@@ -88,7 +88,7 @@ def _plain(row: object) -> object:
     return {name: value(given) for name, given in row.items()} if isinstance(row, dict) else row
 
 
-def read_records(folder: Path) -> dict[str, Figures]:
+def read_records(folder: Path) -> dict[str, Measurement]:
     """The records of a folder by name, without the suffix.
 
     Raises:
@@ -97,7 +97,7 @@ def read_records(folder: Path) -> dict[str, Figures]:
     found = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            found[path.stem] = Figures.model_validate(json.loads(path.read_text(encoding="utf-8")))
+            found[path.stem] = Measurement.model_validate(json.loads(path.read_text(encoding="utf-8")))
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}" for one in error.errors()[:3])
             raise ConfigError(f"{RECORDS}/{path.name} is not a record ({wrong}). Measure it again, or mend the file.") from error
@@ -122,7 +122,7 @@ def write_figures(
         pydantic.ValidationError: a figure is not finite, rows of a table differ in their fields, or conditions are missing.
     """
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    record = Figures(
+    record = Measurement(
         command=command, source=source, date=today, hardware=hardware, versions=dict(versions), conditions=conditions,
         figures=dict(figures),
     )  # fmt: skip
@@ -133,7 +133,7 @@ def write_figures(
 # ---- 2. Template ----------------------------------------------------------------------------------------------------------------
 
 
-def _conditions(name: str, record: Figures) -> str:
+def _conditions(name: str, record: Measurement) -> str:
     versions = "; " + ", ".join(f"{library} {version}" for library, version in record.versions.items()) if record.versions else ""
     measured = f"Measured by `{record.command}`" if record.command else "Measured by a script that is not kept"
     place = f"[{RECORDS}/{name}.json](../{RECORDS}/{name}.json)"
@@ -177,7 +177,7 @@ def _table(rows: list[Row], columns: list[list[str]], where: dict[str, str], pla
     return "\n".join("|" + "".join(f" {cell} |" if cell else " |" for cell in line) for line in lines)
 
 
-def render(template: str, records: Mapping[str, Figures]) -> str:
+def render(template: str, records: Mapping[str, Measurement]) -> str:
     """The page.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from echoedge.docs.figures import RECORDS, REPOSITORY, Figures, read_records
+from echoedge.docs.figures import RECORDS, REPOSITORY, Measurement, read_records
 from echoedge.runtime.studies.hearing_study import ContextRow
 
 from .keep import keep_hearing, keep_operators, keep_quantisation, keep_savings
@@ -17,12 +17,12 @@ from .keep import keep_hearing, keep_operators, keep_quantisation, keep_savings
 COMMITTED = read_records(REPOSITORY / RECORDS)
 
 
-def kept(folder: Path, name: str, keep: Callable[..., None], *told: Any) -> Figures:
+def kept(folder: Path, name: str, keep: Callable[..., None], *told: Any) -> Measurement:
     keep(folder / f"{name}.json", *told)
     return read_records(folder)[name]
 
 
-def fields(record: Figures) -> dict[str, set[str]]:
+def fields(record: Measurement) -> dict[str, set[str]]:
     return {table: set(rows[0]) for table, rows in record.figures.items()}
 
 
