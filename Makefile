@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test smoke bench bench-peers bench-start lint clean
+.PHONY: demo test smoke bench bench-peers bench-start figures lint clean
 
 demo: $(STAMP)
 	$(BIN)/echoedge demo --out out/demo --force
@@ -30,9 +30,14 @@ bench-peers: $(STAMP)
 bench-start: smoke
 	$(BIN)/python tests/benchmarks/start.py out/smoke/nano.echoedge $(ARGS)
 
+# docs/FIGURES.md from records/*.json and docs/FIGURES.template.md.
+figures: $(STAMP)
+	$(BIN)/python docs/figures.py
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python docs/figures.py --check
 	mkdir -p $(VENV)/src && ln -sfn ../.. $(VENV)/src/echoedge
 	MYPYPATH=$(VENV)/src $(BIN)/mypy -p echoedge
 

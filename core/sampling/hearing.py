@@ -29,7 +29,7 @@ from .inputs import AUDIO_RADIUS
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-CONTEXT_SECONDS = 6.0  # on either side of what is kept: chosen by the table in docs/RELEASED_MODEL.md
+CONTEXT_SECONDS = 6.0  # on either side of what is kept: chosen by the table in docs/FIGURES.md
 _LEAST_VARIANCE = 1e-7  # added to the variance, as wav2vec2's own feature extractor does
 _SLICE = 1 << 16  # windows whose products are summed at once
 

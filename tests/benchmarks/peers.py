@@ -15,8 +15,11 @@ computes them once per clip, so its step is the same one.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.metadata
 import json
 import os
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -36,6 +39,7 @@ from echoedge.core.config import FLASH, PRESETS, ClipSpec, ModelConfig
 from echoedge.core.model.attention import PROJECTIONS, CrossAttention, LayerConditions, rope_tables
 from echoedge.core.model.transformer import Block
 from echoedge.core.sampling.inputs import collapse_padding
+from echoedge.runtime.bench.clip import device_name
 from echoedge.targets.executorch.half_products import Products, multiplies_bfloat16
 
 CLIPS = {448: ClipSpec(128, 128, 25), 1792: ClipSpec(256, 256, 25), 5376: ClipSpec(448, 448, 25)}
@@ -451,18 +455,55 @@ def compare(names: list[str], task: Task, rounds: int, wait: bool = False) -> li
     return [Row(task.layers, task.tokens, task.setting, w.name, *medians[w.name], w.psnr_db) for w in workers]
 
 
-def bars(rows: list[Row]) -> list[tuple[str, float, float]]:
-    """What is demanded, measured and allowed, in either setting."""
+def ratios(rows: list[Row]) -> list[dict[str, Any]]:
+    """EchoEdge's time over the better one of each rival that has a bar, in either setting."""
     found = []
     for setting in SETTINGS:
         for (layers, tokens, rival), allowed in BARS.items():
             held = [row for row in rows if (row.layers, row.tokens, row.setting) == (layers, tokens, setting)]
-            ours = [row.seconds for row in held if row.peer == "echoedge int8"]
+            ours = {row.peer: row.seconds for row in held if row.peer.startswith("echoedge")}
             theirs = [row.seconds for row in held if row.peer.startswith(rival) and "layers" not in row.peer]
-            if ours and theirs:
-                what = f"{setting}, {layers} blocks, {tokens} tokens, int8 over {rival}"
-                found.append((what, ours[0] / min(theirs), allowed))
+            if "echoedge int8" not in ours or not theirs:
+                continue
+            half = ours.get("echoedge int8, bf16 attention")
+            found.append({
+                "setting": setting, "rival": rival, "layers": layers, "tokens": tokens, "allowed": allowed, "run": "first",
+                "int8": ours["echoedge int8"] / min(theirs), "int8_bf16": None if half is None else half / min(theirs),
+            })  # fmt: skip
     return found
+
+
+def bars(rows: list[Row]) -> list[tuple[str, float, float]]:
+    """What is demanded, measured and allowed, in either setting."""
+    return [
+        (f"{row['setting']}, {row['layers']} blocks, {row['tokens']} tokens, int8 over {row['rival']}", row["int8"], row["allowed"])
+        for row in ratios(rows)
+    ]
+
+
+def over_this(row: Row, rows: list[Row]) -> float | None:
+    """The time of EchoEdge's int8 over that of `row`, in the same setting; None where int8 was not measured."""
+    same = [one for one in rows if (one.layers, one.tokens, one.setting) == (row.layers, row.tokens, row.setting)]
+    return next((one.seconds / row.seconds for one in same if one.peer == "echoedge int8"), None)
+
+
+def record(path: Path, rows: list[Row], command: str, conditions: str) -> None:
+    """Keeps the figures as docs/FIGURES.md shows them. Eager float32 is what PSNR is against: of itself there is none."""
+    from echoedge.docs.figures import write_figures
+
+    found = {}
+    for name in ("torch", "executorch", "onnxruntime", "openvino", "nncf", "torchao"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    blocks = [
+        vars(row) | {"psnr_db": None if row.peer == "torch fp32" else row.psnr_db, "int8_over_this": over_this(row, rows)}
+        for row in rows
+    ]
+    held = ratios(rows)
+    write_figures(
+        path, command=command, source=f"the same command with `--record {path}`, which writes this file.", hardware=device_name(),
+        versions=found, conditions=conditions, figures={"blocks": blocks} | ({"ratios": held} if held else {}),
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -477,6 +518,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=LAYERS, help="blocks in a row; 30 take 14 GB of memory")
     parser.add_argument("--prepare", action="store_true", help="compile everything, measure nothing")
     parser.add_argument("--wait", action="store_true", help="measure on Enter, when everything has started")
+    parser.add_argument("--record", type=Path, help="keep the figures there, as docs/FIGURES.md shows them: records/peers.json")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
@@ -497,17 +539,22 @@ def main() -> None:
             found = compare(given.peers, task, given.rounds, given.wait)
             rows += found
             print(f"\n{task.setting}, {given.layers} blocks, {tokens} tokens, {given.threads} threads, medians of {given.rounds}")
-            ours = next((row.seconds for row in found if row.peer == "echoedge int8"), None)
             for row in found:
-                ratio = f"  EchoEdge's int8 takes {ours / row.seconds:.2f} of it" if ours else ""
+                share = over_this(row, found)
+                ratio = "" if share is None else f"  EchoEdge's int8 takes {share:.2f} of it"
                 print(
                     f"  {row.peer:28s} {1e3 * row.seconds:8.1f} ms wall {1e3 * row.cpu_seconds:8.1f} ms CPU "
                     f"{row.psnr_db:6.1f} dB{ratio}"
                 )
     for what, ratio, allowed in bars(rows):
         print(f"{'met   ' if ratio <= allowed else 'MISSED'} {what}: {ratio:.2f}, at most {allowed}")
-    if rows:
-        (given.out / "peers.json").write_text(json.dumps([vars(row) for row in rows], indent=1))
+    if rows and given.record:
+        conditions = (
+            f"{given.layers} blocks of {given.model} at full width from the same random weights and inputs, "
+            f"{given.threads} threads, one process a peer, rounds interleaved, medians of {given.rounds}, load "
+            f"{os.getloadavg()[0]:.1f} at the end. PSNR is against eager float32."
+        )
+        record(given.record, rows, shlex.join(["python", *sys.argv]), conditions)
 
 
 if __name__ == "__main__":

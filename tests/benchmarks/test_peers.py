@@ -10,9 +10,11 @@ import torch
 
 from echoedge.core.config import NANO, ClipSpec
 from echoedge.core.model.transformer import Block
+from echoedge.docs.figures import RECORDS, REPOSITORY, read_records
 
 from ..core.tiny import randomised
-from .peers import PEERS, Row, Work, _once, bars, by_default, psnr
+from .peers import PEERS, Row, Work, _once, bars, by_default, psnr, record
+from .start import row_of
 
 CLIP = ClipSpec(32, 32, 9)
 
@@ -77,3 +79,21 @@ def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
 def test_what_runs_by_default_is_known() -> None:
     assert set(by_default()) <= set(PEERS)
     assert "torch fp32" in by_default()
+
+
+def test_a_run_is_kept_as_the_page_shows_it(tmp_path: Path) -> None:
+    fp32 = Row(2, 448, "same-step", "torch fp32", 3.6, 7.0, float("inf"))  # of itself it has no PSNR
+    record(tmp_path / "peers.json", [*rows(0.9, 1.5, 1.0, 0.1), fp32], "make bench-peers", "Two threads.")
+    kept = read_records(tmp_path)["peers"].figures
+    assert [row["int8_over_this"] for row in kept["blocks"]] == pytest.approx([1.0, 0.6, 0.9, 9.0, 0.25])
+    assert kept["blocks"][-1]["psnr_db"] is None
+    assert [(row["rival"], row["int8"], row["int8_bf16"]) for row in kept["ratios"]] == [("openvino", pytest.approx(0.9), None)]
+    committed = read_records(REPOSITORY / RECORDS)["peers"].figures  # the same fields, so that the page can show either
+    assert all(set(kept[table][0]) == set(committed[table][0]) for table in kept)
+
+
+def test_starts_are_kept_as_the_page_shows_them() -> None:
+    row = row_of("animate", {"this": (1.6044, 1.8), "beside": (6.3, 6.6)})
+    assert row == {"command": "animate", "wall_s": 1.604, "cpu_s": 1.8, "beside_wall_s": 6.3, "beside_cpu_s": 6.6}
+    assert row_of("animate", {"this": (1.6, 1.8)})["beside_wall_s"] is None
+    assert set(row) == set(read_records(REPOSITORY / RECORDS)["start"].figures["commands"][0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 
 from echoedge.core.config import ClipSpec, Variant
 from echoedge.core.model.pretrained_speech import SpeechEncoder
+from echoedge.core.sampling.hearing import CONTEXT_SECONDS
 from echoedge.runtime.studies.hearing_study import PAUSE_SECONDS, PAUSES, measure_contexts, voice_with_pauses
 
 from ..core.test_hearing import SPEECH
@@ -51,22 +51,12 @@ def test_the_voice_has_two_pauses_at_minus_60_dbfs() -> None:
     assert 20 * np.log10(speech[: 6 * 16000].std()) > -35
 
 
-def test_the_table_of_the_documents_is_the_record() -> None:
-    docs = Path(__file__).parents[2] / "docs"
-    runs = json.loads((docs / "hearing.json").read_text())["runs"]
-    recorded = {(run["model"], row["context_seconds"]): row for run in runs if not run["compiled"] for row in run["rows"]}
-    section = (docs / "RELEASED_MODEL.md").read_text().partition("How a bundle hears a voice")[2]
-    rows = re.findall(r"^\| \*{0,2}(none|[0-9.]+ s)\*{0,2} \|(.*)\|$", section, re.MULTILINE)
-    assert len(rows) == 8
-    for context, cells in rows:
-        figures = [cell.strip(" *") for cell in cells.split("|")]
-        seconds = 0.0 if context == "none" else float(context.removesuffix(" s"))
-        for model, told in (("flash", figures[:2]), ("preview", figures[2:])):
-            if (model, seconds) in recorded:
-                row = recorded[model, seconds]
-                assert told == [f"{row['lowest_cosine']:.4f}", f"{row['mean_cosine']:.4f}"], (model, seconds)
-            else:
-                assert told == ["", ""]
-    compiled = next(run for run in runs if run["compiled"])
-    for row in compiled["rows"]:
-        assert row["lowest_cosine"] == pytest.approx(recorded["flash", row["context_seconds"]]["lowest_cosine"], abs=1e-6)
+def test_the_default_is_the_least_context_of_the_record_that_keeps_every_frame() -> None:
+    record = json.loads((Path(__file__).parents[2] / "records" / "hearing.json").read_text())["figures"]
+    for model in ("flash", "preview"):
+        lowest = {row["context_seconds"]: row["lowest_cosine"] for row in record[model]}
+        assert min(seconds for seconds, cosine in lowest.items() if cosine > 0.99) == CONTEXT_SECONDS
+        assert any(cosine < 0.99 for cosine in lowest.values())
+    alone = {row["context_seconds"]: row["lowest_cosine"] for row in record["flash"]}
+    for row in record["flash_compiled"]:
+        assert row["lowest_cosine"] == pytest.approx(alone[row["context_seconds"]], abs=1e-6)
