@@ -1,4 +1,4 @@
-"""core/bundle/manifest.py: writing, reading, and what a manifest refuses."""
+"""core/bundle: writing, reading, and what a manifest refuses. Format 1: test_upgrade.py."""
 
 from __future__ import annotations
 
@@ -25,18 +25,22 @@ from echoedge.core.bundle import (
     Bundle,
     BundleWriter,
     ClipRecord,
-    Delegation,
     Figures,
     FileEntry,
+    Hearing,
     Manifest,
     Method,
     ModelRecord,
     Parity,
-    Recipe,
+    Placement,
+    PlayingRecord,
+    TargetRecord,
     TensorSpec,
+    WeightsRecord,
     folder_sha256,
 )
-from echoedge.core.bundle import manifest as module
+from echoedge.core.bundle import reader as module
+from echoedge.core.bundle.manifest import OLD_FORMAT
 from echoedge.core.config import FLASH, NANO, NANO_CLIP, ClipSpec
 from echoedge.core.errors import BundleError, OutputError, ResourceError
 from echoedge.core.plan import Branch, SamplingPlan
@@ -54,13 +58,21 @@ TENSORS: dict[str, np.ndarray] = {
     "scalar": np.array(2.5, np.float16),
     "mask": np.array([True, False]),
 }
+DENOISE: dict[str, Any] = {
+    "role": "denoise", "clip": str(NANO_CLIP), "methods": METHODS, "layers": {"int8": 7},
+    "placement": {"forward": Placement(delegate_calls=1, delegated_ops=20, other_ops={"aten.cat": 2})},
+    "demanded": Figures(psnr_db=40), "measured": Figures(psnr_db=150, cosine=1),
+}  # fmt: skip
 FIXED: dict[str, Any] = {
     "model": ModelRecord.of(NANO, SHA),
-    "clip": ClipRecord.of(NANO_CLIP),
-    "target": "executorch",
-    "weights": Recipe(name="int8", settings={"group": 32, "skip": ["head"]}),
+    "clips": (ClipRecord.of(NANO_CLIP),),
+    "target": TargetRecord(name="executorch", backend="xnnpack", precision="fp32"),
+    "weights": WeightsRecord(name="int8", settings={"group": 32, "skip": ["head"]}),
     "versions": {"echoedge": "0.1.0", "torch": "2.13.0"},
-    "parity": Parity(thresholds={"denoise": Figures(psnr_db=40)}, measured={"denoise": Figures(psnr_db=150, cosine=1)}),
+    "playing": PlayingRecord.of(
+        NANO, text_rows=64, reads_text=True, hearing=Hearing(neighbours=2), decoders={"full": "vae_decode"}
+    ),
+    "parity": Parity(demanded={"latents": Figures(psnr_db=40)}),
     "memory": {"weights": 1000, "per_window": {"activations": 5}},
 }
 
@@ -70,8 +82,7 @@ def write(path: Path, program: Path, **changes: Any) -> Manifest:
         writer.add_json("plan.json", {"steps": [1.0, 2.5], "name": "Zoë"})
         writer.add_tensors("step_tables.safetensors", TENSORS)
         writer.add_bytes("prompts/default.safetensors", b"prompt")
-        delegation = {"forward": Delegation(delegate_calls=1, delegated_ops=20, other_ops={"aten.cat": 2})}
-        writer.add_program("denoise", program, METHODS, delegation)
+        writer.add_program("denoise", program, kind=changes.pop("kind", "pte"), **DENOISE)
         return writer.finish(**(FIXED | changes))
 
 
@@ -115,8 +126,11 @@ def test_round_trip(root: Path, program: Path) -> None:
     assert bundle.clip == NANO_CLIP
     assert bundle.path("programs/denoise.pte").read_bytes() == program.read_bytes()
     assert bundle.program("denoise").methods == METHODS
-    assert bundle.program("denoise").delegation["forward"].other_ops == {"aten.cat": 2}
-    assert bundle.manifest.parity.measured["denoise"] == Figures(psnr_db=150, cosine=1)
+    assert bundle.program("denoise").placement["forward"].other_ops == {"aten.cat": 2}
+    assert bundle.program("denoise").measured == Figures(psnr_db=150, cosine=1)
+    assert bundle.program_for("denoise") == bundle.program("denoise")
+    assert bundle.roles == ("denoise",)
+    assert bundle.input_shape("denoise", "latents") == (1, 16, 7, 8, 8)
     assert bundle.extra_files() == ()
     read = bundle.read_tensors("step_tables.safetensors")
     assert read.keys() == TENSORS.keys()
@@ -134,7 +148,7 @@ def test_same_content_gives_the_same_manifest(root: Path, program: Path, tmp_pat
 def test_hashes_are_those_of_the_files(root: Path) -> None:
     manifest = Bundle.open(root).manifest
     program = manifest.programs["denoise"]
-    listed = {**manifest.files, program.path: FileEntry(sha256=program.sha256, bytes=program.bytes)}
+    listed = {**manifest.files, program.path: FileEntry(sha256=program.artifact.sha256, bytes=program.artifact.bytes)}
     for path, entry in listed.items():
         data = (root / path).read_bytes()
         assert entry == FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
@@ -147,12 +161,12 @@ def test_a_bundle_can_be_moved(root: Path, tmp_path: Path) -> None:
 
 def test_program_folder(package: Path, tmp_path: Path) -> None:
     root = tmp_path / "core ml.echoedge"
-    write(root, package, target="coreml")
+    write(root, package, kind="folder", target=TargetRecord(name="coreml"))
     bundle = Bundle.open(root)
     record = bundle.program("denoise")
     assert bundle.path(record.path).is_dir()
-    assert record.bytes == 102
-    assert record.sha256 == folder_sha256(bundle.manifest.folder_files(record))
+    assert record.artifact.bytes == 102
+    assert record.artifact.sha256 == folder_sha256(bundle.manifest.folder_files(record))
     (root / "programs/denoise.mlpackage/Data/weights/weight.bin").write_bytes(b"v" * 100)
     with pytest.raises(BundleError, match=r"weights/weight\.bin was altered"):
         Bundle.open(root)
@@ -162,7 +176,7 @@ def test_exporter_may_write_in_place(tmp_path: Path) -> None:
     with BundleWriter(tmp_path / "b") as writer:
         (writer.folder / "programs").mkdir()
         (writer.folder / "programs" / "denoise.pte").write_bytes(b"compiled")
-        assert writer.add_program("denoise", writer.folder / "programs" / "denoise.pte", METHODS).bytes == 8
+        assert writer.add_program("denoise", writer.folder / "programs" / "denoise.pte", **DENOISE).artifact.bytes == 8
         writer.finish(**FIXED)
     assert Bundle.open(tmp_path / "b").path("programs/denoise.pte").read_bytes() == b"compiled"
 
@@ -179,7 +193,12 @@ def test_a_forgotten_file_is_noticed(tmp_path: Path) -> None:
 
 
 def test_full_size_configuration(program: Path, tmp_path: Path) -> None:
-    write(tmp_path / "b", program, model=ModelRecord.of(FLASH, SHA), clip=ClipRecord.of(ClipSpec(512, 512, 81)))
+    write(
+        tmp_path / "b",
+        program,
+        model=ModelRecord.of(FLASH, SHA),
+        clips=(ClipRecord.of(ClipSpec(512, 512, 81)), ClipRecord.of(NANO_CLIP)),
+    )
     assert Bundle.open(tmp_path / "b").model == FLASH
 
 
@@ -206,7 +225,7 @@ def test_reads_the_plan(root: Path, tmp_path: Path) -> None:
 def test_interruption_leaves_nothing(program: Path, tmp_path: Path) -> None:
     def interrupt() -> None:
         with BundleWriter(tmp_path / "b") as writer:
-            writer.add_program("denoise", program, METHODS)
+            writer.add_program("denoise", program, **DENOISE)
             raise KeyboardInterrupt
 
     before = sorted(tmp_path.iterdir())
@@ -224,7 +243,7 @@ def test_without_finish_there_is_no_bundle(tmp_path: Path) -> None:
 def test_existing_bundle(root: Path, program: Path) -> None:
     with pytest.raises(OutputError, match="--force"):
         write(root, program)
-    write(root, program, weights=Recipe(name="int4"), force=True)
+    write(root, program, weights=WeightsRecord(name="int4"), force=True)
     assert Bundle.open(root).manifest.weights.name == "int4"
     shutil.rmtree(root)
     root.mkdir()
@@ -267,13 +286,13 @@ def test_paths_that_could_leave_the_bundle(name: str, root: Path, tmp_path: Path
 
 def test_paths_that_are_taken(program: Path, tmp_path: Path) -> None:
     with BundleWriter(tmp_path / "b") as writer:
-        writer.add_program("denoise", program, METHODS)
+        writer.add_program("denoise", program, **DENOISE)
         writer.add_bytes("a.bin", b"")
         for name in ("a.bin", "A.bin", "programs/denoise.pte"):
             with pytest.raises(BundleError, match="already"):
                 writer.add_bytes(name, b"")
         with pytest.raises(BundleError, match="already"):
-            writer.add_program("denoise", program, METHODS)
+            writer.add_program("denoise", program, **DENOISE)
         writer.add_bytes("b.bin", b"")
         writer.finish(**FIXED)
         with pytest.raises(BundleError, match="too late"):
@@ -292,10 +311,10 @@ def test_content_that_cannot_be_written(tmp_path: Path) -> None:
             writer.add_tensors("a", {"text": np.array(["text"])})
         (tmp_path / "empty").mkdir()
         with pytest.raises(BundleError, match="empty folder"):
-            writer.add_program("p", tmp_path / "empty", METHODS)
+            writer.add_program("p", tmp_path / "empty", kind="folder", **DENOISE)
         (tmp_path / "p.pte").write_bytes(b"p")
-        with pytest.raises(BundleError, match="delegation of backward"):
-            writer.add_program("p", tmp_path / "p.pte", METHODS, {"backward": Delegation(delegate_calls=0, delegated_ops=0)})
+        with pytest.raises(BundleError, match="placement of backward"):
+            writer.add_program("p", tmp_path / "p.pte", **DENOISE | {"placement": {"backward": DENOISE["placement"]["forward"]}})
         (writer.folder / "programs" / "p.pte").unlink()
         writer.finish(**FIXED)
 
@@ -368,10 +387,17 @@ def test_manifest_of_absurd_size(root: Path, monkeypatch: pytest.MonkeyPatch) ->
         Bundle.open(root)
 
 
-@pytest.mark.parametrize("found", ["echoedge.bundle/2", "something else", None, 1])
+@pytest.mark.parametrize("found", ["echoedge.bundle/0", "echoedge.bundle/02x", "something else", None, 1])
 def test_unknown_format(root: Path, found: Any) -> None:
     edit(root, lambda data: data.update(format=found))
-    with pytest.raises(BundleError, match=rf"has format {found!r}; this version of EchoEdge reads '{FORMAT}'"):
+    with pytest.raises(BundleError, match=rf"has format {found!r}; this version of EchoEdge reads '{OLD_FORMAT}' and '{FORMAT}'"):
+        Bundle.open(root)
+
+
+@pytest.mark.parametrize("found", ["echoedge.bundle/3", "echoedge.bundle/12"])
+def test_a_newer_format_is_named_as_such(root: Path, found: str) -> None:
+    edit(root, lambda data: data.update(format=found))
+    with pytest.raises(BundleError, match=rf"'{found}'; it is newer than this version of EchoEdge, .*Install a newer EchoEdge\."):
         Bundle.open(root)
 
 
@@ -412,33 +438,49 @@ def set_at(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def another(data: dict[str, Any]) -> dict[str, Any]:
+    """The denoising program once more, in another file."""
+    program = copy.deepcopy(data["programs"]["denoise"])
+    program["artifact"]["path"] = "programs/twin.pte"
+    return program
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda data: data.pop("clip"), "clip: Field required"),
+        (lambda data: data.pop("clips"), "clips: Field required"),
         (set_at("colour", value="red"), "colour: Extra inputs"),
         (set_at("target", value="toaster"), "target: "),
-        (set_at("clip", "frames", value=24), r"frames is 24; it must be 4n\+1"),
-        (set_at("clip", "fps", value=0), "clip: "),
-        (set_at("clip", "height", value="64"), "clip.height: "),
+        (set_at("target", "precision", value="int8"), "target.precision: "),
+        (set_at("clips", value=[]), "there is no clip shape"),
+        (lambda data: data["clips"].append(data["clips"][0]), "a clip shape is listed twice: 64x64x25, 64x64x25"),
+        (set_at("clips", 0, "frames", value=24), r"frames is 24; it must be 4n\+1"),
+        (set_at("clips", 0, "fps", value=0), "clips.0: "),
+        (set_at("clips", 0, "height", value="64"), "clips.0.height: "),
         (set_at("model", "config", "heads", value=0), "model: "),
         (set_at("model", "config", "heads", value="%9999999999d"), "model: .*heads"),
         (set_at("model", "config", "layers", value=7), "the model configuration has digest"),
         (set_at("model", "config", "audio", value=[]), "model: .*audio"),
         (set_at("model", "config_digest", value="abc"), "model.config_digest"),
         (set_at("model", "source_sha256", value=SHA.upper()), "model.source_sha256"),
-        (set_at("programs", "denoise", "bytes", value=-1), "programs.denoise.bytes"),
-        (set_at("programs", "denoise", "bytes", value=1 << 63), "programs.denoise.bytes"),
-        (set_at("programs", "denoise", "path", value="../denoise.pte"), "programs.denoise.path"),
-        (set_at("programs", "denoise", "path", value="plan.json"), "plan.json is listed twice"),
-        (set_at("programs", "denoise", "path", value="PLAN.json"), "listed twice, as PLAN.json"),
+        (set_at("programs", "denoise", "artifact", "bytes", value=-1), "programs.denoise.artifact.pte.bytes"),
+        (set_at("programs", "denoise", "artifact", "bytes", value=1 << 63), "programs.denoise.artifact.pte.bytes"),
+        (set_at("programs", "denoise", "artifact", "path", value="../denoise.pte"), "programs.denoise.artifact.pte.path"),
+        (set_at("programs", "denoise", "artifact", "path", value="plan.json"), "plan.json is listed twice"),
+        (set_at("programs", "denoise", "artifact", "path", value="PLAN.json"), "listed twice, as PLAN.json"),
         (set_at("files", "plan.json/inner", value={"sha256": SHA, "bytes": 1}), "lies inside plan.json"),
-        (set_at("files", "programs/denoise.pte/inner", value={"sha256": SHA, "bytes": 1}), "is not that of its files"),
-        (set_at("programs", "denoise", "delegation", value={"b": {"delegate_calls": 1, "delegated_ops": 1}}), "delegation of b"),
+        (set_at("files", "programs/denoise.pte/inner", value={"sha256": SHA, "bytes": 1}), "is a file with files inside"),
+        (set_at("programs", "denoise", "placement", value={"b": {"delegate_calls": 1, "delegated_ops": 1}}), "placement of b"),
+        (set_at("programs", "denoise", "artifact", "kind", value="tape"), "artifact: .*tape"),
+        (set_at("programs", "denoise", "artifact", "kind", value="folder"), "artifact.folder.prefix: Extra"),
+        (set_at("programs", "denoise", "clip", value="64x64x9"), "denoise is for clips of 64x64x9; the bundle has 64x64x25"),
+        (lambda data: data["programs"].update(twin=another(data)), "denoise and twin are both the denoise of 64x64x25"),
+        (set_at("programs", "denoise", "methods", "forward", "inputs", 0, "shape", value=["Rows!"]), "shape"),
+        (set_at("playing", "hearing", "neighbours", value=-1), "playing.hearing.neighbours: "),
+        (set_at("parity", "demanded", "denoise", value={}), "parity.demanded.denoise"),
         (set_at("programs", "denoise", "methods", "forward", "inputs", 0, "dtype", value="float31"), "dtype"),
         (set_at("programs", "denoise", "methods", "forward", "inputs", 0, "shape", value=[-1]), "shape"),
-        (set_at("parity", "measured", "denoise", "psnr_db", value=True), "psnr_db"),
-        (set_at("precision", value="int8"), "precision: "),
+        (set_at("programs", "denoise", "measured", "psnr_db", value=True), "psnr_db"),
         (set_at("files", value=[]), "files: "),
     ],
 )
@@ -451,14 +493,14 @@ def test_wrong_fields(root: Path, change: Callable[[dict[str, Any]], None], word
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (b'"target": "executorch"', b'"target": "executorch", "target": "onnx"', "'target' occurs twice"),
+        (b'"name": "executorch"', b'"name": "executorch", "name": "onnx"', "'name' occurs twice"),
         (b'"weights": 1000', b'"weights": NaN', "NaN is not a finite number"),
         (b'"weights": 1000', b'"weights": -Infinity', "-Infinity is not a finite number"),
         (b'"weights": 1000', b'"weights": 1e999', "1e999 is not a finite number"),
         (b'"weights": 1000', b'"weights": ' + b"9" * 5000, "cut off or damaged"),
         (b'"weights": 1000', b'"weights": ' + b"[" * 100_000, "cut off or damaged"),
-        (b'"int8"', b'"\xff"', "cut off or damaged"),
-        (b'"int8"', b'"\\ud800"', "not valid"),
+        (b'"int8",', b'"\xff",', "cut off or damaged"),
+        (b'"int8",', b'"\\ud800",', "not valid"),
     ],
 )
 def test_json_that_python_would_accept(root: Path, old: bytes, new: bytes, words: str) -> None:
@@ -539,22 +581,6 @@ def test_any_changed_value_is_safe(data: st.DataObject) -> None:
 
 
 # --- 5. what is measured later ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "runs", [[], [{"device": "test", "threads": 1, "rows": [{"step": "denoise", "ms": 1.5}]}]], ids=["none", "one"]
-)
-def test_a_manifest_of_before_there_were_records_opens(runs: list[Any], root: Path) -> None:
-    before = Bundle.open(root).manifest
-    edit(root, lambda data: data.update(benchmarks=runs))
-    assert Bundle.open(root).manifest == before
-
-
-@pytest.mark.parametrize("change", [{"benchmarks": "fast"}, {"benchmark": []}], ids=str)
-def test_no_other_key_is_let_through(change: dict[str, Any], root: Path) -> None:
-    edit(root, lambda data: data.update(change))
-    with pytest.raises(BundleError, match="benchmark"):
-        Bundle.open(root)
 
 
 def test_the_writer_lists_no_records(tmp_path: Path) -> None:

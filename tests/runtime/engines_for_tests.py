@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from echoedge.core.bundle import CONDITION_PROGRAMS
 from echoedge.runtime.engines.base import Array, Engine
 
 
@@ -23,6 +26,10 @@ class Recording:
     def __init__(self, engine: Engine, without: Sequence[str] = ()) -> None:
         self.engine, self.without = engine, without
         self.calls: list[Call] = []
+
+    @property
+    def threads(self) -> int:
+        return self.engine.threads
 
     def has(self, program: str) -> bool:
         return program not in self.without and self.engine.has(program)
@@ -44,8 +51,36 @@ class Swapped:
     def __init__(self, engine: Engine, other: Engine, program: str) -> None:
         self.engine, self.other, self.program = engine, other, program
 
+    @property
+    def threads(self) -> int:
+        return self.engine.threads
+
     def has(self, program: str) -> bool:
         return self.engine.has(program)
 
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
         return (self.other if program == self.program else self.engine).run(program, method, inputs)
+
+
+class Joined:
+    """`engine` with one program for all conditions, as bundles of format 1 have it; `deaf`: it hears silence."""
+
+    name = "joined"
+
+    def __init__(self, engine: Engine, deaf: bool = False) -> None:
+        self.engine, self.deaf = engine, deaf
+
+    @property
+    def threads(self) -> int:
+        return self.engine.threads
+
+    def has(self, program: str) -> bool:
+        return program == "encode_conditions" or (program not in CONDITION_PROGRAMS and self.engine.has(program))
+
+    def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
+        if program != "encode_conditions":
+            return self.engine.run(program, method, inputs)
+        y, text, image, *audio = inputs
+        audio[0] = audio[0] * np.float32(not self.deaf)
+        given = {"patch_conditions": [y], "text_conditions": [text], "image_conditions": [image], "audio_conditions": audio}
+        return [array for role, arrays in given.items() for array in self.engine.run(role, method, arrays)]

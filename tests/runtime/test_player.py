@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from echoedge.core.bundle import Bundle, ClipRecord, shaped_name
-from echoedge.core.errors import InputError
+from echoedge.core.bundle import CONDITION_PROGRAMS, Bundle, ClipRecord, shaped_name
+from echoedge.core.errors import BundleError, InputError
 from echoedge.core.model.masks import Task, mask_latents, task_mask
-from echoedge.core.plan import SamplingPlan, Window, WindowRule, advance, blend, noise, windows
+from echoedge.core.plan import SamplingPlan, WindowRule, advance, blend, noise, windows
 from echoedge.core.plan.phases import Phase
 from echoedge.core.plan.samplers import FeatureReuse, NoGuidance, PlanOptions, TextAudioGuidance, build_plan, scheduler_for
+from echoedge.core.sampling.front import Front, windows_under_way
 from echoedge.core.sampling.inputs import frame_windows
-from echoedge.runtime.play.player import STAGES, Player, PlayerConfig, Take, _Front, windows_under_way
+from echoedge.runtime.play.player import STAGES, Generated, Player, PlayerConfig
 
-from ..bundles import CLIP, OPTIONS, small_engine, small_model, small_plan, small_score
+from ..bundles import CLIP, OPTIONS, small_engine, small_model, small_plan, small_player_config
 from ..core.tensors import byte_ids, pad_text
-from .engines_for_tests import Recording
+from .engines_for_tests import Joined, Recording
 
 SAMPLES = CLIP.samples_per_frame
 PROMPT = "a man nods"
@@ -49,11 +50,11 @@ def engine() -> Recording:
 
 @pytest.fixture
 def player(engine: Recording) -> Player:
-    return Player(small_score(), engine)
+    return Player(small_player_config(), engine)
 
 
-def video(player: Player, take: Take) -> np.ndarray:
-    return np.stack(list(player.frames_of(take)))
+def video(player: Player, made: Generated) -> np.ndarray:
+    return np.stack(list(player.frames_of(made)))
 
 
 # ---- one window: the player against a loop of its own kind -----------------------------------------------------------------------
@@ -86,19 +87,19 @@ def sampled(portrait: np.ndarray, speech: np.ndarray, prompt: str, seed: int, op
 @pytest.mark.parametrize("solver", ["unipc", "euler"])
 def test_a_clip_of_one_window_is_what_the_model_samples(solver: str, portrait: np.ndarray) -> None:
     options = replace(OPTIONS, solver=solver, steps=4)
-    take = Player(small_score(options), small_engine()).generate(portrait, voice(CLIP.frames), PROMPT, 5)
+    made = Player(small_player_config(options), small_engine()).generate(portrait, voice(CLIP.frames), PROMPT, 5)
     expected = sampled(portrait, voice(CLIP.frames), PROMPT, 5, options).numpy()
-    np.testing.assert_allclose(take.latents, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(made.latents, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     other = sampled(portrait, voice(CLIP.frames, seed=1), PROMPT, 5, options).numpy()
-    assert np.abs(take.latents - other).max() > 0.01
+    assert np.abs(made.latents - other).max() > 0.01
 
 
 def test_streamed_frames_are_the_decoded_latents(player: Player, portrait: np.ndarray) -> None:
-    take = player.generate(portrait, voice(17))
+    made = player.generate(portrait, voice(17))
     with torch.no_grad():
-        whole = small_model().vae.decode(torch.from_numpy(take.latents)[None])[0]
+        whole = small_model().vae.decode(torch.from_numpy(made.latents)[None])[0]
     expected = ((whole + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    frames = video(player, take)
+    frames = video(player, made)
     assert frames.dtype == np.uint8
     assert frames.shape == (17, CLIP.height, CLIP.width, 3)
     differing = frames.astype(int) - expected
@@ -108,19 +109,19 @@ def test_streamed_frames_are_the_decoded_latents(player: Player, portrait: np.nd
 
 
 def test_what_is_told_about_a_take(player: Player, portrait: np.ndarray) -> None:
-    take = player.generate(portrait, voice(CLIP.frames))
-    assert take.frames == CLIP.frames
-    assert take.latents.shape == LATENT
-    assert take.evaluations == 4  # 2 steps, 2 branches
-    assert tuple(take.seconds) == STAGES
-    assert take.seconds["decode"] == 0
-    video(player, take)
-    assert all(seconds > 0 for seconds in take.seconds.values())
+    made = player.generate(portrait, voice(CLIP.frames))
+    assert made.frames == CLIP.frames
+    assert made.latents.shape == LATENT
+    assert made.evaluations == 4  # 2 steps, 2 branches
+    assert tuple(made.seconds) == STAGES
+    assert made.seconds["decode"] == 0
+    video(player, made)
+    assert all(seconds > 0 for seconds in made.seconds.values())
 
 
 def test_progress_reaches_the_end_of_every_stage(engine: Recording, portrait: np.ndarray) -> None:
     told: dict[str, list[tuple[int, int]]] = {}
-    player = Player(small_score(), engine, lambda stage, done, total: told.setdefault(stage, []).append((done, total)))
+    player = Player(small_player_config(), engine, lambda stage, done, total: told.setdefault(stage, []).append((done, total)))
     video(player, player.generate(portrait, voice(17)))
     assert tuple(told) == STAGES
     for steps in told.values():
@@ -136,9 +137,9 @@ def test_progress_reaches_the_end_of_every_stage(engine: Recording, portrait: np
 def test_the_clip_is_as_long_as_the_speech_down_to_4n_plus_1(
     available: float, frames: int, player: Player, portrait: np.ndarray
 ) -> None:
-    take = player.generate(portrait, voice(available))
-    assert take.frames == frames
-    assert len(video(player, take)) == frames
+    made = player.generate(portrait, voice(available))
+    assert made.frames == frames
+    assert len(video(player, made)) == frames
 
 
 def test_a_short_clip_is_the_beginning_of_a_window_with_silence_behind(player: Player, portrait: np.ndarray) -> None:
@@ -156,11 +157,11 @@ def test_speech_shorter_than_a_frame_is_refused(samples: int, player: Player, po
 
 
 def test_a_long_clip_is_played_in_windows(player: Player, engine: Recording, portrait: np.ndarray) -> None:
-    take = player.generate(portrait, voice(25), seed=3)
+    made = player.generate(portrait, voice(25), seed=3)
     spans = windows(7, OPTIONS.window)
     assert [span.start for span in spans] == [0, 2, 4]
-    assert take.latents.shape[1] == 7
-    assert take.evaluations == len(engine.of("denoise")) == 3 * 2 * 2
+    assert made.latents.shape[1] == 7
+    assert made.evaluations == len(engine.of("denoise")) == 3 * 2 * 2
     start = noise(3, (16, 7, *LATENT[2:]))
     calls = engine.of("denoise")
     first_step = [call for call in calls if np.array_equal(call.inputs[1], calls[0].inputs[1])]
@@ -173,7 +174,7 @@ def test_a_long_clip_is_played_in_windows(player: Player, engine: Recording, por
 def test_windows_are_blended_at_every_step(engine: Recording, portrait: np.ndarray) -> None:
     """Euler's first step, by hand: x + (σ1 - σ0) · v, where v blends the windows' guided velocities."""
     options = replace(OPTIONS, solver="euler")
-    take = Player(small_score(options), engine).generate(portrait, voice(17), seed=3)
+    made = Player(small_player_config(options), engine).generate(portrait, voice(17), seed=3)
     plan, spans = small_plan(options), windows(5, OPTIONS.window)
     calls = engine.of("denoise")[:4]
     velocity = np.zeros((16, 5, *LATENT[2:]))
@@ -183,15 +184,15 @@ def test_windows_are_blended_at_every_step(engine: Recording, portrait: np.ndarr
     expected = noise(3, velocity.shape) + (plan.sigmas[1] - plan.sigmas[0]) * velocity
     second = engine.of("denoise")[4].inputs[0][0]
     np.testing.assert_allclose(second, expected[:, :3], rtol=0, atol=1e-5 * np.abs(expected).max())
-    assert take.latents.shape[1] == 5
+    assert made.latents.shape[1] == 5
 
 
 def front_of(plan: SamplingPlan, rule: WindowRule, start: np.ndarray) -> tuple[np.ndarray, list[int]]:
     """What the front makes of a made-up model, and how many windows were under way at each turn."""
-    front, under_way = _Front(plan, rule, start), []
+    front, under_way = Front(plan, rule, start), []
     while (turn := front.next()) is not None:
         step, position, span = turn
-        front.take(step, span, made_up(front.latents(step, span)[0], step, position))
+        front.take(step, span, made_up(front.latents(step, span), step, position))
         under_way.append(front.taken[0] - front.taken[-1])
     return front.result, under_way
 
@@ -232,24 +233,60 @@ def test_windows_under_way_do_not_grow_with_the_clip() -> None:
 
 def test_finished_windows_leave_their_conditions(portrait: np.ndarray) -> None:
     held: list[int] = []
-
-    class Counting(Player):
-        def prepare(self, given: Any, span: Window) -> list[list[np.ndarray]]:
-            made = super().prepare(given, span)
-            alive.append(weakref.ref(made[0][6]))  # the audio's keys
-            held.append(sum(one() is not None for one in alive))
-            return made
-
     alive: list[weakref.ref[np.ndarray]] = []
-    Counting(small_score(), small_engine()).generate(portrait, voice(100))
+
+    class Counting(Recording):
+        def run(self, program: str, method: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+            outputs = self.engine.run(program, method, inputs)
+            if program == "audio_conditions":
+                alive.append(weakref.ref(outputs[0]))
+                held.append(sum(one() is not None for one in alive))
+            return outputs
+
+    Player(small_player_config(), Counting(small_engine())).generate(portrait, voice(100))
     assert len(held) > 10
-    assert max(held) <= small_plan(OPTIONS).steps + 1
+    assert max(held) <= small_plan(OPTIONS).steps + 2  # of windows under way, and silence
+
+
+# ---- conditions: what a clip's windows and branches have in common is made once --------------------------------------------------
+
+
+@pytest.mark.parametrize(("frames", "spans"), [(9, 1), (25, 3), (57, 7)])
+def test_text_and_portrait_are_encoded_once_and_speech_once_a_window(frames: int, spans: int, portrait: np.ndarray) -> None:
+    engine = Recording(small_engine())
+    Player(small_player_config(), engine).generate(portrait, voice(frames), PROMPT)
+    assert len(small_plan().branches) == 2  # one hears the voice, one silence; both read the prompt and see the portrait
+    calls = {program: len(engine.of(program)) for program in CONDITION_PROGRAMS}
+    assert calls == {"text_conditions": 1, "image_conditions": 1, "patch_conditions": 1, "audio_conditions": spans + 1}
+
+
+def test_windows_that_know_what_the_clip_knows_have_patches_of_their_own(portrait: np.ndarray) -> None:
+    engine = Recording(small_engine())
+    rule = WindowRule(length=3, overlap=1, anchor="clip")
+    Player(small_player_config(replace(OPTIONS, window=rule)), engine).generate(portrait, voice(25), PROMPT)
+    assert len(engine.of("patch_conditions")) == 3
+    known = [call.inputs[0][0, 0].any() for call in engine.of("patch_conditions")]
+    assert known == [True, False, False]
+
+
+@pytest.mark.parametrize("frames", [9, 25])
+def test_split_conditions_are_the_joint_ones(frames: int, portrait: np.ndarray) -> None:
+    split, joint = Recording(small_engine()), Recording(Joined(small_engine()))
+    clips = [Player(small_player_config(), engine).generate(portrait, voice(frames), PROMPT) for engine in (split, joint)]
+    np.testing.assert_array_equal(clips[0].latents, clips[1].latents)
+    assert joint.of("text_conditions") == []
+    assert len(joint.of("encode_conditions")) == 2 * len(windows((frames - 1) // 4 + 1, OPTIONS.window))
+    deaf = Joined(small_engine(), deaf=True)
+    assert (
+        np.abs(Player(small_player_config(), deaf).generate(portrait, voice(frames), PROMPT).latents - clips[0].latents).max()
+        > 1e-3
+    )
 
 
 def test_every_window_hears_its_own_speech(player: Player, engine: Recording, portrait: np.ndarray) -> None:
     player.generate(portrait, voice(25))
     features = player.listen(voice(25), 25)
-    heard = [call.inputs[3][0] for call in engine.of("encode_conditions") if call.inputs[3].any()]
+    heard = [call.inputs[0][0] for call in engine.of("audio_conditions") if call.inputs[0].any()]
     assert len(heard) == 3
     for start, given in zip((0, 8, 16), heard, strict=True):
         for slot, offset in enumerate(range(-2, 3)):
@@ -258,7 +295,7 @@ def test_every_window_hears_its_own_speech(player: Player, engine: Recording, po
 
 
 def test_without_a_window_rule_windows_meet_without_overlap(engine: Recording, portrait: np.ndarray) -> None:
-    player = Player(small_score(replace(OPTIONS, window=None)), engine)
+    player = Player(small_player_config(replace(OPTIONS, window=None)), engine)
     assert player.generate(portrait, voice(21)).latents.shape[1] == 6
     assert len(engine.of("denoise")) == 2 * 2 * 2
 
@@ -267,8 +304,8 @@ def test_without_a_window_rule_windows_meet_without_overlap(engine: Recording, p
 
 
 def test_the_same_seed_plays_the_same_clip(portrait: np.ndarray) -> None:
-    takes = [Player(small_score(), small_engine()).generate(portrait, voice(13), PROMPT, 7) for _ in range(2)]
-    np.testing.assert_array_equal(takes[0].latents, takes[1].latents)
+    clips = [Player(small_player_config(), small_engine()).generate(portrait, voice(13), PROMPT, 7) for _ in range(2)]
+    np.testing.assert_array_equal(clips[0].latents, clips[1].latents)
 
 
 @pytest.mark.parametrize("change", ["seed", "prompt", "speech", "portrait"])
@@ -289,23 +326,27 @@ def test_inputs_are_left_alone(player: Player, portrait: np.ndarray) -> None:
 def test_branches_get_the_conditions_of_the_plan(engine: Recording, portrait: np.ndarray) -> None:
     guidance = TextAudioGuidance(text=4.0, audio=2.0, negative="negative", neg_scale=1.5, neg_steps=2)
     options = replace(OPTIONS, guidance=guidance)
-    player = Player(small_score(options), engine)
+    player = Player(small_player_config(options), engine)
     player.generate(portrait, voice(9), PROMPT)
-    branches, calls = small_plan(options).branches, engine.of("encode_conditions")
+    branches, texts, voices = small_plan(options).branches, engine.of("text_conditions"), engine.of("audio_conditions")
     assert [(branch.text, branch.text_scale, branch.audio) for branch in branches] == [
         ("prompt", 1.0, True), ("prompt", 1.0, False), ("negative", 1.5, False)
     ]  # fmt: skip
-    for branch, call in zip(branches, calls, strict=True):
+    for branch, call in zip((branches[0], branches[2]), texts, strict=True):
         rows = player.read(PROMPT if branch.text == "prompt" else branch.text)[0]
-        np.testing.assert_allclose(call.inputs[1], branch.text_scale * rows, rtol=1e-6)
-        assert call.inputs[3].any() == branch.audio
+        np.testing.assert_allclose(call.inputs[0], branch.text_scale * rows, rtol=1e-6)
+    assert [bool(call.inputs[0].any()) for call in voices] == [True, False]
+    first = engine.of("denoise")[:3]
+    for call, text, sound in zip(first, (texts[0], texts[0], texts[1]), (voices[0], voices[1], voices[1]), strict=True):
+        np.testing.assert_array_equal(call.inputs[5], text.outputs[0])
+        np.testing.assert_array_equal(call.inputs[10], sound.outputs[0])
     assert len(engine.of("denoise")) == 3 * 2
 
 
 def test_a_misaligned_branch_hears_the_windows_speech_late(engine: Recording, portrait: np.ndarray) -> None:
     options = replace(OPTIONS, guidance=NoGuidance(), phases=(Phase(1.0, 0.0, misaligned=0.5, misaligned_by=3),))
-    Player(small_score(options), engine).generate(portrait, voice(9), PROMPT)
-    own, late = (call.inputs[3] for call in engine.of("encode_conditions"))
+    Player(small_player_config(options), engine).generate(portrait, voice(9), PROMPT)
+    own, late = (call.inputs[0] for call in engine.of("audio_conditions"))
     np.testing.assert_array_equal(late[:, 3:], own[:, :-3])
     np.testing.assert_array_equal(late[:, :3], own[:, -3:])
     assert np.abs(late - own).max() > 1e-3
@@ -368,16 +409,18 @@ def test_a_prompt_is_read_by_the_text_encoder(player: Player) -> None:
 
 def test_a_prompt_pack_goes_before_the_text_encoder(engine: Recording) -> None:
     embedding = np.random.default_rng(0).standard_normal((4, 20)).astype(np.float32)
-    player = Player(small_score(prompts={"a man": embedding}), engine)
+    player = Player(small_player_config(prompts={"a man": embedding}), engine)
     np.testing.assert_array_equal(player.read("a man")[0][0, :4], embedding)
     assert engine.of("text_encoder") == []
 
 
 def test_a_pack_of_the_encoders_rows_plays_like_the_encoder(portrait: np.ndarray) -> None:
-    encoded = Player(small_score(), small_engine()).generate(portrait, voice(9), "a man").latents
-    texts = {"a man": Player(small_score(), small_engine()).read("a man")[0][0, :5]}
+    encoded = Player(small_player_config(), small_engine()).generate(portrait, voice(9), "a man").latents
+    texts = {"a man": Player(small_player_config(), small_engine()).read("a man")[0][0, :5]}
     mute = Recording(small_engine(), without=["text_encoder"])
-    np.testing.assert_array_equal(Player(small_score(prompts=texts), mute).generate(portrait, voice(9), "a man").latents, encoded)
+    np.testing.assert_array_equal(
+        Player(small_player_config(prompts=texts), mute).generate(portrait, voice(9), "a man").latents, encoded
+    )
 
 
 @pytest.mark.parametrize(("packs", "known"), [({}, "none"), ({"b": None, "a": None}, "'a', 'b'")])
@@ -387,7 +430,7 @@ def test_without_an_encoder_an_unknown_prompt_is_refused_with_the_list(
     mute = Recording(small_engine(), without=["text_encoder"])
     prompts = {name: np.zeros((1, 20), np.float32) for name in packs}
     with pytest.raises(InputError, match=rf"no text encoder here; the known prompts are {known}, not 'a man'\."):
-        Player(small_score(prompts=prompts), mute).generate(portrait, voice(9), "a man")
+        Player(small_player_config(prompts=prompts), mute).generate(portrait, voice(9), "a man")
 
 
 @pytest.mark.parametrize("prompt", ["", "微笑", "😀", "a very long prompt that goes on and on", "\n\t\0"])
@@ -402,15 +445,15 @@ REUSING = replace(OPTIONS, steps=4, reuse=FeatureReuse(threshold=1e9, skip_first
 
 def test_a_plan_that_reuses_features_evaluates_less(portrait: np.ndarray) -> None:
     engine = Recording(small_engine(reuse=True))
-    take = Player(small_score(REUSING), engine).generate(portrait, voice(17))
-    assert take.evaluations == len(engine.of("denoise")) == 2 * 2 * 2  # windows, branches, the steps that are computed
+    made = Player(small_player_config(REUSING), engine).generate(portrait, voice(17))
+    assert made.evaluations == len(engine.of("denoise")) == 2 * 2 * 2  # windows, branches, the steps that are computed
     assert len(engine.of("denoise_reusing")) == 2 * 2 * 2
     assert small_plan(REUSING).evaluations < small_plan(replace(OPTIONS, steps=4)).evaluations
 
 
 def test_each_window_and_branch_reuses_its_own_residual(portrait: np.ndarray) -> None:
     engine = Recording(small_engine(reuse=True))
-    Player(small_score(REUSING), engine).generate(portrait, voice(17))
+    Player(small_player_config(REUSING), engine).generate(portrait, voice(17))
     second_step = engine.of("denoise")[4:]
     residuals = [call.outputs[1] for call in second_step]
     assert all(np.abs(a - b).max() > 1e-4 for a, b in pairwise(residuals))
@@ -421,9 +464,11 @@ def test_each_window_and_branch_reuses_its_own_residual(portrait: np.ndarray) ->
 
 
 def test_reuse_stays_near_the_full_computation_but_is_not_it(portrait: np.ndarray) -> None:
-    reused = Player(small_score(REUSING), small_engine(reuse=True)).generate(portrait, voice(9)).latents
-    full = Player(small_score(replace(OPTIONS, steps=4)), small_engine(reuse=True)).generate(portrait, voice(9)).latents
-    other = Player(small_score(replace(OPTIONS, steps=4)), small_engine(reuse=True)).generate(portrait, voice(9), seed=1).latents
+    def played(options: PlanOptions, seed: int = 0) -> np.ndarray:
+        return Player(small_player_config(options), small_engine(reuse=True)).generate(portrait, voice(9), seed=seed).latents
+
+    computed = replace(OPTIONS, steps=4)
+    reused, full, other = played(REUSING), played(computed), played(computed, seed=1)
     assert 1e-3 < np.abs(reused - full).mean() < 0.5 * np.abs(other - full).mean()
 
 
@@ -458,14 +503,17 @@ def test_a_bundle_of_several_shapes_is_played_in_the_one_that_is_asked_for(bundl
     main = bundle.clip
     other = replace(main, frames=main.frames + 4)
     programs = dict(bundle.manifest.programs)
-    programs[shaped_name("denoise", other)] = programs["denoise"]
-    manifest = bundle.manifest.model_copy(update={"other_clips": (ClipRecord.of(other),), "programs": programs})
+    programs[shaped_name("denoise", other)] = programs["denoise"].model_copy(update={"clip": str(other)})
+    manifest = bundle.manifest.model_copy(update={"clips": (*bundle.manifest.clips, ClipRecord.of(other)), "programs": programs})
     both = replace(bundle, manifest=manifest)
     assert both.clips == (main, other)
-    assert both.program_name("denoise", other) == f"denoise-{other.height}x{other.width}x{other.frames}"
-    assert both.program_name("denoise", main) == both.program_name("denoise", replace(other, height=main.height * 2)) == "denoise"
-    assert both.program_name("image_encoder", other) == "image_encoder"  # no shape changes it
-    score = PlayerConfig.of(both, other)
-    assert score.clip == other
-    assert score.rule(40).length == other.latent_frames
+    assert both.program_for("denoise", other).clip == f"{other.height}x{other.width}x{other.frames}"
+    assert both.program_for("denoise") == both.program_for("denoise", main) == programs["denoise"]
+    assert both.program_for("text_conditions", other) == programs["text_conditions"]  # no shape changes it
+    with pytest.raises(BundleError, match=rf"no vae_decode for clips of {other}\. It has: {main}\."):
+        both.program_for("vae_decode", other)
+    programs["audio_encoder"] = programs["audio_encoder"].model_copy(update={"clip": None})
+    config = PlayerConfig.of(both, other)
+    assert config.clip == other
+    assert config.rule(40).length == other.latent_frames
     assert PlayerConfig.of(both).rule(40).length == main.latent_frames

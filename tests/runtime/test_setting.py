@@ -15,7 +15,7 @@ from echoedge.core.errors import ConfigError, InputError
 from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
 from echoedge.runtime.play.setting import Setting, Wanted, own_prompts
 
-from ..bundles import CLIP, small_score
+from ..bundles import CLIP, small_player_config
 
 
 def silent(bundle: Bundle, **prompts: np.ndarray) -> Setting:
@@ -23,7 +23,7 @@ def silent(bundle: Bundle, **prompts: np.ndarray) -> Setting:
     programs = {name: program for name, program in bundle.manifest.programs.items() if name != "text_encoder"}
     deaf = replace(bundle, manifest=bundle.manifest.model_copy(update={"programs": programs}))
     setting = Setting.of(deaf, Wanted())
-    return replace(setting, score=replace(setting.score, prompts=prompts))
+    return replace(setting, config=replace(setting.config, prompts=prompts))
 
 
 def rows(bundle: Bundle, seed: int = 0) -> np.ndarray:
@@ -32,13 +32,15 @@ def rows(bundle: Bundle, seed: int = 0) -> np.ndarray:
 
 def test_what_is_left_open_is_the_bundles(bundle: Bundle) -> None:
     setting = Setting.of(bundle, Wanted())
-    assert (setting.clip, setting.decoder, setting.score.prompts) == (CLIP, None, {})
+    assert (setting.clip, setting.decoder, setting.config.prompts) == (CLIP, None, {})
     assert setting.player(1.0).decoder == "vae_decode"
 
 
 def test_a_shape_is_found_by_its_name(bundle: Bundle) -> None:
     other = ClipSpec(48, 32, 5)
-    several = replace(bundle, manifest=bundle.manifest.model_copy(update={"other_clips": (ClipRecord.of(other),)}))
+    programs = {name: program.model_copy(update={"clip": None}) for name, program in bundle.manifest.programs.items()}
+    clips = (*bundle.manifest.clips, ClipRecord.of(other))
+    several = replace(bundle, manifest=bundle.manifest.model_copy(update={"clips": clips, "programs": programs}))
     assert Setting.of(several, Wanted(clip="48x32x5")).clip == other
     with pytest.raises(ConfigError, match=r"--clip is '48x32'; .* plays: 32x32x9, 48x32x5\."):
         Setting.of(several, Wanted(clip="48x32"))
@@ -52,8 +54,8 @@ def test_a_decoder_is_found_by_its_name(bundle: Bundle) -> None:
 
 def test_a_pack_lies_beside_the_bundles_own_prompts(bundle: Bundle, tmp_path: Path) -> None:
     save_file({"a man": rows(bundle)}, tmp_path / "pack.safetensors")
-    score = Setting.of(bundle, Wanted(prompts=tmp_path / "pack.safetensors")).score
-    np.testing.assert_array_equal(score.prompts["a man"], rows(bundle))
+    config = Setting.of(bundle, Wanted(prompts=tmp_path / "pack.safetensors")).config
+    np.testing.assert_array_equal(config.prompts["a man"], rows(bundle))
     save_file({"a man": np.zeros((3, 7), np.float32)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="The pack is another model's"):
         Setting.of(bundle, Wanted(prompts=tmp_path / "other.safetensors"))
@@ -89,12 +91,12 @@ def test_without_prompts_it_says_how_to_make_some(any_of_several: bool, bundle: 
 
 def test_what_the_plan_needs_for_itself_is_not_what_a_clip_is_asked_for(bundle: Bundle) -> None:
     """nano-png pushes away from a negative text."""
-    score = replace(small_score(), plan=build_plan(replace(PLAN_PRESETS["nano-png"], steps=4)))
-    own = own_prompts(score)
-    assert own == {branch.text for branch in score.plan.branches} - {"prompt"}
+    config = replace(small_player_config(), plan=build_plan(replace(PLAN_PRESETS["nano-png"], steps=4)))
+    own = own_prompts(config)
+    assert own == {branch.text for branch in config.plan.branches} - {"prompt"}
     assert own
-    assert own_prompts(small_score()) == set()
+    assert own_prompts(small_player_config()) == set()
     (negative,) = own
     setting = silent(bundle)
-    setting = replace(setting, score=replace(score, prompts={negative: rows(bundle), "talks": rows(bundle, 1)}))
+    setting = replace(setting, config=replace(config, prompts={negative: rows(bundle), "talks": rows(bundle, 1)}))
     assert setting.prompt(None, "") == setting.prompt(None, "", any_of_several=True) == "talks"
