@@ -31,11 +31,14 @@ from echoedge.runtime.export.record import step_tables
 from echoedge.runtime.export.request import ExportRequest
 from echoedge.runtime.play.material import demo_material
 from echoedge.runtime.play.player import PlayerConfig, Progress
+from echoedge.runtime.registry import Registered
 
 from .core.tiny import randomised, tiny_config, tiny_dit
 
 CLIP = ClipSpec(height=32, width=32, frames=9)  # 3 latent frames of 4x4, 4 tokens each
 OPTIONS = replace(PLAN_PRESETS["nano"], steps=2, modality=PhaseWeights(), window=WindowRule(length=3, overlap=1))
+HOLLOW = Registered(f"{__package__}.toy.hollow", f"{__package__}.toy.engine")  # compiles nothing
+TOY = Registered(f"{__package__}.toy.target", f"{__package__}.toy.engine")
 SOURCE = "0" * 64  # the SHA-256 of weights that lie in no file
 
 
@@ -100,10 +103,10 @@ def small_engine(seed: int = 0, reuse: bool = False) -> TorchEngine:
     return TorchEngine(small_programs(seed, reuse))
 
 
-def small_request(weights: str = "int8") -> ExportRequest:
+def small_request(weights: str = "int8", target: str = "executorch") -> ExportRequest:
     source = HeldSource(small_model(), SOURCE)
     material = demo_material(CLIP, whole=True)
-    return ExportRequest(source, (CLIP,), small_plan(), PRESETS[weights], (material,), text_rows=source.config.text_len)
+    return ExportRequest(source, (CLIP,), small_plan(), PRESETS[weights], (material,), target, text_rows=source.config.text_len)
 
 
 def export_small(path: Path, weights: str = "int8", progress: Progress | Callable[..., None] = lambda *_: None) -> Manifest:
@@ -116,7 +119,8 @@ def changed_bundle(path: Path, copy: Path, name: str, data: bytes) -> Path:
     shutil.copytree(path, copy)
     (copy / name).write_bytes(data)
     manifest = json.loads((copy / MANIFEST).read_text())
-    entry = manifest["files"].get(name) or next(p for p in manifest["programs"].values() if p["path"] == name)
+    stored = (program["artifact"] for program in manifest["programs"].values())
+    entry = manifest["files"].get(name) or next(artifact for artifact in stored if artifact["path"] == name)
     entry |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     (copy / MANIFEST).write_text(json.dumps(manifest))
     return copy
@@ -126,7 +130,8 @@ def demanding_bundle(path: Path, copy: Path, psnr_db: float, *rows: str) -> Path
     """A copy of a bundle that demands `psnr_db` of the rows named (all by default)."""
     shutil.copytree(path, copy)
     manifest = json.loads((copy / MANIFEST).read_text())
-    for name in rows or manifest["parity"]["thresholds"]:
-        manifest["parity"]["thresholds"][name]["psnr_db"] = psnr_db
+    demanded = {name: program["demanded"] for name, program in manifest["programs"].items()} | manifest["parity"]["demanded"]
+    for name in rows or demanded:
+        demanded[name]["psnr_db"] = psnr_db
     (copy / MANIFEST).write_text(json.dumps(manifest))
     return copy

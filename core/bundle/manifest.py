@@ -252,6 +252,12 @@ class Manifest(Record):
                 raise ValueError(f"SHA-256 or size of {program.path} is not that of its files")
         return self
 
+    @property
+    def demanded(self) -> dict[str, Figures]:
+        """What is asked for against full precision: of programs by name, and of a whole clip's "latents" and "frames"."""
+        programs = {name: program.demanded for name, program in self.programs.items() if program.demanded is not None}
+        return programs | {str(name): figures for name, figures in self.parity.demanded.items()}
+
     def folder_files(self, program: Program) -> dict[str, FileEntry]:
         """The files of a program that is a folder; empty if it is a file."""
         return {path: entry for path, entry in self.files.items() if path.startswith(program.path + "/")}

@@ -161,7 +161,7 @@ def verify(bundle: Bundle, engine: Engine, baseline: Path | None = None, progres
     golden = read_golden(bundle)
     if baseline is not None and not golden.index["clip"]:
         raise InputError(f"{bundle.root} holds no recorded clip to compare with; --baseline goes with bundles that do.")
-    wanted = _demanded(bundle)
+    wanted = bundle.manifest.demanded
     rows: list[Row] = []
 
     def demanded(name: str) -> Figures:
@@ -189,12 +189,6 @@ def verify(bundle: Bundle, engine: Engine, baseline: Path | None = None, progres
     fps = bundle.clip.fps
     before, after = (lipsync(video, clip["speech"], box, fps) for video in (reference["frames"], frames))
     return Verdict(tuple(rows), Lipsync(before, after))
-
-
-def _demanded(bundle: Bundle) -> dict[str, Figures]:
-    """By program, and of a whole clip."""
-    programs = {name: program.demanded for name, program in bundle.manifest.programs.items() if program.demanded is not None}
-    return programs | {str(name): figures for name, figures in bundle.manifest.parity.demanded.items()}
 
 
 def read_golden(bundle: Bundle) -> Golden:

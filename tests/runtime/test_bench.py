@@ -21,9 +21,9 @@ from echoedge.runtime.bench.clip import Speed, device_name, measure, measure_apa
 from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.base import Array, Engine
 from echoedge.runtime.engines.torch import TorchEngine
+from echoedge.runtime.play.material import demo_material
 from echoedge.runtime.play.player import STAGES
 from echoedge.runtime.play.setting import Wanted
-from echoedge.runtime.verify.parity import demo_case
 from echoedge.targets.executorch.program_file import set_threads
 from echoedge.targets.executorch.program_file import threads as program_threads
 
@@ -74,7 +74,7 @@ def test_conditions_are_told(speed: Speed) -> None:
     assert conditions.threads >= 1
     assert conditions.load_average >= 0
     assert conditions.device == device_name()
-    assert (conditions.decoder, conditions.prompt) == ("full", demo_case(CLIP, CLIP.frames)["prompt"])
+    assert (conditions.decoder, conditions.prompt) == ("full", demo_material(CLIP, whole=False).prompt)
 
 
 def test_the_device_is_a_name_and_its_cores() -> None:

@@ -14,10 +14,11 @@ from echoedge.core.bundle import Bundle, ModelRecord
 from echoedge.core.config import NANO
 from echoedge.core.errors import EngineError
 from echoedge.core.metrics.psnr import psnr
-from echoedge.runtime.engines import ENGINES, open_engine
+from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.base import Array, Engine
 from echoedge.runtime.engines.executorch import ExecuTorchEngine
 from echoedge.runtime.engines.torch import TorchEngine
+from echoedge.runtime.registry import REGISTRY
 
 from ..bundles import changed_bundle, small_engine, small_programs
 
@@ -124,7 +125,7 @@ def test_auto_is_what_the_bundle_was_compiled_for(bundle: Bundle) -> None:
 
 
 def test_an_unknown_engine_gets_the_list(bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match=rf"no engine 'cuda' here\. Choose from: auto, {', '.join(ENGINES)}\."):
+    with pytest.raises(EngineError, match=rf"no engine 'cuda' here\. Choose from: auto, {', '.join((*REGISTRY, 'torch'))}\."):
         open_engine(bundle, "cuda")
 
 

@@ -11,19 +11,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save, save_file
 
-from echoedge.core.bundle import Bundle, Figures, Parity
+from echoedge.core.bundle import CONDITION_PROGRAMS, Bundle, Figures, Manifest, Parity
 from echoedge.core.bundle.golden import GOLDEN, GOLDEN_INDEX, Given, Golden
-from echoedge.core.config import NANO, NANO_CLIP, ClipSpec
 from echoedge.core.errors import BundleError, EngineError, InputError
 from echoedge.core.metrics.agreement import demands, falls_short, figures, lowest, worst
-from echoedge.core.model.programs import CONDITION_INPUTS
-from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
-from echoedge.core.weights.nano import load_nano, nano_digest
-from echoedge.quantize.recipes import PRESETS
 from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.base import Array, Engine
-from echoedge.runtime.export import nano as bundle_builder
-from echoedge.runtime.export.nano import ExportRequest, export_bundle
+from echoedge.runtime.export import pipeline
+from echoedge.runtime.export.request import nano_request
+from echoedge.runtime.registry import REGISTRY
 from echoedge.runtime.verify.parity import (
     LIPSYNC_SHARE,
     NO_CALLS,
@@ -32,18 +28,16 @@ from echoedge.runtime.verify.parity import (
     Lipsync,
     Row,
     Verdict,
-    demo_case,
     lipsync_over,
-    record_golden,
     verify,
 )
 from echoedge.targets.bars import EXACT, WEIGHT_BARS
 
-from ..bundles import CLIP, changed_bundle, demanding_bundle, small_engine, small_programs
-from ..targets import stand_ins
+from ..bundles import HOLLOW, changed_bundle, demanding_bundle, small_engine, small_programs
+from ..inline import Inline
 from .engines_for_tests import Swapped
 
-PROGRAMS = ("audio_encoder", "image_encoder", "text_encoder", "vae_encode", "encode_conditions", "denoise", "vae_decode")
+PROGRAMS = ("audio_encoder", "image_encoder", "text_encoder", "vae_encode", *CONDITION_PROGRAMS, "denoise", "vae_decode")
 ROWS = {*PROGRAMS, "latents", "frames"}
 
 
@@ -73,7 +67,7 @@ def test_a_fresh_bundle_passes(compiled: Verdict) -> None:
 
 
 def test_rows_are_judged_by_the_bundles_thresholds(compiled: Verdict, bundle: Bundle) -> None:
-    assert {row.name: row.demanded for row in compiled.rows} == dict(bundle.manifest.parity.thresholds)
+    assert {row.name: row.demanded for row in compiled.rows} == bundle.manifest.demanded
     assert row(compiled, "denoise").demanded.psnr_db == 40.0
 
 
@@ -85,7 +79,11 @@ def test_eight_bits_are_seen(compiled: Verdict) -> None:
 
 def test_eight_bits_fail_the_bar_of_full_precision_and_what_has_none_does_not(compiled: Verdict) -> None:
     """The autoencoder is not quantised by any recipe: measured 141 and 132 dB beside 50 to 60."""
-    assert {row.name for row in compiled.rows if falls_short(row.measured, EXACT)} == ROWS - {"vae_encode", "vae_decode"}
+    assert {row.name for row in compiled.rows if falls_short(row.measured, EXACT)} == ROWS - {
+        "vae_encode",
+        "vae_decode",
+        "patch_conditions",
+    }
 
 
 def test_full_precision_equals_itself(bundle: Bundle) -> None:
@@ -98,7 +96,7 @@ def test_full_precision_equals_itself(bundle: Bundle) -> None:
 def test_progress_counts_programs_and_the_clip(bundle: Bundle) -> None:
     told: list[tuple[str, int, int]] = []
     verify(bundle, small_engine(), progress=lambda *step: told.append(step))
-    assert told == [*(("programs", i, 7) for i in range(1, 8)), ("clip", 1, 1)]
+    assert told == [*(("programs", i, 10) for i in range(1, 11)), ("clip", 1, 1)]
 
 
 # ---- what fails ------------------------------------------------------------------------------------------------------------------
@@ -108,7 +106,7 @@ def test_progress_counts_programs_and_the_clip(bundle: Bundle) -> None:
     ("program", "fails"),
     [
         ("denoise", {"denoise", "latents", "frames"}),
-        ("encode_conditions", {"encode_conditions", "latents", "frames"}),
+        ("audio_conditions", {"audio_conditions", "latents", "frames"}),
         ("vae_decode", {"vae_decode", "frames"}),
         ("text_encoder", {"text_encoder", "latents", "frames"}),
     ],
@@ -209,7 +207,7 @@ def test_a_bundle_without_a_clip_says_so(bundle_path: Path, tmp_path: Path, inde
     assert verdict.lipsync.unjudged == NO_CLIP
     assert verdict.passed
     assert not verdict.complete
-    assert verdict.sentence() == "What was judged is equal within the bundle's thresholds; 3 of 10 rows were not judged."
+    assert verdict.sentence() == "What was judged is equal within the bundle's thresholds; 3 of 13 rows were not judged."
 
 
 def test_a_program_without_recorded_calls_says_so(bundle_path: Path, tmp_path: Path, index: dict[str, Mapping]) -> None:
@@ -223,8 +221,14 @@ def test_a_program_without_recorded_calls_says_so(bundle_path: Path, tmp_path: P
     assert failed(verdict) == {"latents", "frames"}  # the clip is judged all the same
 
 
+def asking(bundle: Bundle, demanded: Mapping[str, Figures]) -> Manifest:
+    """The bundle's manifest, demanding this of its programs and nothing else."""
+    programs = {name: p.model_copy(update={"demanded": demanded.get(name)}) for name, p in bundle.manifest.programs.items()}
+    return bundle.manifest.model_copy(update={"programs": programs, "parity": Parity()})
+
+
 def test_a_bundle_that_demands_nothing_proves_nothing(bundle: Bundle) -> None:
-    lenient = replace(bundle, manifest=bundle.manifest.model_copy(update={"parity": Parity()}))
+    lenient = replace(bundle, manifest=asking(bundle, {}))
     verdict = verify(lenient, small_engine())
     assert {row.unjudged for row in verdict.rows} == {NOTHING_DEMANDED}
     assert not any(row.passed or row.failed for row in verdict.rows)
@@ -238,15 +242,15 @@ def test_what_reads_another_programs_output_is_asked_for_no_more_than_that(bundl
     """A denoiser in full precision, given the keys and values of an encoder of coarse weights, is as coarse as they are."""
     made, full = Golden(), small_engine()
     example = {name: [x.numpy() for x in p["forward"].drawn().values()] for name, p in small_programs().items() if "forward" in p}
-    encoded = full.run("encode_conditions", "forward", example["encode_conditions"])
-    made.add_call("encode_conditions", "forward", example["encode_conditions"], encoded)
-    places = {name: index for index, name in enumerate(CONDITION_INPUTS)}
+    encoded = full.run("text_conditions", "forward", example["text_conditions"])
+    made.add_call("text_conditions", "forward", example["text_conditions"], encoded)
+    places = {name: index for index, name in enumerate(CONDITION_PROGRAMS["text_conditions"])}
     names = list(small_programs()["denoise"]["forward"].inputs)
     inputs = [encoded[places[name]] if name in places else x for name, x in zip(names, example["denoise"], strict=True)]
-    given = [Given("encode_conditions", "forward", 0, places[n]) if n in places else x for n, x in zip(names, inputs, strict=True)]
+    given = [Given("text_conditions", "forward", 0, places[n]) if n in places else x for n, x in zip(names, inputs, strict=True)]
     made.add_call("denoise", "forward", given, full.run("denoise", "forward", inputs))
-    assert made.makers("denoise") == {"encode_conditions"}
-    assert made.makers("encode_conditions") == set()
+    assert made.makers("denoise") == {"text_conditions"}
+    assert made.makers("text_conditions") == set()
 
     class Coarse(Swapped):
         def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
@@ -256,11 +260,10 @@ def test_what_reads_another_programs_output_is_asked_for_no_more_than_that(bundl
             noise = np.random.default_rng(0)
             return [x + (1e-2 * np.ptp(x) * noise.standard_normal(x.shape)).astype(np.float32) for x in outputs]
 
-    thresholds = {"denoise": EXACT, "encode_conditions": WEIGHT_BARS["int4"]}
-    demanding = bundle.manifest.model_copy(update={"parity": Parity(thresholds=thresholds)})
+    demanding = asking(bundle, {"denoise": EXACT, "text_conditions": WEIGHT_BARS["int4"]})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("echoedge.runtime.verify.parity.read_golden", lambda _: made)
-        verdict = verify(replace(bundle, manifest=demanding), Coarse(full, full, "encode_conditions"))
+        verdict = verify(replace(bundle, manifest=demanding), Coarse(full, full, "text_conditions"))
         assert (row(verdict, "denoise").measured.psnr_db or 0) < 90
         assert row(verdict, "denoise").demanded == WEIGHT_BARS["int4"]
         assert not verdict.failed
@@ -327,13 +330,11 @@ def test_a_baseline_of_another_shape(bundle: Bundle, clip: dict[str, Array], tmp
 @pytest.fixture(scope="module")
 def nano_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """nano in two steps, programs that no runtime can play: for the torch engine."""
-    plan = build_plan(replace(PLAN_PRESETS["nano"], steps=2))
-    request = ExportRequest(load_nano(), nano_digest(), NANO_CLIP, plan, PRESETS["fp32"], NANO.text_len)
     path = tmp_path_factory.mktemp("nano") / "nano.echoedge"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundle_builder, "_compile_all", stand_ins.compile_all_at_once)
-        patch.setattr(bundle_builder, "_prove_all", stand_ins.believed)
-        export_bundle(request, path, lambda *args: record_golden(*args, NANO_CLIP), lambda *_: None)
+        patch.setattr(pipeline, "JobRunner", Inline)
+        patch.setitem(REGISTRY, "hollow", HOLLOW)
+        pipeline.export_bundle(nano_request("fp32", target="hollow", steps=2), path)
     return Bundle.open(path)
 
 
@@ -485,16 +486,3 @@ def test_a_verdict_for_scripts() -> None:
             }
         ],
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("clip", "frames"), [(CLIP, 17), (ClipSpec(80, 48, 25), 25), (ClipSpec(16, 256, 5, fps=50, sample_rate=48000), 301)], ids=str
-)
-def test_the_demo_case_fits_the_clip(clip: ClipSpec, frames: int) -> None:
-    case = demo_case(clip, frames)
-    assert case["portrait"].shape == (3, clip.height, clip.width)
-    assert case["speech"].shape == (frames * clip.samples_per_frame,)
-    assert np.abs(case["speech"]).max() > 0.01
-    top, bottom, left, right = case["mouth_box"]
-    assert 0 < top < bottom <= clip.height
-    assert 0 < left < right <= clip.width

@@ -18,15 +18,17 @@ from echoedge.core.model.tiny_vae import TinyVAE
 from echoedge.core.weights.nano import load_nano
 from echoedge.quantize.recipes import Rule, WeightRecipe, Weights
 from echoedge.quantize.weights import quantise
-from echoedge.targets.bars import COMPUTE_BARS, EXACT, WEIGHT_BARS, Precision, bar, precision_of, thresholds_for
+from echoedge.targets.bars import COMPUTE_BARS, EXACT, WEIGHT_BARS, Precision, bar, clip_bars
+from echoedge.targets.executorch.half_products import multiplies_bfloat16
 from echoedge.targets.executorch.lower import gelu_for
+from echoedge.targets.executorch.target import ExecuTorch, ExecuTorchOptions
 from echoedge.targets.rewrites.portable import make_portable
 
 from ..bundles import CLIP, small_programs
 from ..core.tiny_checkpoint import playable_sizes
 
 LAYERS = {
-    "audio_encoder": {"int8": 4}, "image_encoder": {"fp32": 2}, "vae_encode": {}, "encode_conditions": {"int8": 9, "fp32": 1},
+    "audio_encoder": {"int8": 4}, "image_encoder": {"fp32": 2}, "vae_encode": {}, "text_conditions": {"int8": 9, "fp32": 1},
     "denoise": {"int4": 4, "int8": 3, "fp32": 2}, "vae_decode": {}, "tiny_decode": {},
 }  # fmt: skip
 
@@ -35,9 +37,8 @@ LAYERS = {
 
 
 def test_a_program_is_asked_for_what_its_own_weights_allow() -> None:
-    found = thresholds_for(LAYERS, "fp32")
-    assert {name: found[name] for name in LAYERS} == {
-        "audio_encoder": WEIGHT_BARS["int8"], "image_encoder": EXACT, "vae_encode": EXACT, "encode_conditions": WEIGHT_BARS["int8"],
+    assert {name: bar(name, layers, "fp32") for name, layers in LAYERS.items()} == {
+        "audio_encoder": WEIGHT_BARS["int8"], "image_encoder": EXACT, "vae_encode": EXACT, "text_conditions": WEIGHT_BARS["int8"],
         "denoise": WEIGHT_BARS["int4"], "vae_decode": EXACT, "tiny_decode": EXACT,
     }  # fmt: skip
 
@@ -52,9 +53,8 @@ def test_the_lower_of_weights_and_type_holds() -> None:
 
 
 def test_a_program_without_products_is_as_exact_as_ever() -> None:
-    for name in ("tiny_decode", "tiny_decode-32x32x9"):
-        assert bar(name, {}, "bf16") == EXACT
-        assert bar(name, {}, "fp16") == COMPUTE_BARS["fp16"]
+    assert bar("tiny_decode", {}, "bf16") == EXACT
+    assert bar("tiny_decode", {}, "fp16") == COMPUTE_BARS["fp16"]
 
 
 def test_it_is_the_tiny_decoder_alone_that_has_no_products() -> None:
@@ -71,32 +71,33 @@ def test_it_is_the_tiny_decoder_alone_that_has_no_products() -> None:
 
 
 def test_a_clip_is_asked_for_what_flows_into_it() -> None:
-    found = thresholds_for(LAYERS, "fp32")
+    found = clip_bars(LAYERS, "fp32")
     assert found["latents"] == WEIGHT_BARS["int4"]
     assert found["frames"] == Figures(psnr_db=25.0)
-    finer = thresholds_for(LAYERS | {"denoise": {"int8": 7}}, "fp32")
+    finer = clip_bars(LAYERS | {"denoise": {"int8": 7}}, "fp32")
     assert (finer["latents"], finer["frames"]) == (WEIGHT_BARS["int8"], Figures(psnr_db=35.0))
-    exact = thresholds_for(dict.fromkeys(LAYERS, {}), "fp32")
+    exact = clip_bars(dict.fromkeys(LAYERS, {}), "fp32")
     assert (exact["latents"], exact["frames"]) == (EXACT, Figures(psnr_db=80.0))  # pixels of 8 bits
-    decoder = thresholds_for(dict.fromkeys(LAYERS, {}) | {"vae_decode": {"int8": 1}}, "fp32")
+    decoder = clip_bars(dict.fromkeys(LAYERS, {}) | {"vae_decode": {"int8": 1}}, "fp32")
     assert (decoder["latents"], decoder["frames"]) == (EXACT, Figures(psnr_db=35.0))
-    unplayed = thresholds_for(dict.fromkeys(LAYERS, {}) | {"tiny_decode": {"int8": 1}}, "fp32")  # full is there and goes first
+    unplayed = clip_bars(dict.fromkeys(LAYERS, {}) | {"tiny_decode": {"int8": 1}}, "fp32")  # full is there and goes first
     assert unplayed["frames"] == Figures(psnr_db=80.0)
 
 
-def test_no_program_is_judged_by_another() -> None:
-    """One coarse rule for one program leaves the others' bars where they are."""
-    before = thresholds_for(LAYERS | {"denoise": {"int8": 1}}, "fp32")
-    after = thresholds_for(LAYERS, "fp32")
-    assert {name for name in LAYERS if before[name] != after[name]} == {"denoise"}
+def test_programs_that_make_no_clip_have_no_bars_of_one() -> None:
+    assert clip_bars({"denoise": {"int8": 1}}, "fp32") == {}
+    assert clip_bars({"vae_decode": {}}, "fp32") == {}
 
 
 def test_the_type_follows_from_backend_and_products() -> None:
-    assert precision_of("xnnpack", "fp32") == "fp32"
-    assert precision_of("xnnpack", "bf16") == "bf16"
-    assert {precision_of(name, "fp32") for name in ("vulkan", "coreml", "mps")} == {"fp16"}
+    target = ExecuTorch()
+    assert target.precision(target.options()) == "fp32"
+    assert target.precision(ExecuTorchOptions(products="fp32")) == "fp32"
+    if multiplies_bfloat16():
+        assert target.precision(target.options(products="bf16")) == "bf16"
+    assert {target.precision(target.options(backend=name)) for name in ("vulkan", "coreml", "mps")} == {"fp16"}
     with pytest.raises(ConfigError, match="backend is 'webgpu'"):
-        precision_of("webgpu", "fp32")
+        target.options(backend="webgpu")
 
 
 def test_every_scheme_has_a_bar() -> None:
@@ -167,7 +168,7 @@ def test_gelu_is_exact_where_nothing_is_quantised() -> None:
     part = nn.Sequential(nn.Linear(8, 8), nn.GELU("tanh"))
     recipe = WeightRecipe(name="one", rules=(Rule(programs="denoise", modules="*0", weights="int8"),))
     assert gelu_for(recipe, "denoise", part) == "fast"
-    assert gelu_for(recipe, "encode_conditions", part) == "exact"
+    assert gelu_for(recipe, "text_conditions", part) == "exact"
     assert gelu_for(recipe, "denoise", part, used=()) == "exact"
     first = WeightRecipe(name="shadowed", rules=(Rule(weights="fp32"), *recipe.rules))
     assert gelu_for(first, "denoise", part) == "exact"

@@ -15,8 +15,9 @@ from echoedge.core.errors import ExportError
 from echoedge.core.metrics.psnr import psnr
 from echoedge.core.model.programs import EntryPoint, EntryPoints
 from echoedge.quantize.recipes import PRESETS
+from echoedge.targets.base import Built
 from echoedge.targets.executorch import lower as executorch
-from echoedge.targets.executorch.lower import Compiled, compile_program
+from echoedge.targets.executorch.lower import compile_program
 
 
 class Mlp(nn.Module):
@@ -72,7 +73,7 @@ def mlp() -> Mlp:
 
 
 @pytest.fixture(scope="module", params=["fp32", "int8"])
-def compiled(request: pytest.FixtureRequest, mlp: Mlp, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Compiled]:
+def compiled(request: pytest.FixtureRequest, mlp: Mlp, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Built]:
     folder = tmp_path_factory.mktemp(request.param)
     return request.param, compile_program("mlp", program_of(mlp, torch.randn(1, 6, 32)), PRESETS[request.param], folder)
 
@@ -80,37 +81,37 @@ def compiled(request: pytest.FixtureRequest, mlp: Mlp, tmp_path_factory: pytest.
 LEAST = {"fp32": 80.0, "int8": 40.0}  # measured on fresh inputs: 144 and 54 dB or more; with one row negated 33 or less
 
 
-def test_one_file_named_after_the_program(compiled: tuple[str, Compiled]) -> None:
+def test_one_file_named_after_the_program(compiled: tuple[str, Built]) -> None:
     path = compiled[1].path
     assert path.name == "mlp.pte"
     assert [file.name for file in path.parent.iterdir()] == ["mlp.pte"]
 
 
-def test_a_portable_module_is_one_delegate_and_nothing_else(compiled: tuple[str, Compiled]) -> None:
-    taken = compiled[1].delegation["forward"]
+def test_a_portable_module_is_one_delegate_and_nothing_else(compiled: tuple[str, Built]) -> None:
+    taken = compiled[1].placement["forward"]
     assert taken.delegate_calls == 1
     assert taken.delegated_ops >= 10
     assert taken.other_ops == {}
 
 
-def test_layers_are_reported_as_stored(compiled: tuple[str, Compiled]) -> None:
+def test_layers_are_reported_as_stored(compiled: tuple[str, Built]) -> None:
     weights, result = compiled
     assert result.layers == {weights: 2}
 
 
-def test_the_file_computes_what_torch_computes(compiled: tuple[str, Compiled], mlp: Mlp) -> None:
+def test_the_file_computes_what_torch_computes(compiled: tuple[str, Built], mlp: Mlp) -> None:
     weights, result = compiled
     assert agreement(mlp, result.path, torch.randn(1, 6, 32)) > LEAST[weights]
 
 
-def test_the_file_of_other_weights_does_not(compiled: tuple[str, Compiled], mlp: Mlp) -> None:
+def test_the_file_of_other_weights_does_not(compiled: tuple[str, Built], mlp: Mlp) -> None:
     tampered = copy.deepcopy(mlp)
     with torch.no_grad():
         tampered.up.weight[0].mul_(-1)  # one row of 64
     assert agreement(tampered, compiled[1].path, torch.randn(1, 6, 32)) < 40
 
 
-def test_the_model_itself_is_left_alone(compiled: tuple[str, Compiled], mlp: Mlp) -> None:
+def test_the_model_itself_is_left_alone(compiled: tuple[str, Built], mlp: Mlp) -> None:
     del compiled
     assert type(mlp.norm) is nn.LayerNorm
     assert type(mlp.up.weight) is nn.Parameter
@@ -130,7 +131,7 @@ def test_an_operator_that_xnnpack_does_not_take_is_named(tmp_path: Path) -> None
     module = Lookup().eval()
     ids = torch.tensor([[0, 3, 6, 3]])
     result = compile_program("lookup", program_of(module, ids), PRESETS["fp32"], tmp_path)
-    taken = result.delegation["forward"]
+    taken = result.placement["forward"]
     assert taken.other_ops == {"aten.embedding.default": 1}
     assert taken.delegate_calls == 1
     assert agreement(module, result.path, ids) > 80
@@ -139,7 +140,7 @@ def test_an_operator_that_xnnpack_does_not_take_is_named(tmp_path: Path) -> None
 def test_a_norm_that_was_not_rewritten_is_named(mlp: Mlp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executorch, "make_portable", lambda module, **_: copy.deepcopy(module))
     x = torch.randn(1, 6, 32)
-    taken = compile_program("mlp", program_of(mlp, x), PRESETS["fp32"], tmp_path).delegation["forward"]
+    taken = compile_program("mlp", program_of(mlp, x), PRESETS["fp32"], tmp_path).placement["forward"]
     assert taken.other_ops["aten.native_layer_norm.default"] == 1
 
 
@@ -147,7 +148,7 @@ def test_methods_of_one_program_share_a_file(mlp: Mlp, tmp_path: Path) -> None:
     one, four = torch.randn(1, 1, 32), torch.randn(1, 4, 32)
     program = program_of(mlp, one) | {"next": EntryPoint(mlp, {"x": four}, ["y"])}
     result = compile_program("mlp", program, PRESETS["fp32"], tmp_path)
-    assert {name: taken.delegate_calls for name, taken in result.delegation.items()} == {"forward": 1, "next": 1}
+    assert {name: taken.delegate_calls for name, taken in result.placement.items()} == {"forward": 1, "next": 1}
     assert result.layers == {"fp32": 4}
     with torch.no_grad():
         for method, x in (("forward", one), ("next", four)):
@@ -177,6 +178,6 @@ def test_nothing_delegated_is_counted_as_such(tmp_path: Path) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.ne(x, 0)
 
-    taken = compile_program("compare", program_of(Compare(), torch.randn(3)), PRESETS["fp32"], tmp_path).delegation["forward"]
+    taken = compile_program("compare", program_of(Compare(), torch.randn(3)), PRESETS["fp32"], tmp_path).placement["forward"]
     assert (taken.delegate_calls, taken.delegated_ops) == (0, 0)
     assert Counter(taken.other_ops).total() >= 1

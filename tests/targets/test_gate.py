@@ -15,21 +15,22 @@ from executorch.exir import to_edge
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from echoedge.core.bundle import Delegation
+from echoedge.core.bundle import Placement
 from echoedge.core.errors import ExportError
 from echoedge.core.model.programs import EntryPoint, EntryPoints
 from echoedge.quantize.recipes import PRESETS
+from echoedge.targets.base import Built
 from echoedge.targets.executorch.backends import BACKENDS
 from echoedge.targets.executorch.gate import (
     FREE_SECONDS,
     MOST_OUTSIDE,
-    delegation,
     flops,
     outside_seconds,
     outside_share,
+    placement,
     require_delegated,
 )
-from echoedge.targets.executorch.lower import Compiled, compile_program, lower_program, write_programs
+from echoedge.targets.executorch.lower import compile_program, lower_program, write_programs
 
 from .pte import operators_of
 
@@ -105,7 +106,7 @@ def test_flops_are_those_of_the_closed_form_in_every_dialect(name: str) -> None:
     assert sum(flops(edge.exported_program()).values()) == 2 * products
     written = edge.to_executorch().exported_program()
     assert sum(flops(written).values()) == 2 * products
-    assert delegation(written).flops_share == (1.0 if products == 0 else 0.0)
+    assert placement(written).flops_share == (1.0 if products == 0 else 0.0)
 
 
 def test_flops_are_those_that_torch_counts() -> None:
@@ -118,7 +119,7 @@ def test_flops_are_those_that_torch_counts() -> None:
 
 def test_what_the_backend_took_is_counted(tmp_path: Path) -> None:
     x, picture = torch.randn(1, 5, 16), torch.randn(1, 4, 6, 6)
-    found = compile_program("mixed", program_of(Mixed(), x, picture), PRESETS["fp32"], tmp_path).delegation["forward"]
+    found = compile_program("mixed", program_of(Mixed(), x, picture), PRESETS["fp32"], tmp_path).placement["forward"]
     assert found.delegated_flops == 2 * 5 * 16 * 24 + 2 * 5 * 5 * 24 + 2 * 8 * 36 * 2 * 9
     assert found.other_flops == {}
     assert found.flops_share == 1.0
@@ -128,7 +129,7 @@ def test_what_the_backend_took_is_counted(tmp_path: Path) -> None:
 def test_doublings_inside_the_backend_are_counted_once(tmp_path: Path) -> None:
     """XNNPACK's own graph of a transposed convolution, which the decoders double their pictures with."""
     module = nn.Sequential(nn.ConvTranspose2d(6, 4, 2, stride=2, bias=False))
-    found = compile_program("double", program_of(module, torch.randn(1, 6, 5, 5)), PRESETS["fp32"], tmp_path).delegation["forward"]
+    found = compile_program("double", program_of(module, torch.randn(1, 6, 5, 5)), PRESETS["fp32"], tmp_path).placement["forward"]
     assert (found.delegate_calls, found.delegated_flops) == (1, 2 * 6 * 25 * 4 * 4)
 
 
@@ -141,7 +142,7 @@ def test_arithmetic_left_outside_fails_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("inside", "outside", "passes"), [(99, 1, True), (98, 2, False), (0, 0, True), (0, 1, False)])
 def test_the_bar_is_at_99_percent(inside: int, outside: int, passes: bool) -> None:
-    record = {"forward": Delegation(delegate_calls=1, delegated_ops=1, delegated_flops=inside, other_flops={"mm": outside})}
+    record = {"forward": Placement(delegate_calls=1, delegated_ops=1, delegated_flops=inside, other_flops={"mm": outside})}
     if passes:
         require_delegated("p", record)
     else:
@@ -171,7 +172,7 @@ def xnnpack_without(*names: str) -> Any:
     return replace(BACKENDS["xnnpack"], build=lambda: XnnpackPartitioner(configs=kept))
 
 
-def attention(folder: Path, *without: str) -> Compiled:
+def attention(folder: Path, *without: str) -> Built:
     inputs = (torch.randn(HEADS, TOKENS, WIDTH), torch.randn(HEADS, WIDTH, TOKENS), torch.randn(HEADS, TOKENS, WIDTH))
     lowered = lower_program("attends", program_of(Attends(), *inputs), PRESETS["fp32"], xnnpack_without(*without))
     return write_programs([lowered], folder / "attends.pte")[0]
@@ -191,7 +192,7 @@ def test_a_softmax_outside_is_refused_although_it_has_no_flops(tmp_path: Path) -
 def test_the_same_program_with_its_softmax_inside_passes(tmp_path: Path) -> None:
     found = attention(tmp_path)
     assert operators_of(found.path) == {"forward": (1, [])}
-    record = found.delegation["forward"]
+    record = found.placement["forward"]
     assert (record.delegate_calls, record.other_ops, record.other_seconds, record.border_bytes) == (1, {}, {}, 0)
 
 
@@ -199,7 +200,7 @@ def test_what_is_recorded_is_what_the_file_holds(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("echoedge.targets.executorch.lower.require_delegated", lambda *_: None)
     found = attention(tmp_path, "SoftmaxConfig")
     assert operators_of(found.path) == {"forward": (2, ["aten::_softmax.out"])}
-    record = found.delegation["forward"]
+    record = found.placement["forward"]
     logits = HEADS * TOKENS * TOKENS
     assert record.delegate_calls == 2
     assert record.other_ops == {"aten._softmax.default": 1}
@@ -220,7 +221,7 @@ def test_views_are_no_operators_where_they_are_none_in_the_file(tmp_path: Path) 
     made = to_edge(torch.export.export(Views(), (torch.randn(24),), strict=False)).to_executorch()
     (tmp_path / "views.pte").write_bytes(made.buffer)
     assert operators_of(tmp_path / "views.pte") == {"forward": (0, ["aten::add.out", "aten::view_copy.out"])}
-    assert delegation(made.exported_program()).other_ops == {"aten.add.Tensor": 1, "aten.view_copy.default": 1}
+    assert placement(made.exported_program()).other_ops == {"aten.add.Tensor": 1, "aten.view_copy.default": 1}
 
 
 def test_a_view_between_two_delegates_passes_the_tensor_on(tmp_path: Path) -> None:
@@ -231,8 +232,8 @@ def test_a_view_between_two_delegates_passes_the_tensor_on(tmp_path: Path) -> No
     lowered = lower_program("apart", program_of(Apart(), torch.randn(4, 30)), PRESETS["fp32"], xnnpack_without("ViewCopyConfig"))
     found = write_programs([lowered], tmp_path / "apart.pte")[0]
     assert operators_of(found.path) == {"forward": (2, [])}
-    assert found.delegation["forward"].other_ops == {}
-    assert found.delegation["forward"].border_bytes == 2 * 4 * 120
+    assert found.placement["forward"].other_ops == {}
+    assert found.placement["forward"].border_bytes == 2 * 4 * 120
 
 
 def test_of_an_operator_with_several_results_what_is_used_crosses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,13 +241,13 @@ def test_of_an_operator_with_several_results_what_is_used_crosses(tmp_path: Path
     module = nn.Sequential(nn.Linear(16, 32), nn.LayerNorm(32), nn.Linear(32, 8))
     found = compile_program("norm", program_of(module, torch.randn(1, 6, 16)), PRESETS["fp32"], tmp_path)
     assert operators_of(found.path) == {"forward": (2, ["aten::native_layer_norm.out"])}
-    assert found.delegation["forward"].border_bytes == 2 * 4 * 6 * 32
+    assert found.placement["forward"].border_bytes == 2 * 4 * 6 * 32
 
 
-def record(inside: float, outside: float, border: int = 0) -> Delegation:
+def record(inside: float, outside: float, border: int = 0) -> Placement:
     """Of a method that spends so many seconds inside and outside."""
     work = math.ceil(inside * 100e9)
-    return Delegation(
+    return Placement(
         delegate_calls=1,
         delegated_ops=1,
         delegated_flops=work,
@@ -284,7 +285,7 @@ def test_shares_of_time() -> None:
 
 
 def test_records_without_times_are_read() -> None:
-    old = Delegation.model_validate_json(
+    old = Placement.model_validate_json(
         '{"delegate_calls": 1, "delegated_ops": 3, "other_ops": {"aten.cat.default": 2}}', strict=True
     )
     assert (outside_seconds(old), old.border_bytes) == (0.0, 0)
