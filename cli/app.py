@@ -218,7 +218,7 @@ def export(
     _print_programs(manifest)
     if not any(program.measured for program in manifest.programs.values()):
         out.print(
-            f"\n[bold]{escape(str(output))}[/] is ready, lowered to {manifest.target.backend}: "
+            f"\n[bold]{escape(str(output))}[/] is ready, lowered to {manifest.target.backend or manifest.target.name}: "
             "[yellow]not executed on this host[/]."
         )
         return

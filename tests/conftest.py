@@ -35,7 +35,7 @@ if SIDE_BY_SIDE:
     torch.set_num_threads(1)
 
 
-LONGEST = ("test_released.py", "test_readme.py", "test_export_nano.py", "test_cli.py", "test_nano.py")  # files, minutes first
+LONGEST = ("test_export_checkpoint.py", "test_readme.py", "test_export.py", "test_cli.py", "test_nano.py")  # files, minutes first
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -23,25 +23,27 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from echoedge import __version__
-from echoedge.core.bundle import MANIFEST, Bundle
+from echoedge.core.bundle import MANIFEST, Bundle, Figures
 from echoedge.core.bundle.golden import GOLDEN, GOLDEN_INDEX
 from echoedge.core.bundle.records import read_records, write_record
 from echoedge.core.versions import library_versions
 from echoedge.core.weights.nano import assets
 from echoedge.core.work import WorkFolder
+from echoedge.runtime import engines
 from echoedge.runtime.bench import clip as bench
 from echoedge.runtime.bench.clip import Speed
-from echoedge.runtime.engines import ENGINES
-from echoedge.runtime.export import nano as bundle_builder
+from echoedge.runtime.export import pipeline
+from echoedge.runtime.export.compile import Proof
 from echoedge.runtime.play.media import read_clip, read_speech
 from echoedge.runtime.play.setting import Wanted
+from echoedge.runtime.registry import REGISTRY
 from echoedge.runtime.verify.parity import NO_CLIP
 from echoedge.targets.executorch.program_file import set_threads
 from echoedge.targets.rewrites.hoist import REWRITES, savings
 
-from .bundles import CLIP, changed_bundle, demanding_bundle, small_engine
+from .bundles import CLIP, HOLLOW, changed_bundle, demanding_bundle, small_engine
 from .commands import Ended, Run
-from .targets import stand_ins
+from .inline import Inline
 
 DEMO = assets() / "demo"
 COMMANDS = ["export", "animate", "verify", "bench", "inspect", "doctor", "demo", "train"]
@@ -189,7 +191,7 @@ def test_inspect_says_what_left_the_step(run: Run, bundle_path: Path) -> None:
     bundle = Bundle.open(bundle_path)
     rows = {row["name"]: row for row in json.loads(run("inspect", bundle_path, "--json").out)["savings"]}
     assert list(rows) == [*(rewrite.name for rewrite in REWRITES), "all"]
-    rows_of_text = bundle.input_shape("encode_conditions", "text")[1]
+    rows_of_text = bundle.manifest.playing.text_rows
     assert list(rows.values()) == [s.model_dump() for s in savings(bundle.model, bundle.clip, bundle.plan(), rows_of_text)]
     # Every condition of a branch but the audio mask, as the exporter measured them.
     assert rows["all"]["kept_bytes"] == bundle.manifest.memory["conditions_bytes_per_branch"] - 4 * CLIP.tokens_per_frame
@@ -306,9 +308,9 @@ def test_verify_records_what_it_found_beside_the_manifest(run: Run, bundle_path:
 def test_figures_of_another_engine_are_never_the_bundles(
     run: Run, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ENGINES, "torch", lambda *_: small_engine())  # the small model's weights do not ship
+    monkeypatch.setattr(engines, "_torch", lambda *_: small_engine())  # the small model's weights do not ship
     manifest = json.loads((bundle_path / MANIFEST).read_text())
-    manifest["parity"]["measured"] = {"denoise": {"psnr_db": 54.3, "cosine": 0.9999, "max_abs": 0.1}}
+    manifest["programs"]["denoise"]["measured"] = {"psnr_db": 54.3, "cosine": 0.9999, "max_abs": 0.1}
     shutil.copytree(bundle_path, tmp_path / "b")
     (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest))
     before = (tmp_path / "b" / MANIFEST).read_bytes()
@@ -401,7 +403,7 @@ def test_bench_compares_engines_in_processes_of_their_own(run: Run, bundle_path:
     monkeypatch.setattr(bench, "measure_apart", measure_here)
     assert "whose weights do not ship" in complaint(run("bench", bundle_path, "--compare", "--runs", 1, "--json"))
     assert apart == []  # refused before the first was measured
-    monkeypatch.setitem(ENGINES, "torch", lambda *_: small_engine())
+    monkeypatch.setattr(engines, "_torch", lambda *_: small_engine())
     told = run("bench", bundle_path, "--compare", "--runs", 1).out
     assert apart == ["auto", "torch"]
     assert re.search(r"executorch int8 +┃ torch fp32", told)
@@ -676,8 +678,11 @@ def test_demo_does_not_replace_what_is_there(run: Run, tmp_path: Path) -> None:
 
 def test_export_says_what_it_made_and_what_comes_next(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """nano with the compiler standing aside: plan, reference run, goldens and manifest are real."""
-    monkeypatch.setattr(bundle_builder, "_compile_all", stand_ins.compile_all_at_once)
-    monkeypatch.setattr(bundle_builder, "_prove_all", stand_ins.believed)
+    monkeypatch.setattr(pipeline, "JobRunner", Inline)
+    monkeypatch.setitem(REGISTRY, "executorch", HOLLOW)
+    unproven = run("export", "--out", tmp_path / "a.echoedge", "--weights", "fp32", "--frames", 5, "--steps", 1)
+    assert "is ready, lowered to executorch: not executed on this host." in unproven.out
+    monkeypatch.setattr(pipeline, "prove", lambda *_, **__: Proof(figures=Figures(psnr_db=99.0)))
     path = tmp_path / "nano.echoedge"
     ended = run("export", "--out", path, "--weights", "fp32", "--frames", 5, "--steps", 1)
     assert ended.status == 0, ended

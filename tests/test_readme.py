@@ -15,12 +15,12 @@ from echoedge.core.config import FLASH, Variant
 from echoedge.core.model import architecture
 from echoedge.core.weights import checkpoints
 from echoedge.core.weights.nano import assets
-from echoedge.runtime.export import released
+from echoedge.runtime.export import pipeline
 from echoedge.runtime.play.media import read_clip
 
 from .commands import Run
 from .core.tiny_checkpoint import playable_sizes
-from .runtime.test_released import Inline
+from .inline import Inline
 
 README = Path(__file__).parents[1] / "README.md"
 SMALLER = ("--decoders", "tiny", "--size", "32x48", "--frames", "9")  # for the time that full size takes to compile
@@ -46,12 +46,12 @@ def test_no_line_writes_what_an_earlier_one_wrote() -> None:
 
 @pytest.fixture
 def place(folders: dict[Variant, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files that the lines name; flash at toy width, its tasks in this process."""
+    """A folder with the files that the lines name; flash at toy width, its jobs in this process."""
     toy = playable_sizes("flash")
     sizes = replace(toy, transformer=replace(toy.transformer, text_len=FLASH.text_len))  # prompts may be as long as the model's
     for module in (architecture, checkpoints):
         monkeypatch.setattr(module, "Architecture", lambda _: sizes)
-    monkeypatch.setattr(released, "Workshop", Inline)
+    monkeypatch.setattr(pipeline, "JobRunner", Inline)
     shutil.copytree(folders["flash"], tmp_path / "flash")
     config = next(path for path in (tmp_path / "flash").rglob("config.json") if "text_len" in path.read_text())
     config.write_text(json.dumps(json.loads(config.read_text()) | {"text_len": FLASH.text_len}))
@@ -71,7 +71,7 @@ def test_the_lines_of_the_released_model_work_in_order(run: Run, place: Path) ->
         assert ended.status == 0, (words, ended)
         assert "--prompts PACK" not in ended.err
     assert len(read_clip(place / "flash.mp4").frames) == 25
-    assert "3 of 9 rows were not judged" in run("verify", "flash.echoedge").out
+    assert "3 of 12 rows were not judged" in run("verify", "flash.echoedge").out
     assert "prompt 'a woman talks'" in run("bench", "flash.echoedge", "--runs", "1").out
 
 
@@ -82,7 +82,7 @@ def test_without_prompts_it_says_before_and_after_what_is_missing(run: Run, plac
         def run(self, *_: object) -> dict[str, object]:  # type: ignore[override]
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(released, "Workshop", Stopped)
+    monkeypatch.setattr(pipeline, "JobRunner", Stopped)
     export = next(words for words in released_lines() if words[0] == "export")
     at = export.index("--prompts")
     said = " ".join(run(*export[:at], *export[at + 2 :], *SMALLER).err.split())

@@ -47,6 +47,8 @@ class BuiltFolder:
 
 
 def open_bundle(bundle: Bundle, clip: ClipSpec, threads: int | None) -> Any:
+    if threads is not None:
+        torch.set_num_threads(threads)
     return ToyEngine(bundle, clip)
 
 

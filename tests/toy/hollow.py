@@ -1,5 +1,4 @@
-"""A target that compiles nothing, for tests that are about what surrounds the compiler. Files are as long as their name; this machine
-cannot run them."""
+"""A target that compiles nothing, for tests that are about what surrounds the compiler; this machine cannot run its files."""
 
 from __future__ import annotations
 
