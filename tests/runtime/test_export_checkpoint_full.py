@@ -14,14 +14,16 @@ import torch
 
 from echoedge.core.config import FLASH, ClipSpec
 from echoedge.core.metrics.psnr import psnr
+from echoedge.core.model.architecture import Architecture
 from echoedge.core.model.conditions import Conditions
 from echoedge.core.model.programs import denoise_program
 from echoedge.core.weights.checkpoints import Checkpoint
 from echoedge.core.weights.random_checkpoint import write_random_checkpoint
+from echoedge.core.weights.source import CheckpointSource, Making, unit
 from echoedge.core.weights.streamed import stream_transformer
 from echoedge.quantize.recipes import PRESETS
 from echoedge.targets.executorch.backends import backend
-from echoedge.targets.executorch.blockwise import Request, lower_denoise, quantised_step
+from echoedge.targets.executorch.blockwise import TransformerParts, lower_unit, quantised_step
 from echoedge.targets.executorch.lower import write_programs
 from echoedge.targets.executorch.program_file import ProgramFile
 
@@ -59,16 +61,17 @@ def test_thirty_blocks_compute_what_they_should(
     weights: str, checkpoint: Checkpoint, call: tuple[list[torch.Tensor], np.ndarray], tmp_path: Path
 ) -> None:
     inputs, reference = call
-    request = Request(stream_transformer(checkpoint), CLIP, ROWS, PRESETS[weights], backend("xnnpack"), way="stamped")
-    (compiled,) = write_programs([lower_denoise(request)], tmp_path / "denoise.pte")
-    assert compiled.delegation["forward"].delegate_calls == FLASH.layers + 2
+    source = CheckpointSource(str(checkpoint.folder), "flash", Architecture(FLASH))
+    parts = TransformerParts(unit(source, "denoise", CLIP, Making(ROWS)), PRESETS[weights], backend("xnnpack"), way="stamped")
+    (compiled,) = write_programs([lower_unit(parts)], tmp_path / "denoise.pte")
+    assert compiled.placement["forward"].delegate_calls == FLASH.layers + 2
     found = ProgramFile(compiled.path).run("forward", [tensor.numpy() for tensor in inputs])[0]
     print(f"\n{weights}: {compiled.path.stat().st_size / 1e6:.0f} MB, {psnr(reference, found, float(np.ptp(reference))):.1f} dB")
     assert psnr(reference, found, float(np.ptp(reference))) > LEAST[weights][0]
     compiled.path.unlink()
     if weights != "fp32":
         with torch.no_grad():
-            same = quantised_step(request)(*inputs)[0].numpy()
+            same = quantised_step(parts)(*inputs)[0].numpy()
         print(f"{weights}: {psnr(same, found, float(np.ptp(same))):.1f} dB against the same quantisation in PyTorch")
         assert psnr(same, found, float(np.ptp(same))) > LEAST[weights][1]
     other = np.roll(reference, 1, axis=-1)  # what is not the model's output is far away
