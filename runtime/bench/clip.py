@@ -8,8 +8,8 @@ import platform
 import signal
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ...core.bundle import DECODE_PROGRAMS, Bundle
 from ...core.bundle.records import EngineRecord
 from ...core.errors import EchoEdgeError, EngineError, ResourceError
 from ...core.memory import peak_bytes, usable_cores
+from ..engines import open_engine
 from ..play.material import demo_material
 from ..play.player import STAGES
 from ..play.setting import Setting, Wanted
@@ -107,6 +108,17 @@ def measure(bundle: Bundle, wanted: Wanted, runs: int = 5, progress: Progress = 
         total_seconds=total, cpu_seconds=statistics.median(cpu[1:]), first_seconds=seconds[0], frames=frames,
         fps=frames / total, realtime_factor=frames / clip.fps / total, peak_bytes=peak_bytes(),
     )  # fmt: skip
+
+
+def measure_engines(
+    bundle: Bundle, wanted: Wanted, engines: Sequence[str], runs: int = 5, progress: Progress = lambda *_: None
+) -> tuple[Speed, ...]:
+    """`measure` with each of `engines`; of several, each in a process of its own. One that cannot play is refused before any is
+    measured. Raises as `measure`."""
+    for name in engines if len(engines) > 1 else ():
+        open_engine(bundle, name, Setting.of(bundle, wanted).clip)
+    one = measure if len(engines) == 1 else measure_apart
+    return tuple(one(bundle, replace(wanted, engine=name), runs, progress) for name in engines)
 
 
 def measure_apart(bundle: Bundle, wanted: Wanted, runs: int = 5, progress: Progress = lambda *_: None) -> Speed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,8 @@ from ...core.weights.source import OF_EVERY_SHAPE, CheckpointSource, Making, Mod
 from ...quantize.recipes import WeightRecipe, read_recipe
 from ...targets.base import Target
 from ..play.material import Material, demo_material
+from ..play.prompts import read_prompts
+from ..play.setting import PACK
 from ..registry import target_of
 
 TEXT_ROWS = 64  # rows of a collapsed prompt: 63 tokens and the padding
@@ -193,11 +195,12 @@ def checkpoint_request(
     clips: Sequence[ClipSpec] = (ClipSpec(256, 256, 25),),
     steps: int | None = None,
     decoders: tuple[str, ...] = ("full", "tiny"),
-    prompts: Mapping[str, Any] | None = None,
+    prompts: str | Path | None = None,
     text_rows: int = TEXT_ROWS,
     context_seconds: float = CONTEXT_SECONDS,
+    warn: Callable[[str], None] = print,
 ) -> ExportRequest:
-    """A checkpoint of the released model. `clips`: the shapes, the main one first; `prompts`: {prompt: rows [L, text_dim]}.
+    """A checkpoint of the released model. `clips`: the shapes, the main one first; `prompts`: a pack of prompt embeddings.
 
     Raises:
         CheckpointError: the folder is not one of released weights.
@@ -208,17 +211,20 @@ def checkpoint_request(
 
     compiler = target_of(target)
     sizes = Architecture(Checkpoint.open(folder, model).config())
-    config, pack = sizes.transformer, dict(prompts or {})
+    config = sizes.transformer
+    pack = read_prompts(Path(prompts), config.text_dim) if prompts is not None else {}
     longest = max((len(rows) for rows in pack.values()), default=0)
     if longest >= text_rows:
-        raise InputError(f"A prompt of the pack has {longest} tokens; --text-rows {text_rows} reads up to {text_rows - 1}.")
+        raise InputError(f"A prompt of {prompts} has {longest} tokens; --text-rows {text_rows} reads up to {text_rows - 1}.")
     plan = _plan(config.variant, clips[0], steps)
     lost = [text for text in plan.texts.values() if pack and text not in pack]
     if lost:
         raise InputError(
-            f"The guidance of {config.name} needs the prompt {lost[0]!r}, which the pack does not hold. Make the pack with: "
+            f"The guidance of {config.name} needs the prompt {lost[0]!r}, which {prompts} does not hold. Make the pack with: "
             "`echoedge checkpoint prompts`."
         )
+    if not pack:
+        warn(f"The bundle will have no text encoder and no prompts: it plays with --prompts PACK alone. Make one with: {PACK}.")
     source = CheckpointSource(str(folder), model, sizes)
     materials = tuple(demo_material(clip, whole=False) for clip in clips)
     return ExportRequest(

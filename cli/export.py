@@ -1,0 +1,128 @@
+"""`echoedge export`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from .. import api
+from .options import parse_bytes, parse_names, parse_shapes, parse_size
+from .words import (
+    ForceOption,
+    JsonOption,
+    bars,
+    out,
+    print_programs,
+    refuse_options,
+    warn,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+RELEASED_PANEL = "With --model flash or preview, from --checkpoint"
+
+
+def export(
+    context: typer.Context,
+    model: Annotated[str, typer.Option(help="nano, flash or preview.")] = "nano",
+    target: Annotated[str, typer.Option(help="executorch. (coreml and onnx: not in this version.)")] = "executorch",
+    weights: Annotated[str, typer.Option(help="fp32, int8, int4, mixed, or a recipe file (.json).")] = "int8",
+    output: Annotated[Path, typer.Option("--out", help="The bundle to write, NAME.echoedge.", show_default=False)] = ...,  # type: ignore[assignment]
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the clip.", show_default="the model's, or 256x256")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames of one window, 4n+1.", show_default="25")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps.", show_default="the model's")] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(help="nano, or nano-png: with negative guidance, one more evaluation per step.", show_default="the model's"),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Programs compiled at once.")] = 2,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder of released weights.", rich_help_panel=RELEASED_PANEL)] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="HEIGHTxWIDTHxFRAMES: a further shape, sharing the weights; may be repeated.", rich_help_panel=RELEASED_PANEL
+        ),
+    ] = None,
+    decoders: Annotated[
+        str, typer.Option(help="full, tiny, or full,tiny: which decoders go in.", rich_help_panel=RELEASED_PANEL)
+    ] = "full,tiny",
+    layout: Annotated[
+        str,
+        typer.Option(
+            help="separate: a file for each program, loaded and freed in turn; one: all in one.", rich_help_panel=RELEASED_PANEL
+        ),
+    ] = "separate",
+    backend: Annotated[
+        str, typer.Option(help="xnnpack; or vulkan, coreml, mps: lowered, not executed here.", rich_help_panel=RELEASED_PANEL)
+    ] = "xnnpack",
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompt pack that travels in the bundle.", rich_help_panel=RELEASED_PANEL)
+    ] = None,
+    text_rows: Annotated[
+        int, typer.Option(min=2, help="Longest prompt in tokens, and one for the padding.", rich_help_panel=RELEASED_PANEL)
+    ] = 64,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Most memory to take, such as 4GB.", show_default="what is free", rich_help_panel=RELEASED_PANEL),
+    ] = None,
+    way: Annotated[
+        str,
+        typer.Option(help="auto, stamped or plain: how the transformer's blocks are compiled.", rich_help_panel=RELEASED_PANEL),
+    ] = "auto",
+    products: Annotated[
+        str,
+        typer.Option(
+            help="fp32, or bf16: attention in bfloat16, for processors that multiply it (avx512_bf16, ARM bf16).",
+            rich_help_panel=RELEASED_PANEL,
+        ),
+    ] = "fp32",
+    context_seconds: Annotated[
+        float,
+        typer.Option(
+            "--context",
+            min=0.1,
+            max=30.0,
+            help="Seconds of the voice that the speech encoder reads on either side; `checkpoint hearing` measures what is needed.",
+            rich_help_panel=RELEASED_PANEL,
+        ),
+    ] = 6.0,
+) -> None:
+    """Compile a model into a bundle. Of flash and preview, the same command goes on where a killed one stopped."""
+    from ..core.config import preset
+    from ..core.plan import check_choice
+
+    options: dict[str, Any] = {}
+    if preset(model).name == "nano":
+        refuse_options(context, RELEASED_PANEL, "goes with --model flash or preview", but=("checkpoint",))
+    else:
+        check_choice("way", way, ("auto", "stamped", "plain"))
+        if target == "executorch":
+            options = {"layout": layout, "backend": backend, "way": way, "products": products}
+    with bars(as_json) as progress:
+        manifest = api.export(
+            output, model=model, checkpoint=checkpoint, weights=weights, target=target, options=options,
+            size=None if size is None else parse_size(size), frames=frames or 25,
+            also=[(clip.height, clip.width, clip.frames) for clip in parse_shapes(also or (), "--also")], steps=steps, plan=plan,
+            decoders=parse_names(decoders, "--decoders"), prompts=prompts, text_rows=text_rows, context_seconds=context_seconds,
+            jobs=jobs, memory=None if memory is None else parse_bytes(memory, "--memory"), force=force, progress=progress,
+            warn=warn,
+        )  # fmt: skip
+    if as_json:
+        print(json.dumps({"bundle": str(output), "programs": {n: p.artifact.bytes for n, p in manifest.programs.items()}}))
+        return
+    print_programs(manifest)
+    if not any(program.measured for program in manifest.programs.values()):
+        out.print(
+            f"\n[bold]{escape(str(output))}[/] is ready, lowered to {manifest.target.backend or manifest.target.name}: "
+            "[yellow]not executed on this host[/]."
+        )
+        return
+    out.print(f"\n[bold]{escape(str(output))}[/] is ready. Next: [cyan]echoedge verify {escape(str(output))}[/]")

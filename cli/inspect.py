@@ -1,0 +1,129 @@
+"""`echoedge inspect`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ..core.errors import ConfigError
+from .checkpoint import inspect_checkpoint, is_checkpoint
+from .words import (
+    JsonOption,
+    bars,
+    out,
+    print_programs,
+)
+
+if TYPE_CHECKING:
+    from ..core.bundle import Saving
+
+
+def _print_savings(savings: tuple[Saving, ...], evaluations: int, times: dict[str, float] | None = None) -> None:
+    from ..core.files import human_bytes
+
+    total = _amount(savings[0].flops_without)
+    table = Table(title=f"Out of the step: {evaluations} evaluations, {total}FLOP; each rewrite alone", title_justify="left")
+    for column in ("rewrite", "FLOPs left", "saved", "parameters", "kept instead"):
+        table.add_column(column, justify="left" if column in ("rewrite", "kept instead") else "right")
+    if times:
+        table.add_column(f"a step, {times['none'] * 1000:.0f} ms without", justify="right")
+    for saving in savings:
+        if saving.name == "all":
+            table.add_section()
+        table.add_row(
+            saving.name,
+            _amount(saving.flops_with),
+            f"{100 * (1 - saving.flops_with / saving.flops_without):.2f} %",
+            f"{saving.parameters:,}" if saving.parameters else "–",
+            f"{human_bytes(saving.kept_bytes)} a {saving.per}" if saving.kept_bytes else "–",
+            *([f"{times[saving.name] * 1000:.0f} ms, {times['none'] / times[saving.name]:.2f}×"] if times else []),
+        )
+    out.print(table)
+    out.print("[dim]FLOPs of matrix products alone; parameters that the step does without.[/]")
+
+
+def _amount(count: int) -> str:
+    """`count` with three figures and a unit: 12400000000 -> "12.4 G"."""
+    value = float(count)
+    for unit in ("k", "M", "G", "T", "P"):
+        value /= 1000
+        if value < 999.5 or unit == "P":
+            break
+    return f"{value:.3g} {unit}"
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A bundle, or a folder of released weights.", show_default=False)],
+    time: Annotated[
+        bool, typer.Option("--time", help="Also measure what each rewrite saves: a step of two blocks in PyTorch, CPU time.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a bundle holds: programs, what the backend took, what left the step, plan, files, provenance. Of a folder of
+    released weights, whether every tensor is there; exit status 1 where one is not."""
+    from ..core.bundle import Bundle
+    from ..core.bundle.records import read_records
+    from ..core.files import human_bytes
+    from ..core.metrics.psnr import in_words
+
+    if is_checkpoint(path):
+        if time:
+            raise ConfigError("--time measures the step of a bundle; this is a folder of weights.")
+        if not inspect_checkpoint(path, as_json):
+            raise typer.Exit(1)
+        return
+    bundle = Bundle.open(path)
+    manifest, plan = bundle.manifest, bundle.plan()
+    records = read_records(bundle)
+    saved = manifest.savings
+    times: dict[str, float] | None = None
+    if time:
+        from ..runtime.bench.step_times import measure_rewrites
+        from ..targets.rewrites.hoist import savings
+
+        with bars(as_json) as progress:
+            rows = manifest.playing.text_rows
+            saved = savings(bundle.model, bundle.clip, plan, rows)
+            times = {t.name: t.seconds for t in measure_rewrites(bundle.model, bundle.clip, rows, progress=progress)}
+    if as_json:
+        told: dict[str, Any] = {"savings": [saving.model_dump() for saving in saved]} | ({"step_seconds": times} if times else {})
+        told |= {"records": [r.model_dump(mode="json") for r in records.own], "damaged_records": dict(records.damaged)}
+        print(json.dumps(json.loads(manifest.to_json()) | told, ensure_ascii=False))
+        return
+    print_programs(manifest)
+    if saved:
+        _print_savings(saved, plan.evaluations, times)
+    else:
+        out.print("[dim]What left the step is not on record in this bundle, which an earlier version made; --time counts it.[/]")
+    clip = bundle.clip
+    size = bundle.bytes
+    window = f"windows of {plan.window.length} latent frames, overlap {plan.window.overlap}" if plan.window else "no windows"
+    shapes = ", ".join(map(str, bundle.clips))
+    out.print(f"clip      {shapes} (height, width, frames a window), {clip.fps} fps, speech at {clip.sample_rate} Hz")
+    branches = ", ".join(branch.name for branch in plan.branches)
+    out.print(f"plan      {plan.solver_name}, {plan.steps} steps, shift {plan.shift:g}; branches: {branches}; {window}")
+    out.print(f"weights   {escape(json.dumps({name: program.layers for name, program in manifest.programs.items()}))}")
+    out.print(f"source    {manifest.model.preset}, SHA-256 {manifest.model.source_sha256[:16]}…")
+    out.print(f"made with {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}")
+    held = {name.removesuffix("_bytes").replace("_", " "): n for name, n in manifest.memory.items() if isinstance(n, int)}
+    out.print(f"size      {human_bytes(size)}")
+    out.print(f"memory    {', '.join(f'{name} {human_bytes(count)}' for name, count in held.items())}")
+    measured = {name: program.measured for name, program in manifest.programs.items() if program.measured is not None}
+    if measured:
+        found = ", ".join(f"{name} {in_words(figures.psnr_db)}" for name, figures in measured.items())
+        out.print(f"parity    at export: {found}")
+    for record in records.own:
+        played = f"{record.engine} on {record.device}, {record.threads} threads"
+        out.print(f"{record.verb:<9} {record.date}, {escape(played)}: {escape(record.summary)}")
+    for name, reason in records.damaged.items():
+        out.print(f"[yellow]damaged   {escape(name)}: {escape(reason)}[/]")
+    if records.others:
+        out.print(f"[dim]{len(records.others)} of another manifest, not shown: {escape(', '.join(records.others))}[/]")
+    extra = bundle.extra_files()
+    if extra:
+        out.print(f"[yellow]not part of the bundle: {escape(', '.join(extra))}[/]")

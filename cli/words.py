@@ -1,0 +1,178 @@
+"""What verbs have in common: consoles, progress bars, options, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ..core.errors import ConfigError
+from .options import parse_shape
+
+if TYPE_CHECKING:
+    from ..core.bundle import Manifest
+    from ..runtime.bench.clip import Speed
+    from ..runtime.verify.parity import Lipsync, Row, Verdict
+
+out, err = Console(), Console(stderr=True)
+
+STAGE_NAMES = {
+    "plan": "plan", "reference": "full-precision run", "programs": "programs", "proof": "proof of the files",
+    "clip": "whole clip", "clips": "held-out clips",
+    "listen": "1 listen", "look": "2 look", "prepare": "3 prepare", "denoise": "4 denoise", "decode": "5 decode", "runs": "runs",
+}  # fmt: skip
+
+BundleArg = Annotated[Path, typer.Argument(help="A bundle, NAME.echoedge.", show_default=False)]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+EngineOption = Annotated[str, typer.Option(help="auto, executorch, or torch (full precision).")]
+ClipOption = Annotated[
+    str | None, typer.Option(help="HEIGHTxWIDTHxFRAMES: which of a bundle's shapes.", show_default="the main one")
+]
+DecoderOption = Annotated[
+    str | None, typer.Option(help="full, or tiny: the small autoencoder.", show_default="full, where it is there")
+]
+PromptsOption = Annotated[Path | None, typer.Option(help="Prompt pack: texts that need no text encoder, beside those of a bundle.")]
+RecordOption = Annotated[bool, typer.Option("--record", help="Keep the figures in the bundle's folder, beside its manifest.")]
+
+
+@contextmanager
+def bars(quiet: bool) -> Iterator[Any]:
+    """Progress bars on the error stream, one per stage, as a function (stage, done, total)."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=False, disable=quiet) as bars:
+        tasks: dict[str, Any] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(STAGE_NAMES.get(stage, stage), total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield advance
+
+
+def _number(value: float | None, digits: int = 6) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def warn(line: str) -> None:
+    err.print(f"[yellow]{escape(line)}[/]")
+
+
+def shape_of(text: str | None) -> str | None:
+    """--clip as shapes are named."""
+    return None if text is None else str(parse_shape(text, "--clip"))
+
+
+def refuse_options(context: typer.Context, panel: str, reason: str, but: tuple[str, ...] = ()) -> None:
+    """Refuses the options of a help panel that the user has given, rather than ignoring them; not those of the names `but`."""
+    for parameter in context.command.params:
+        if parameter.name in but:
+            continue
+        source = context.get_parameter_source(parameter.name or "")
+        if getattr(parameter, "rich_help_panel", None) == panel and source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"{parameter.opts[0]} {reason}.")
+
+
+def print_verdict(verdict: Verdict) -> None:
+    from ..core.metrics.psnr import in_words
+
+    table = Table(title="Parity with full precision", title_justify="left")
+    for column, justify in (
+        ("what", "left"),
+        ("PSNR", "right"),
+        ("demanded", "right"),
+        ("cosine", "right"),
+        ("max abs", "right"),
+        ("", "left"),
+    ):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+
+    def mark(part: Row | Lipsync) -> str:
+        if part.unjudged is not None:
+            return f"[yellow]not judged[/]: {escape(part.unjudged)}"
+        return "[green]passed[/]" if part.passed else "[red]FAILED[/]"
+
+    for row in verdict.rows:
+        found, wanted = row.measured, row.demanded
+        table.add_row(
+            row.name,
+            in_words(found.psnr_db),
+            in_words(wanted.psnr_db),
+            _number(found.cosine),
+            _number(found.max_abs, 4),
+            mark(row),
+        )
+    mouth = verdict.lipsync
+    table.add_row(
+        "lip-sync" if mouth.clips == 1 else f"lip-sync, {mouth.clips} clips",
+        _number(mouth.measured, 3),
+        "–" if mouth.reference is None else f"{mouth.reference:.3f} × 95 %",
+        "",
+        "",
+        mark(mouth),
+    )
+    out.print(table)
+
+
+def told_of_record(bundle: Path) -> None:
+    """Names the record that was written last."""
+    from ..core.bundle import RECORDS
+
+    path = max((bundle / RECORDS).glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    err.print(f"[dim]Recorded in {escape(str(path))}[/]", soft_wrap=True)
+
+
+def print_speed(speeds: Sequence[Speed]) -> None:
+    table = Table(title="Speed", title_justify="left")
+    table.add_column("")
+    for speed in speeds:
+        table.add_column(f"{speed.conditions.engine} {speed.conditions.weights}", justify="right")
+    for stage in speeds[0].stage_seconds:
+        table.add_row(STAGE_NAMES[stage], *(f"{speed.stage_seconds[stage] * 1000:.0f} ms" for speed in speeds))
+    table.add_section()
+    table.add_row("clip, wall", *(f"{s.total_seconds * 1000:.0f} ms" for s in speeds))
+    table.add_row("clip, CPU", *(f"{s.cpu_seconds * 1000:.0f} ms" for s in speeds))
+    table.add_row("first clip, with loading", *(f"{s.first_seconds * 1000:.0f} ms" for s in speeds))
+    table.add_row("[bold]frames per second[/]", *(f"[bold]{s.fps:.1f}[/]" for s in speeds))
+    table.add_row("realtime factor", *(f"{s.realtime_factor:.2f}" for s in speeds))
+    table.add_row("peak memory of its process", *(f"{s.peak_bytes / 1e6:.0f} MB" for s in speeds))
+    table.add_row("threads", *(str(s.conditions.threads) for s in speeds))
+    table.add_row("load", *(f"{s.conditions.load_average:g}" for s in speeds))
+    out.print(table)
+    c = speeds[0].conditions
+    out.print(
+        f"[dim]{escape(c.device)}; {c.clip}; decoder {c.decoder}; prompt {escape(repr(c.prompt))}; {c.steps} steps, "
+        f"{c.evaluations} evaluations; median of {c.runs}. Figures of this machine, not of a phone.[/]"
+    )
+
+
+def print_programs(manifest: Manifest) -> None:
+    from ..core.files import human_bytes
+
+    table = Table(title=f"{manifest.model.preset} for {manifest.target.name}, {manifest.weights.name}", title_justify="left")
+    for column in ("program", "size", "delegates", "of the FLOPs", "outside", "not delegated"):
+        table.add_column(column, justify="left" if column in ("program", "not delegated") else "right")
+    for name, program in manifest.programs.items():
+        for index, (method, taken) in enumerate(program.placement.items()):
+            label = name if method == "forward" else f"{name}.{method}"
+            share = f"{100 * taken.flops_share:.1f} %" if taken.delegated_flops else "–"
+            others = ", ".join(f"{_operator(op)} ×{count}" for op, count in sorted(taken.other_ops.items())) or "nothing"
+            if taken.border_bytes:
+                others += f"; {human_bytes(taken.border_bytes)} cross the border"
+            spent = sum(taken.other_seconds.values())
+            outside = f"{1000 * spent:.2f} ms" if spent else "–"
+            size = human_bytes(program.artifact.bytes) if index == 0 else ""
+            table.add_row(label, size, str(taken.delegate_calls), share, outside, others)
+    out.print(table)
+
+
+def _operator(name: str) -> str:
+    return name.removesuffix(".default").removeprefix("aten.")
