@@ -100,7 +100,7 @@ def test_player_and_exporter_share_one_runtime(first: str, bundle_path: Path) ->
         f"bundle = Bundle.open({str(bundle_path)!r}); engine = open_engine(bundle); "
         "spec = bundle.program('audio_encoder').methods['forward'].inputs[0]; "
         "out = engine.run('audio_encoder', 'forward', [np.ones(spec.shape, np.float32)]); assert np.isfinite(out[0]).all(); "
-        "from echoedge.targets import program_file"
+        "from echoedge.targets.executorch import program_file"
     )
     exporter = "import executorch.exir, torchao; from executorch.runtime import Runtime; rt = Runtime.get()"
     order = (player, exporter) if first == "player" else (exporter, player)
