@@ -53,8 +53,8 @@ class Player:
     def __init__(self, folder, run):
         self.run, manifest = run, json.loads((folder / "manifest.json").read_bytes())
         self.clip, self.playing, self.hearing = manifest["clips"][0], manifest["playing"], manifest["playing"]["hearing"]
-        fitting = (None, "{height}x{width}x{frames}".format(**self.clip))
-        self.programs = {p["role"]: (name, p["methods"]) for name, p in manifest["programs"].items() if p["clip"] in fitting}
+        shape, programs = "{height}x{width}x{frames}".format(**self.clip), manifest["programs"].items()
+        self.programs = {p["role"]: (name, p["methods"]) for clip in (None, shape) for name, p in programs if p["clip"] == clip}
         packs = [read_tensors(folder / name) for name in manifest["files"] if name.startswith("prompts/")]
         self.prompts = {prompt: rows for pack in packs for prompt, rows in pack.items()}
         self.plan, self.tables = json.loads((folder / "plan.json").read_bytes()), read_tensors(folder / "step_tables.safetensors")
