@@ -1,4 +1,4 @@
-"""A player of bundles, written from docs/BUNDLE.md alone; run(name of a program, method, inputs) -> outputs comes from outside."""
+"""A player of bundles that does what docs/BUNDLE.md says; run(name of a program, method, inputs) -> outputs comes from outside."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""docs/BUNDLE.md is enough: a player written from it alone plays bundles to the bits of our own."""
+"""A player that does what docs/BUNDLE.md says, with numpy alone, plays bundles to the bits of our own."""
 
 from __future__ import annotations
 
