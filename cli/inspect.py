@@ -116,10 +116,10 @@ def inspect(
     measured = {name: program.measured for name, program in manifest.programs.items() if program.measured is not None}
     if measured:
         found = ", ".join(f"{name} {in_words(figures.psnr_db)}" for name, figures in measured.items())
-        out.print(f"parity    at export: {found}")
+        out.print(f"parity    at export: {found}", soft_wrap=True)
     for record in records.own:
         played = f"{record.engine} on {record.device}, {record.threads} threads"
-        out.print(f"{record.verb:<9} {record.date}, {escape(played)}: {escape(record.summary)}")
+        out.print(f"{record.verb:<9} {record.date}, {escape(played)}: {escape(record.summary)}", soft_wrap=True)
     for name, reason in records.damaged.items():
         out.print(f"[yellow]damaged   {escape(name)}: {escape(reason)}[/]")
     if records.others:

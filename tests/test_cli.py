@@ -262,7 +262,7 @@ def test_verify_says_what_was_not_judged(run: Run, bundle_path: Path, tmp_path: 
     unjudged = {name for name, said in rows.items() if said == f"not judged: {NO_CLIP}"}
     assert unjudged == {"latents", "frames", "lip-sync"}
     assert {said for name, said in rows.items() if name not in unjudged} == {"passed"}
-    assert "What was judged is equal within the bundle's thresholds; 3 of 10 rows were not judged." in ended.out
+    assert "What was judged is equal within the bundle's thresholds; 3 of 13 rows were not judged." in ended.out
     told = json.loads(run("verify", path, "--json").out)
     assert (told["passed"], told["complete"]) == (True, False)
     silent = {row["name"]: row for row in told["rows"] if not row["judged"]} | {"lip-sync": told["lipsync"]}
@@ -273,7 +273,9 @@ def test_verify_says_what_was_not_judged(run: Run, bundle_path: Path, tmp_path: 
 def test_verify_of_a_bundle_that_demands_nothing_is_no_pass(run: Run, bundle_path: Path, tmp_path: Path) -> None:
     path = without_clip(bundle_path, tmp_path / "b")
     manifest = json.loads((path / MANIFEST).read_text())
-    manifest["parity"]["thresholds"] = {}
+    manifest["parity"]["demanded"] = {}
+    for program in manifest["programs"].values():
+        program["demanded"] = None
     (path / MANIFEST).write_text(json.dumps(manifest))
     ended = run("verify", path)
     assert ended.status == 1
@@ -318,13 +320,14 @@ def test_figures_of_another_engine_are_never_the_bundles(
     assert (tmp_path / "b" / MANIFEST).read_bytes() == before
     assert [path.name.split("-", 1)[1] for path in (tmp_path / "b" / "records").iterdir()] == ["verify-torch.json"]
     said = run("inspect", tmp_path / "b").out
-    assert "parity    at export: denoise 54.3 dB" in said
+    at_export = next(line for line in said.splitlines() if line.startswith("parity    at export: "))
+    assert "denoise 54.3 dB" in at_export
     line = next(line for line in said.splitlines() if line.startswith("verify"))
     assert "torch (reference, weights fp32, computing in fp32)" in line
     assert re.search(r"denoise (≥ 1[45]\d|1[34]\d\.\d) dB", line)
     told = json.loads(run("inspect", tmp_path / "b", "--json").out)
     assert told["records"][0]["engine"]["name"] == "torch"
-    assert told["parity"]["measured"]["denoise"]["psnr_db"] == 54.3
+    assert told["programs"]["denoise"]["measured"]["psnr_db"] == 54.3
 
 
 def test_inspect_names_damaged_records_and_those_of_other_manifests(run: Run, bundle_path: Path, tmp_path: Path) -> None:
@@ -637,7 +640,7 @@ def test_an_output_folder_without_permission(run: Run, given: dict[str, object],
     [
         (["--model", "nanoo"], r"no model 'nanoo'\. Choose from: nano, flash, preview\. Did you mean 'nano'\?"),
         (["--model", "flash"], r"--checkpoint names the folder with the weights of flash"),
-        (["--target", "tflite"], r"compiles for: executorch\. It does not compile for 'tflite'"),
+        (["--target", "tflite"], r"target is 'tflite'\. Choose from: executorch"),
         (["--weights", "int9"], r"no weights 'int9'\. Choose from fp32, int8, int4, .*Did you mean 'int8'\?"),
         (["--weights", "gone.json"], r"recipe gone\.json cannot be read"),
         (["--size", "large"], r"--size is 'large'; write HEIGHTxWIDTH"),

@@ -95,9 +95,21 @@ class Golden:
         return Golden({key: self.tensors[key] for key in keys}, {"programs": {program: calls}, "clip": {}, "settings": {}})
 
     def merge(self, other: Golden) -> None:
-        """Takes over what `other` recorded of other programs."""
+        """Takes over what `other` recorded. Calls of a method that is here already come behind those that are."""
         self.tensors.update(other.tensors)
-        for part in ("programs", "clip", "settings"):
+        mine, theirs = self.index["programs"], other.index["programs"]
+        before = {(name, method): len(calls) for name, methods in mine.items() for method, calls in methods.items()}
+
+        def moved(source: Any) -> Any:
+            if not isinstance(source, dict):
+                return source
+            return source | {"call": source["call"] + before.get((source["program"], source["method"]), 0)}
+
+        for name, methods in theirs.items():
+            for method, calls in methods.items():
+                added = [call | {"inputs": [moved(source) for source in call["inputs"]]} for call in calls]
+                mine.setdefault(name, {}).setdefault(method, []).extend(added)
+        for part in ("clip", "settings"):
             self.index[part].update(other.index[part])
 
 

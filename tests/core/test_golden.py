@@ -107,3 +107,20 @@ def test_an_input_that_nobody_made_is_reported() -> None:
 def test_another_number_of_outputs_is_reported() -> None:
     with pytest.raises(BundleError, match=r"make\.forward gives 1 outputs; its record has 2"):
         compare(chain(), lambda *call: double(*call)[:1])
+
+
+def test_calls_that_come_to_others_stand_behind_them() -> None:
+    """What reads an output of such a call goes on reading the same one."""
+    goldens = []
+    for value in (1.0, 2.0):
+        golden, x = Golden(), np.full(3, value, np.float32)
+        golden.add_call("make", "forward", [x], [x * 10])
+        golden.add_call(f"read-{value:g}", "forward", [Given("make", "forward", 0, 0)], [x * 100])
+        goldens.append(golden)
+    one, other = goldens
+    one.merge(other)
+    assert [len(one.index["programs"][name]["forward"]) for name in ("make", "read-1", "read-2")] == [2, 1, 1]
+    found = compare(one, lambda name, _, inputs: [inputs[0] * np.float32(10)])
+    assert {name: each.max_abs for name, each in found.items()} == {"make": 0, "read-1": 0, "read-2": 0}
+    one.index["programs"]["read-2"]["forward"][0]["inputs"][0]["call"] = 0  # as before calls were counted on
+    assert compare(one, lambda name, _, inputs: [inputs[0] * np.float32(10)])["read-2"].max_abs == 100
