@@ -1,7 +1,7 @@
 """What a clip's conditions cost: programs of their own for text, portrait, speech and known frames, beside one program for all.
 
     prepare.py flash                        two blocks of flash at full width, five windows, both ways in this process
-    prepare.py clip OLD=PATH:BUNDLE NEW=…   a voice played with several versions in turn, and the median of what "prepare" took: PATH
+    prepare.py clip OLD=PATH:BUNDLE NEW=…   a voice played with several versions in turn; medians of "prepare": PATH
                                             holds a folder `echoedge`, BUNDLE is its own export
 
 On a quiet machine.
