@@ -10,16 +10,19 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..core.bundle import CONDITION_PROGRAMS
 from ..core.errors import ConfigError
 
 Weights = Literal["fp32", "int8", "int4"]
 Rounding = Literal["nearest", "searched", "hqq", "gptq"]
 NEEDS_SAMPLES = ("gptq",)  # roundings that look at what a layer is given
+JOINT_CONDITIONS = "encode_conditions"
 DATA_FREE: Rounding = "searched"  # what stands in for them
 
 
 class Rule(BaseModel):
-    """`programs` and `modules` are shell-style patterns; `weights` is how the linear layers they match are stored.
+    """`programs` and `modules` are shell-style patterns; `weights` is how the linear layers they match are stored. A pattern that
+    matches `encode_conditions` matches the four condition programs, which were one of that name.
 
     int8: 8-bit weights per output channel. int4: 4-bit weights in groups of `group` inputs; layers whose inputs do not divide
     into groups are stored as int8. Both with activations quantised to 8 bits per row as they come.
@@ -56,8 +59,9 @@ class WeightRecipe(BaseModel):
         return self.model_copy(update={"rules": tuple(free)})
 
     def rule_for(self, program: str, module: str) -> Rule | None:
+        names = (program, JOINT_CONDITIONS) if program in CONDITION_PROGRAMS else (program,)
         for rule in self.rules:
-            if fnmatchcase(program, rule.programs) and fnmatchcase(module, rule.modules):
+            if any(fnmatchcase(name, rule.programs) for name in names) and fnmatchcase(module, rule.modules):
                 return rule
         return None
 

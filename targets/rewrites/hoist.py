@@ -1,7 +1,7 @@
 """What does not change in a denoising step leaves it, as named rewrites that are each exact on their own.
 
 The naive step is `DiT.forward`: at every timestep it reads prompt, portrait and speech again. A rewrite takes one part of that out
-and says where it goes: to once per guidance branch (`encode_conditions`), to once per plan (at export), or into the step program as
+and says where it goes: to once per guidance branch (condition programs), to once per plan (at export), or into the step program as
 constants. The mathematics are the reference's; this file only decides when they run.
 
 1. rewrites     names, and what each moves
@@ -51,13 +51,13 @@ class Rewrite:
 
 KEYS_VALUES = Rewrite(
     "keys-values",
-    "Keys and values of text, image and audio in every block, and the embeddings before them, move to encode_conditions: once per "
+    "Keys and values of text, image and audio in every block, and the embeddings before them, move to condition programs: once per "
     "window and guidance branch.",
     "branch",
 )
 PATCH_BIAS = Rewrite(
     "patch-bias",
-    "The patch embedding of mask and masked latents, with its bias, moves to encode_conditions; the step adds it to that of the "
+    "The patch embedding of mask and masked latents, with its bias, moves to a condition program; the step adds it to that of the "
     "noisy latents.",
     "branch",
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from echoedge.core.bundle import CONDITION_PROGRAMS
 from echoedge.core.errors import ConfigError
 from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe, read_recipe
 
@@ -53,6 +54,10 @@ def test_a_presets_name_is_the_preset(name: str) -> None:
         ("mixed", "denoise", "dit.blocks.11.cross_attn.o", "int8"),
         ("mixed", "denoise", "dit.blocks.11.ffn.2", "int4"),
         ("mixed", "encode_conditions", "dit.blocks.11.cross_attn.k", "int4"),
+        ("mixed", "text_conditions", "dit.blocks.11.cross_attn.k", "int4"),
+        ("mixed", "image_conditions", "dit.blocks.11.cross_attn.v_img", "int4"),
+        ("mixed", "audio_conditions", "dit.blocks.11.cross_attn.k_audio", "int8"),
+        ("int4", "patch_conditions", "patch_embedding.given", "fp32"),
         ("mixed", "encode_conditions", "dit.blocks.11.cross_attn.v_img", "int4"),
         ("mixed", "encode_conditions", "dit.blocks.11.cross_attn.k_audio", "int8"),
         ("mixed", "encode_conditions", "dit.blocks.11.cross_attn.v_audio", "int8"),
@@ -64,6 +69,14 @@ def test_a_presets_name_is_the_preset(name: str) -> None:
 )
 def test_what_a_preset_does_with_a_layer(name: str, program: str, module: str, weights: str | None) -> None:
     assert chosen(PRESETS[name], program, module) == weights
+
+
+def test_the_name_of_all_conditions_is_that_of_each_and_of_nothing_else() -> None:
+    recipe = WeightRecipe(name="old", rules=(Rule(programs="encode_*", weights="int4"), Rule(programs="text_*", weights="int8")))
+    found = {name: chosen(recipe, name, "x") for name in (*CONDITION_PROGRAMS, "denoise", "text_encoder", "audio_conditions_too")}
+    assert found == dict.fromkeys(CONDITION_PROGRAMS, "int4") | {
+        "denoise": None, "text_encoder": "int8", "audio_conditions_too": None,
+    }  # fmt: skip
 
 
 # ---- rules -----------------------------------------------------------------------------------------------------------------------
