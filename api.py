@@ -37,6 +37,15 @@ def _silent(stage: str, done: int, total: int) -> None:
     """The default progress: says nothing."""
 
 
+def _refuse(reason: str, given: Mapping[str, tuple[Any, Any]]) -> None:
+    """Refuses, with a ConfigError, arguments that would do nothing: `given` has their value and default by name."""
+    from .core.errors import ConfigError
+
+    for name, (value, default) in given.items():
+        if value != default:
+            raise ConfigError(f"{name} is {value!r}; it {reason}.")
+
+
 def export(
     out: Place,
     *,
@@ -79,6 +88,11 @@ def export(
     if preset(model).name == "nano":
         if checkpoint is not None:
             raise ConfigError("nano's weights are built in; --checkpoint is for flash and preview.")
+        of_checkpoints: dict[str, tuple[Any, Any]] = {
+            "also": (tuple(also), ()), "decoders": (tuple(decoders), ("full", "tiny")), "prompts": (prompts, None),
+            "text_rows": (text_rows, 64), "context_seconds": (context_seconds, 6.0),
+        }  # fmt: skip
+        _refuse("goes with the models flash and preview", of_checkpoints)
         request = nano_request(weights, target=target, options=options, size=size, frames=frames, steps=steps, plan=plan or "nano")
     else:
         if checkpoint is None:
@@ -101,7 +115,7 @@ def animate(
     audio: Place,
     out: Place,
     prompt: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     engine: str = "auto",
     clip: str | None = None,
     decoder: str | None = None,
@@ -121,8 +135,9 @@ def animate(
 ) -> Animated:
     """Makes a portrait speak: the film `out`, as long as the voice. Plays a bundle, or a `checkpoint` in full precision.
 
-    clip: HEIGHTxWIDTHxFRAMES, which of a bundle's shapes; decoder: full or tiny; prompts: a pack of prompt embeddings. model to
-    resident go with `checkpoint`, see `runtime.play.animate.animate_checkpoint`; `settings.seed` is then `seed`.
+    seed: 0 by default. clip: HEIGHTxWIDTHxFRAMES, which of a bundle's shapes; decoder: full or tiny; prompts: a pack of prompt
+    embeddings; threads: of a bundle's engine. model to resident go with `checkpoint`, see
+    `runtime.play.animate.animate_checkpoint`; seed and decoder, where given, then take the place of those of `settings`.
 
     Raises:
         ConfigError: neither or both of bundle and checkpoint, or an option out of range.
@@ -138,9 +153,22 @@ def animate(
         from .runtime.play.animate import animate_bundle
         from .runtime.play.setting import Wanted
 
+        of_checkpoints: dict[str, tuple[Any, Any]] = {
+            "model": (model, None), "settings": (settings, None), "size": (tuple(size), (512, 512)), "frames": (frames, None),
+            "face": (face, None), "match_colours": (match_colours, False), "resident": (resident, False),
+        }  # fmt: skip
+        _refuse("goes with a checkpoint; a bundle has it fixed when it is compiled", of_checkpoints)
         wanted = Wanted(engine, clip, decoder, pack, prompt, threads)
         return animate_bundle(
-            Bundle.open(bundle), wanted, Path(image), Path(audio), Path(out), seed=seed, force=force, progress=progress, warn=warn
+            Bundle.open(bundle),
+            wanted,
+            Path(image),
+            Path(audio),
+            Path(out),
+            seed=seed or 0,
+            force=force,
+            progress=progress,
+            warn=warn,
         )
     from .runtime.play.animate import animate_checkpoint
     from .runtime.play.reference import Settings
@@ -150,7 +178,9 @@ def animate(
         raise ConfigError("--clip names a shape of a bundle; with --checkpoint give --size and --frames.")
     if engine not in ("auto", "torch"):
         raise EngineError(f"A checkpoint is played by torch, not by {engine}. Compile it into a bundle first.")
-    chosen = replace(settings or Settings(), seed=seed, decoder=decoder or "full")
+    _refuse("goes with a bundle; PyTorch's own setting is for a checkpoint", {"threads": (threads, None)})
+    chosen = settings or Settings()
+    chosen = replace(chosen, seed=chosen.seed if seed is None else seed, decoder=decoder or chosen.decoder)
     return animate_checkpoint(
         Path(checkpoint), chosen, Path(image), Path(audio), Path(out), model=model, prompt=prompt or "", prompts=pack, size=size,
         frames=frames, face=face, match_colours=match_colours, resident=resident, force=force, progress=progress, warn=warn,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -24,10 +24,6 @@ from .words import (
     shape_of,
     warn,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 PANEL = "With --checkpoint: the released model in full precision"
 
@@ -116,7 +112,7 @@ def animate(
     ] = False,
 ) -> None:
     """Make a portrait speak: an MP4 as long as the speech. Plays a bundle, or the released model from its checkpoint."""
-    if bundle is not None:
+    if bundle is not None and checkpoint is None:
         refuse_options(context, PANEL, "goes with --checkpoint; a bundle has it fixed when it is compiled")
     settings = None
     if checkpoint is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -21,9 +21,6 @@ from .words import (
     shape_of,
     told_of_record,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def bench(

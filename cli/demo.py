@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -20,9 +20,6 @@ from .words import (
     print_verdict,
     warn,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def demo(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -15,9 +15,6 @@ from .words import (
     JsonOption,
     out,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def doctor(

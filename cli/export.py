@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -20,10 +20,6 @@ from .words import (
     refuse_options,
     warn,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 RELEASED_PANEL = "With --model flash or preview, from --checkpoint"
 
@@ -97,15 +93,14 @@ def export(
 ) -> None:
     """Compile a model into a bundle. Of flash and preview, the same command goes on where a killed one stopped."""
     from ..core.config import preset
-    from ..core.plan import check_choice
 
     options: dict[str, Any] = {}
     if preset(model).name == "nano":
         refuse_options(context, RELEASED_PANEL, "goes with --model flash or preview", but=("checkpoint",))
     else:
-        check_choice("way", way, ("auto", "stamped", "plain"))
-        if target == "executorch":
-            options = {"layout": layout, "backend": backend, "way": way, "products": products}
+        chosen = {"layout": layout, "backend": backend, "way": way, "products": products}
+        usual = {"layout": "separate", "backend": "xnnpack", "way": "auto", "products": "fp32"}
+        options = {name: value for name, value in chosen.items() if value != usual[name]}  # a target refuses what it does not know
     with bars(as_json) as progress:
         manifest = api.export(
             output, model=model, checkpoint=checkpoint, weights=weights, target=target, options=options,

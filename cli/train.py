@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -15,10 +15,6 @@ from .options import distinct
 from .words import (
     out,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 train_app = typer.Typer(help="Train the built-in model.", no_args_is_help=True)
 

@@ -99,6 +99,14 @@ def test_what_cannot_be_is_refused_in_one_sentence(bundle_path: Path, tmp_path: 
         echoedge.export(tmp_path / "x", checkpoint=tmp_path)
     with pytest.raises(ConfigError, match="one of the two"):
         echoedge.animate(image="a", audio="b", out="c")
+    with pytest.raises(ConfigError, match=r"text_rows is 32; it goes with the models flash and preview"):
+        echoedge.export(tmp_path / "x", text_rows=32)
+    given = {"image": DEMO / "ada.png", "audio": DEMO / "hello.wav", "out": tmp_path / "c.mp4"}
+    for name, value in {"model": "flash", "size": (64, 64), "frames": 9, "match_colours": True, "resident": True}.items():
+        with pytest.raises(ConfigError, match=rf"{name} is .*; it goes with a checkpoint"):
+            echoedge.animate(bundle_path, **given, **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="threads is 2; it goes with a bundle"):
+        echoedge.animate(checkpoint=tmp_path, threads=2, **given)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"nobody\.png"):
         echoedge.animate(bundle_path, image="nobody.png", audio=DEMO / "hello.wav", out=tmp_path / "c.mp4")
     with pytest.raises(BundleError, match="There is no bundle"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from echoedge.core.bundle import Bundle, ModelRecord
+from echoedge.core.bundle import Bundle, ModelRecord, TargetRecord
 from echoedge.core.config import NANO
 from echoedge.core.errors import EngineError
 from echoedge.core.metrics.psnr import psnr
@@ -103,8 +103,8 @@ def test_a_wrong_type_is_refused_by_name(engine: Engine) -> None:
 
 @pytest.mark.parametrize("count", [0, 3])
 def test_a_wrong_number_of_inputs_is_refused(count: int, engine: Engine) -> None:
-    with pytest.raises(EngineError, match=rf"encode_conditions\.forward takes 4 inputs \(y, text, image, audio\), not {count}\."):
-        engine.run("encode_conditions", "forward", example("encode_conditions")[:count])
+    with pytest.raises(EngineError, match=rf"audio_conditions\.forward takes 1 inputs \(audio\), not {count}\."):
+        engine.run("audio_conditions", "forward", example("audio_conditions") * count)
 
 
 def test_an_unknown_program_is_refused(engine: Engine) -> None:
@@ -146,7 +146,7 @@ def test_torch_plays_only_the_very_weights(bundle: Bundle) -> None:
 
 
 def test_executorch_plays_only_its_own_target(bundle: Bundle) -> None:
-    other = replace(bundle, manifest=bundle.manifest.model_copy(update={"target": "coreml"}))
+    other = replace(bundle, manifest=bundle.manifest.model_copy(update={"target": TargetRecord(name="coreml")}))
     with pytest.raises(EngineError, match="compiled for coreml; the executorch engine cannot play it"):
         ExecuTorchEngine(other)
 
@@ -156,7 +156,7 @@ def test_executorch_plays_only_its_own_target(bundle: Bundle) -> None:
 # A process of its own: a runtime that trusts the file may end the process.
 RUN = """
 import sys
-from echoedge.core.bundle import Bundle
+from echoedge.core.bundle import Bundle, TargetRecord
 from echoedge.core.errors import EngineError
 from echoedge.runtime.engines import open_engine
 from pathlib import Path

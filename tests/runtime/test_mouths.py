@@ -38,7 +38,7 @@ class Drawn:
     def __init__(self, _: object, engine: Any) -> None:
         self.change = engine
 
-    def perform(self, portrait: np.ndarray, speech: np.ndarray, prompt: str, seed: int) -> Any:
+    def generate(self, portrait: np.ndarray, speech: np.ndarray, prompt: str, seed: int) -> Any:
         clip = TRUTHS[seed]
         assert np.array_equal(np.rint((portrait + 1) * 127.5).astype(np.uint8).transpose(1, 2, 0), clip.frames[0])
         assert prompt == clip.prompt
@@ -51,7 +51,7 @@ class Drawn:
 
 def test_the_same_clips_are_played_in_full_precision_and_by_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mouths, "Player", Drawn)
-    monkeypatch.setattr(mouths.Score, "of", lambda _: None)
+    monkeypatch.setattr(mouths.PlayerConfig, "of", lambda _: None)
     monkeypatch.setattr(mouths.TorchEngine, "for_bundle", lambda _: lambda frames: frames)
     seen: list[tuple[int, int]] = []
     bundle: Any = SimpleNamespace(clip=NANO_CLIP)

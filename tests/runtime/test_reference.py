@@ -20,6 +20,7 @@ from echoedge.core.model.conditions import Conditions
 from echoedge.core.model.masks import Task, mask_latents, task_mask
 from echoedge.core.plan import noise
 from echoedge.core.plan.samplers import NoGuidance, build_plan, scheduler_for
+from echoedge.core.sampling.conditioning import Conditioner
 from echoedge.core.sampling.inputs import frame_windows
 from echoedge.core.weights import checkpoints
 from echoedge.core.weights.checkpoints import Checkpoint
@@ -293,11 +294,13 @@ def test_the_memory_forecast_counts_the_released_model() -> None:
     assert forecast(161)["conditions"] == needed["conditions"]
 
 
-def test_conditions_that_windows_and_branches_share_are_held_once(folders: dict[Variant, Path]) -> None:
+def test_conditions_that_windows_and_branches_share_are_held_once(
+    folders: dict[Variant, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = reference(folders, "preview", replace(CLIP, frames=21), window=9, overlap=1, steps=3)
     found: list[Any] = []
-    prepare = model.player.prepare
-    model.player.prepare = lambda *arguments: found.append(prepare(*arguments)) or found[-1]  # type: ignore[method-assign, func-returns-value]
+    window = Conditioner.window
+    monkeypatch.setattr(Conditioner, "window", lambda *arguments: found.append(window(*arguments)) or found[-1])
     played(model, speech=voice(21))
     names = Conditions.names()
     branches = len(model.plan.branches)

@@ -44,7 +44,7 @@ def compiled(products: Products, folder: Path, weights: str = "fp32") -> tuple[A
     with products_in(products):
         made = compile_program("denoise", {"forward": EntryPoint(module, inputs, ["y"])}, PRESETS[weights], folder)
     (y,) = ProgramFile(made.path).run("forward", [tensor.numpy() for tensor in inputs.values()])
-    return made.delegation["forward"], torch.from_numpy(y)
+    return made.placement["forward"], torch.from_numpy(y)
 
 
 @torch.no_grad()

@@ -315,7 +315,7 @@ def test_each_method_is_one_delegate_that_computes_the_same(part: str, tmp_path:
         "vae_decode": lambda: vae_decode_program(randomised(TinyVAE(TINY)), clip),
     }[part]()
     compiled = compile_program(part, program, PRESETS["fp32"], tmp_path)
-    assert {name: (taken.delegate_calls, taken.other_ops) for name, taken in compiled.delegation.items()} == {
+    assert {name: (taken.delegate_calls, taken.other_ops) for name, taken in compiled.placement.items()} == {
         name: (1, {}) for name in program
     }
     loaded = Runtime.get().load_program(compiled.path)

@@ -55,7 +55,7 @@ class Watching(ReferenceEngine):
         found = super().run(program, method, inputs)
         if program.startswith("denoise"):
             self.velocities = [*getattr(self, "velocities", []), found[0]]
-        if program == "encode_conditions":
+        if program == "patch_conditions":
             self.known = [*getattr(self, "known", []), inputs[0]]
         return found
 
@@ -75,7 +75,7 @@ def _audio(variant: Variant) -> Any:
 
 
 def inputs_of(player: Player, latent_frames: int, seed: int = 0) -> dict[str, Any]:
-    config, clip = player.config.config, player.config.clip
+    config, clip = player.engine.config, player.config.clip  # type: ignore[attr-defined]
     rng = np.random.default_rng(seed)
 
     def random(*shape: int) -> np.ndarray:
