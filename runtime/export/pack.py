@@ -159,6 +159,6 @@ def _memory(request: ExportRequest, compiled: Mapping[str, Compiled], done: Mapp
         "step_bytes": step_activations(config, clip),
         **{f"{role}_state_bytes": state(role) for role in streaming},
         "export_peak_bytes": peak,
-        "export_peak_bytes_by_task": {name: job.peak_bytes for name, job in done.items()},
-        "export_seconds_by_task": {name: round(job.seconds, 1) for name, job in done.items()},
+        "export_peak_bytes_by_job": {name: job.peak_bytes for name, job in done.items()},
+        "export_seconds_by_job": {name: round(job.seconds, 1) for name, job in done.items()},
     }

@@ -1,7 +1,7 @@
 """ExecuTorch: programs of the reference to `.pte` files.
 
 portable rewrite -> weight quantisation -> torch.export -> one delegate per method -> .pte. What was written is believed when it has
-been run and compared (`released.prove`, `runtime/verify/parity.py`).
+been run and compared (`runtime/export/compile.py`, `runtime/verify/parity.py`).
 """
 
 from __future__ import annotations
