@@ -39,6 +39,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/python docs/figures.py --check
 	mkdir -p $(VENV)/src && ln -sfn ../.. $(VENV)/src/echoedge
+	PYTHONPATH=$(VENV)/src $(BIN)/lint-imports --no-logo --no-cache
 	MYPYPATH=$(VENV)/src $(BIN)/mypy -p echoedge
 
 # torch is pinned here so that pip takes one release and not whatever is newest.
