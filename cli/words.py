@@ -159,7 +159,8 @@ def print_programs(manifest: Manifest) -> None:
 
     table = Table(title=f"{manifest.model.preset} for {manifest.target.name}, {manifest.weights.name}", title_justify="left")
     for column in ("program", "size", "delegates", "of the FLOPs", "outside", "not delegated"):
-        table.add_column(column, justify="left" if column in ("program", "not delegated") else "right")
+        left = column in ("program", "not delegated")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column == "program")
     for name, program in manifest.programs.items():
         for index, (method, taken) in enumerate(program.placement.items()):
             label = name if method == "forward" else f"{name}.{method}"
