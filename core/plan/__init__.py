@@ -1,5 +1,7 @@
 """The sampler as data, and the arithmetic that any player repeats to the letter."""
 
+from .normals import noise as noise
+from .normals import philox as philox
 from .plan import MAX_AUDIO_SHIFT as MAX_AUDIO_SHIFT
 from .plan import MAX_MODALITY_WEIGHT as MAX_MODALITY_WEIGHT
 from .plan import MAX_STEPS as MAX_STEPS
@@ -17,6 +19,4 @@ from .plan import check_count as check_count
 from .plan import check_number as check_number
 from .plan import check_seed as check_seed
 from .plan import guide as guide
-from .plan import noise as noise
-from .plan import philox as philox
 from .plan import windows as windows

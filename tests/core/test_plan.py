@@ -468,7 +468,7 @@ def test_noise_is_standard_normal() -> None:
 def test_log_and_turns_are_accurate_at_the_ends_of_the_range() -> None:
     from mpmath import mp, mpf
 
-    from echoedge.core.plan.plan import _cos_sin_turns, _log
+    from echoedge.core.plan.normals import _cos_sin_turns, _log
 
     mp.dps = 40
     words = [0, 1, 2**29, 2**30 - 1, 2**30, 2**31 - 1, 2**31, 3 * 2**30, 2**32 - 1, *range(12345, 2**32, 2**32 // 500)]
