@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-FLOORS = ("core", "quantize", "targets", "runtime")
+FLOORS = ("core", "quantize", "targets", "runtime", "cli")
 
 
 @pytest.fixture(scope="module")
