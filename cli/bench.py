@@ -19,7 +19,7 @@ from .words import (
     bars,
     print_speed,
     shape_of,
-    told_of_record,
+    told_of_records,
 )
 
 
@@ -40,13 +40,11 @@ def bench(
 ) -> None:
     """Say how fast a bundle plays here, stage by stage."""
     engines = [engine, *(["torch"] if compare and engine != "torch" else [])]
-    with bars(as_json) as progress:
+    with told_of_records(bundle), bars(as_json) as progress:
         speeds = api.bench(
             bundle, engines=engines, runs=runs, clip=shape_of(clip), decoder=decoder, prompts=prompts, prompt=prompt,
             threads=threads, record=record, progress=progress,
         )  # fmt: skip
-    if record:
-        told_of_record(bundle)
     if as_json:
         print(json.dumps([speed.to_dict() for speed in speeds]))
     else:

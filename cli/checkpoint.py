@@ -61,7 +61,7 @@ def _print_accounts(checkpoint: Checkpoint, accounts: list[Account]) -> None:
     from ..core.files import human_bytes
 
     title = f"{checkpoint.folder}: {checkpoint.variant or 'no EchoMimic transformer'}"
-    table = Table(title=escape(title), title_justify="left", show_footer=True)
+    table = Table(show_footer=True)
     present = [account for account in accounts if account.files]
     footers = {
         "tensors": f"{sum(account.found for account in present):,}",
@@ -84,6 +84,7 @@ def _print_accounts(checkpoint: Checkpoint, accounts: list[Account]) -> None:
             human_bytes(account.bytes) if account.files else "",
             _status(account),
         )
+    out.print(f"[italic]{escape(title)}[/]", soft_wrap=True, highlight=False)  # a table's own title would wrap at its width
     out.print(table)
     for account in present:
         files = ", ".join(_relative(path, checkpoint.folder) for path in account.files)

@@ -91,7 +91,7 @@ def export(
         ),
     ] = 6.0,
 ) -> None:
-    """Compile a model into a bundle. Of flash and preview, the same command goes on where a killed one stopped."""
+    """Compile a model into a bundle. The same command goes on where a killed one stopped."""
     from ..core.config import preset
 
     options: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from .words import (
     bars,
     out,
     print_verdict,
-    told_of_record,
+    told_of_records,
 )
 
 
@@ -33,10 +33,8 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compare every program and a whole clip with full precision. Exit status 1 when a threshold fails, or nothing was judged."""
-    with bars(as_json) as progress:
+    with told_of_records(bundle), bars(as_json) as progress:
         verdict = api.verify(bundle, engine=engine, baseline=baseline, clips=clips, record=record, progress=progress)
-    if record:
-        told_of_record(bundle)
     if as_json:
         print(json.dumps(verdict.to_dict()))
     else:

@@ -122,12 +122,15 @@ def print_verdict(verdict: Verdict) -> None:
     out.print(table)
 
 
-def told_of_record(bundle: Path) -> None:
-    """Names the record that was written last."""
+@contextmanager
+def told_of_records(bundle: Path) -> Iterator[None]:
+    """Names the records that are written in a bundle's folder until the block ends."""
     from ..core.bundle import RECORDS
 
-    path = max((bundle / RECORDS).glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-    err.print(f"[dim]Recorded in {escape(str(path))}[/]", soft_wrap=True)
+    before = set((bundle / RECORDS).glob("*.json"))
+    yield
+    for path in sorted(set((bundle / RECORDS).glob("*.json")) - before):
+        err.print(f"[dim]Recorded in {escape(str(path))}[/]", soft_wrap=True)
 
 
 def print_speed(speeds: Sequence[Speed]) -> None:

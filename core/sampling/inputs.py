@@ -24,14 +24,14 @@ Indexable = TypeVar("Indexable", bound=Any)  # an array of numpy or torch
 # -- prompts ---------------------------------------------------------------------------------------------------------------------
 
 
-def byte_ids(prompt: str, text_len: int) -> tuple[NDArray[np.int64], int]:
-    """A prompt in any language as UTF-8 bytes: ids [1, text_len] padded with PAD_ID, and how many bytes count.
+def byte_ids(prompt: str, text_len: int, pad_id: int = PAD_ID) -> tuple[NDArray[np.int64], int]:
+    """A prompt in any language as UTF-8 bytes: ids [1, text_len] padded with `pad_id`, and how many bytes count.
 
     A prompt beyond text_len bytes is cut at a character's end.
     """
     data = prompt.encode("utf-8", errors="replace")[:text_len]
     data = data.decode("utf-8", errors="ignore").encode("utf-8")
-    ids = np.full((1, text_len), PAD_ID, np.int64)
+    ids = np.full((1, text_len), pad_id, np.int64)
     ids[0, : len(data)] = list(data)
     return ids, len(data)
 

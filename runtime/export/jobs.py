@@ -63,7 +63,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """What a job returned, and what it took."""
+    """What a job returned, and what it took. peak_bytes: of its process until then, which may have done light jobs before."""
 
     result: Any  # of the job's `returns`
     seconds: float
@@ -260,7 +260,12 @@ class JobRunner:
         return results
 
     def _begin(self, job: Job, request: Any, given: Sequence[BaseModel], workers: list[_Worker]) -> None:
-        """In a process that is idle, if there is one. Light jobs share the cores; a heavy one has them all."""
+        """A light job in a process that is idle, if there is one; a heavy one in a process of its own, where nothing lies but
+        what it needs. Light jobs share the cores; a heavy one has them all."""
+        for idle in [worker for worker in workers if worker.job is None]:
+            if not (job.light and idle.process.is_alive()):
+                workers.remove(idle)
+                idle.end()
         worker = next((worker for worker in workers if worker.job is None), None)
         if worker is None:
             worker = _Worker.start()

@@ -87,7 +87,8 @@ class PlayerConfig:
             rule = plan.window.model_copy(update={"length": length, "overlap": min(plan.window.overlap, length - 1)})
             plan = plan.model_copy(update={"window": rule})
         samples = bundle.input_shape("audio_encoder", "waveform", clip=clip)[1]
-        return cls(bundle.manifest.playing, clip, plan, bundle.read_tensors("step_tables.safetensors"), samples, prompts)
+        playing, tables = bundle.manifest.playing, bundle.read_tensors("step_tables.safetensors")
+        return cls(playing, clip, plan, tables, samples, prompts, partial(byte_ids, pad_id=playing.pad_id))
 
 
 def memory_needed(bundle: Bundle, seconds: float, decoder: str | None = None) -> Need:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from echoedge.core import memory
 from echoedge.core.errors import ConfigError, ExportError, OutputError, ResourceError
 from echoedge.core.memory import Need, resident_bytes
-from echoedge.runtime.export.jobs import Done, Job, JobRunner, fate
+from echoedge.runtime.export.jobs import LIGHT_BYTES, Done, Job, JobRunner, fate
 
 REPO = Path(__file__).resolve().parents[2]
 SMALL = Need({"the process": 1})
@@ -37,7 +37,7 @@ def silent(*_: object) -> None:
     """No progress."""
 
 
-def notes(request: Any, folder: Path) -> BaseModel:
+def notes(request: Any, folder: Path, *_given: BaseModel) -> BaseModel:
     """Leaves a line in the folder each time it runs."""
     with (folder / "runs").open("a") as file:
         file.write(f"{request}\n")
@@ -103,6 +103,19 @@ def test_a_task_runs_in_another_process_after_what_it_reads(tmp_path: Path) -> N
     assert done["first"].result.pid != os.getpid()
     assert done["first"].peak_bytes > 0
     assert (told[0], told[-1]) == (("programs", 0, 2), ("programs", 2, 2))
+
+
+def test_light_jobs_share_a_process_and_a_heavy_one_has_its_own(tmp_path: Path) -> None:
+    """A heavy job's memory goes with its process, and it begins in one that holds nothing yet."""
+    heavy = Need({"weights": LIGHT_BYTES + 1})
+    one, two = task(notes, "one"), task(notes, "two")
+    three = task(notes, "three", need=heavy, after=(one, two))
+    four = task(notes, "four", after=(three,))
+    with JobRunner(tmp_path / "w", "key", at_once=1) as runner:
+        done = runner.run([one, two, three, four], "r", silent)
+    pids = {name: each.result.pid for name, each in done.items()}
+    assert pids["one"] == pids["two"]
+    assert len({pids["two"], pids["three"], pids["four"]}) == 3
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from echoedge.core.bundle import Placement
-from echoedge.core.errors import ConfigError
+from echoedge.core.errors import ConfigError, ExportError
 from echoedge.core.weights.source import Unit
 from echoedge.quantize.recipes import WeightRecipe
 from echoedge.targets.base import Built, Fitting, Lowered, Precision
@@ -65,7 +65,7 @@ class Toy:
         return [Built(unit.label, "folder", folder / name, taken)]
 
     def merge(self, data: Sequence[Path], folder: Path, name: str) -> Path:
-        raise NotImplementedError("its weights lie inside")
+        raise ExportError(f"{name} has no data files: the toy target's weights lie inside.")
 
     def check(self, built: Built, options: ToyOptions) -> int:
         return len(list(built.path.glob("*.pt2")))
