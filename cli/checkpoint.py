@@ -18,7 +18,8 @@ from ..core.errors import ConfigError
 from .options import distinct, parse_names, parse_seconds
 
 if TYPE_CHECKING:
-    from ..core.weights.checkpoints import Account, Checkpoint
+    from ..core.weights.accounts import Account
+    from ..core.weights.checkpoints import Checkpoint
 
 checkpoint_app = typer.Typer(help="Folders of released weights, or of random ones in their place.", no_args_is_help=True)
 out, err = Console(), Console(stderr=True)
@@ -105,7 +106,7 @@ def _print_accounts(checkpoint: Checkpoint, accounts: list[Account]) -> None:
 
 
 def _status(account: Account) -> str:
-    from ..core.weights.checkpoints import NEEDED_FOR
+    from ..core.weights.accounts import NEEDED_FOR
 
     colour = STATUS_COLOURS[account.status]
     if account.status == "absent":

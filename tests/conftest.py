@@ -18,7 +18,7 @@ for _name in ("COLUMNS", "LINES"):  # a process of pytest-xdist has them, and co
 from echoedge.cli import app as cli
 from echoedge.core.bundle import Bundle
 from echoedge.core.config import Variant
-from echoedge.core.weights.checkpoints import NEEDED_FOR
+from echoedge.core.weights.accounts import NEEDED_FOR
 from echoedge.core.weights.random_checkpoint import write_random_checkpoint
 
 from .bundles import export_small

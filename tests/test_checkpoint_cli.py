@@ -21,7 +21,7 @@ from echoedge.core.model import architecture
 from echoedge.core.sampling.hearing import CONTEXT_SECONDS
 from echoedge.core.train.speech import synthesise
 from echoedge.core.weights import checkpoints, random_checkpoint
-from echoedge.core.weights.checkpoints import BASE_FOLDER, OVERLAY_FILE
+from echoedge.core.weights.accounts import BASE_FOLDER, OVERLAY_FILE
 from echoedge.core.weights.random_checkpoint import RECORD
 from echoedge.runtime.studies.hearing_study import CONTEXTS
 

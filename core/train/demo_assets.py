@@ -19,7 +19,9 @@ from PIL import Image
 
 from ..files import atomic_file
 from . import speech
-from .puppets import HELD_OUT_SEED, Motion, draw_clip, mouth_box, prompt_text, render
+from .people import Motion, prompt_text
+from .portraits import mouth_box, render
+from .puppets import HELD_OUT_SEED, draw_clip
 
 PORTRAIT_SIZE = 512
 LONGEST_FRAMES = 149  # the mouth boxes hold the lips for clips up to this length

@@ -1,23 +1,20 @@
 """How good nano is, on heads and voices that training never saw. Everything is measured from pixels.
 
-1. `take` lets a model make every clip from one noise seed. 2. `measure` applies every metric to every clip of every take.
+1. `generate.take` lets a model make every clip from one noise seed. 2. `measure` applies every metric to every clip of every take.
 3. `table` gives means and spreads; `evaluate` is 2 and 3. 4. `separated` says which metrics tell two models or plans apart.
-5. `controls` spoils the truth in ways that each metric must notice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass
 from functools import cache, lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from ..config import NANO_CLIP, ClipSpec
 from ..errors import InputError
 from ..metrics.drift import background_drift
 from ..metrics.following import Landmarks, SmileReader, fit_smile, head_action, head_track, mouth_picture
@@ -28,19 +25,12 @@ from ..metrics.lipsync import correlation, lag, lipsync, shuffled_lipsync
 from ..metrics.motion import mouth_motion
 from ..metrics.mouth import mouth_amplitude, mouth_opening
 from ..metrics.psnr import psnr
-from ..model.conditions import Conditions
-from ..model.masks import Box, condition_latents, mask_latents, parse_tasks, task_mask
-from ..model.programs import Model
-from ..model.transformer import DiT
 from ..model.vae import VAE
-from ..plan import SamplingPlan, Window, WindowRule, noise
-from ..sampling import loop
-from ..sampling.inputs import byte_ids, frame_windows
-from .puppets import FACE_ACTIONS, HELD_OUT_SEED, Identity, PuppetClip, Regions, draw_clip, regions
-from .soup import has_audio, picture_of
+from .generate import Sampled, Video, to_pixels
+from .people import FACE_ACTIONS, Identity
+from .portraits import Regions, regions
+from .puppets import HELD_OUT_SEED, PuppetClip, draw_clip
 from .train_vae import video_tensor
-
-Video = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -74,12 +64,6 @@ def held_out(count: int, first: int = 5000, frames: int = 25) -> list[PuppetClip
     return [draw_clip(HELD_OUT_SEED + first + i, frames) for i in range(count)]
 
 
-def to_pixels(video: torch.Tensor) -> Video:
-    """[B, T, 3, H, W] in [-1, 1] -> uint8 [B, T, H, W, 3]."""
-    pixels = ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return pixels.permute(0, 1, 3, 4, 2).contiguous().numpy()
-
-
 @torch.no_grad()
 def score_vae(vae: VAE, clips: list[PuppetClip]) -> tuple[VAEScore, list[Video]]:
     """The autoencoder's own ceiling: what no generator behind it can exceed."""
@@ -95,115 +79,6 @@ def score_vae(vae: VAE, clips: list[PuppetClip]) -> tuple[VAEScore, list[Video]]
         mouth_correlation=_mean(correlation(mouth_opening(r, box), mouth_opening(c.frames, box)) for c, r, box in pairs),
     )
     return score, rebuilt
-
-
-@torch.no_grad()
-def sample(
-    model: Model,
-    clips: Sequence[PuppetClip],
-    plan: SamplingPlan,
-    clip: ClipSpec = NANO_CLIP,
-    seed: int = 0,
-    task: str = "i2v+a2v",
-    shown: str | None = None,
-) -> NDArray[np.float32]:
-    """Latents [N, C, f, h, w] of `task`, from what it gives of each clip's picture and voice, and from the clip's prompt.
-
-    Clip i uses noise seed + i. `shown` names another task whose mask is shown over the task's own content: a wrong label.
-
-    Raises:
-        ConfigError: a task is unknown.
-    """
-    encoders = model.encoders
-    if encoders is None:
-        raise ValueError("This model has no encoders of its own; sample() is for nano.")
-    size = len(clips)
-    waveform = torch.stack([torch.from_numpy(c.waveform[: clip.frames * clip.samples_per_frame]) for c in clips]).float()
-    features = encoders.audio(torch.nn.functional.pad(waveform, (0, encoders.audio.context_samples)))
-    heard = frame_windows(features * float(has_audio(task))).numpy()
-    picture = picture_of(task)
-    shows = clip.frames - 1 if picture == "last" else 0
-    image = encoders.image(torch.cat([video_tensor(c.frames[shows : shows + 1]) for c in clips]))
-    image = image * float(picture != "")
-    names, most = {branch.text for branch in plan.branches}, model.config.text_len
-    said = {name: [byte_ids(c.prompt if name == "prompt" else name, most)[0] for c in clips] for name in names}
-    ids = {name: torch.from_numpy(np.concatenate(rows)) for name, rows in said.items()}
-    y = torch.cat([_known(model, one, clip, task, shown) for one in clips])
-    conditions = [
-        model.dit.encode_conditions(
-            y,
-            encoders.text(ids[branch.text]) * branch.text_scale,
-            image * float(branch.image),
-            torch.from_numpy(branch.hear(heard)),
-        )
-        for branch in plan.branches
-    ]
-    shape = (model.config.latent_channels, clip.latent_frames, clip.latent_height, clip.latent_width)
-    start = np.concatenate([noise(seed + i, shape) for i in range(size)])  # the clips' channels side by side
-    whole = WindowRule(length=clip.latent_frames, overlap=0)
-    latents, _ = loop.sample(plan, whole, start, _Together(model.dit, plan, conditions, size))
-    return latents.reshape(size, *shape)
-
-
-class _Together:
-    """A transformer that evaluates several clips at once, one window each; see `core.sampling.loop.Denoiser`."""
-
-    def __init__(self, dit: DiT, plan: SamplingPlan, conditions: Sequence[Conditions], size: int) -> None:
-        self.dit, self.plan, self.conditions, self.size = dit, plan, conditions, size
-        self.time, self.modulation = dit.step_tables(torch.tensor(plan.timesteps, dtype=torch.float64))
-        self.keeps = any(any(row) for row in plan.reuse)
-
-    def begin(self, position: int, span: Window) -> None:
-        """There is one window, and its conditions are there."""
-
-    def evaluate(
-        self, step: int, branch: int, position: int, span: Window, latents: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], Any]:
-        x = self._apart(latents)
-        rope = self.dit.rope(x)
-        weights = torch.from_numpy(self.plan.modality(step, span.length))[None].expand(self.size, -1, -1)
-        rows = self.time[step : step + 1].expand(self.size, -1), self.modulation[step : step + 1].expand(self.size, -1, -1)
-        if not self.keeps:
-            return self.dit.denoise(x, *rows, weights, self.conditions[branch], rope).numpy().reshape(latents.shape), None
-        velocity, residual = self.dit.denoise_keeping(x, *rows, weights, self.conditions[branch], rope)
-        return velocity.numpy().reshape(latents.shape), residual
-
-    def reuse(
-        self, step: int, branch: int, position: int, span: Window, latents: NDArray[np.float32], residual: Any
-    ) -> NDArray[np.float32]:
-        time = self.time[step : step + 1].expand(self.size, -1)
-        velocity = self.dit.denoise_reusing(self._apart(latents), time, residual, self.conditions[branch].patch_bias)
-        return velocity.numpy().reshape(latents.shape)
-
-    def end(self, position: int) -> None:
-        """Nothing is held for a window alone."""
-
-    def _apart(self, latents: NDArray[np.float32]) -> torch.Tensor:
-        return torch.from_numpy(latents).view(self.size, -1, *latents.shape[1:])
-
-
-def _known(model: Model, one: PuppetClip, clip: ClipSpec, task: str, shown: str | None) -> torch.Tensor:
-    """`y` [1, 20, f, h, w] of a task on a clip, under another task's mask where `shown` names one."""
-    box = Box(*one.mouth_box)
-    mask = task_mask(parse_tasks(task), clip, box)
-    y = condition_latents(video_tensor(one.frames[: clip.frames]), mask, clip, model.vae.encode, model.config.encode_unknown)
-    if shown is not None:
-        y[:, :4] = mask_latents(task_mask(parse_tasks(shown), clip, box), clip.latent_height, clip.latent_width)
-    return y
-
-
-@torch.no_grad()
-def decode(model: Model, latents: NDArray[np.float32]) -> list[Video]:
-    """Latents [N, C, f, h, w] to clips, uint8 [T, H, W, 3] each."""
-    rows = torch.from_numpy(latents)
-    return [to_pixels(model.vae.decode(rows[i : i + 1]))[0] for i in range(len(rows))]
-
-
-def generate(
-    model: Model, clips: Sequence[PuppetClip], plan: SamplingPlan, clip: ClipSpec = NANO_CLIP, seed: int = 0
-) -> list[Video]:
-    """Image-to-video with speech: `sample`, then `decode`."""
-    return decode(model, sample(model, clips, plan, clip, seed))
 
 
 def score_clips(videos: list[Video], clips: list[PuppetClip]) -> ClipScore:
@@ -236,28 +111,6 @@ Measures = dict[str, NDArray[np.float64]]
 
 READER_SEED, READER_CLIPS = 500_000, 90  # drawn clips, on the training side of the seeds, from which a smile is learnt
 SECONDS_OF_DRIFT = 2  # clips shorter than this have no drift
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """What one noise seed made of every clip, in their order. `latents` is [N, C, f, h, w], or None where only pixels are known."""
-
-    videos: Sequence[Video]
-    latents: NDArray[np.float32] | None = None
-
-
-def take(
-    model: Model,
-    clips: Sequence[PuppetClip],
-    plan: SamplingPlan,
-    clip: ClipSpec = NANO_CLIP,
-    seed: int = 0,
-    task: str = "i2v+a2v",
-    shown: str | None = None,
-) -> Sampled:
-    """`sample` and `decode`, both kept. Give seeds at least as far apart as there are clips, so that no noise is shared."""
-    latents = sample(model, clips, plan, clip, seed, task, shown)
-    return Sampled(decode(model, latents), latents)
 
 
 @cache
@@ -476,129 +329,3 @@ def separated(a: Measures, b: Measures) -> dict[str, dict[str, float | bool | No
             "separated": None if t is None else bool(2.0 * student.sf(abs(t), len(pairs) - 1) < CHANCE),
         }
     return found
-
-
-# --- Negative controls ------------------------------------------------------------------------------------------------------------
-
-BARS: dict[str, tuple[float, float]] = {
-    "lipsync": (0.7, 1.0),
-    "lag_frames": (-1.0, 1.0),
-    "mouth_energy": (0.5, 2.0),
-    "mouth_amplitude": (0.7, 1.4),
-    "background_psnr_db": (28.0, 150.0),
-    "background_ssim": (0.9, 1.0),
-    "face_psnr_db": (24.0, 150.0),
-    "face_ssim": (0.85, 1.0),
-    "identity": (0.65, 1.0),
-    "follows_head": (0.9, 1.0),
-    "follows_smile": (0.9, 1.0),
-    "drift_db_per_s": (-0.5, 0.5),
-    "frechet": (0.0, 0.5),
-}
-"""Between which values a metric's mean over a set must lie. The drawn truth does; its spoiled twin must not."""
-
-
-@dataclass(frozen=True)
-class Control:
-    """A way to spoil clips: `spoil(clips)` gives what is shown and what it is judged against, which `metrics` must refuse."""
-
-    name: str
-    metrics: tuple[str, ...]
-    spoil: Callable[[Sequence[PuppetClip]], tuple[list[Video], list[PuppetClip]]]
-
-
-def _pixels(change: Callable[[PuppetClip], Video]) -> Callable[[Sequence[PuppetClip]], tuple[list[Video], list[PuppetClip]]]:
-    return lambda clips: ([change(clip) for clip in clips], list(clips))
-
-
-def _fade(clip: PuppetClip) -> Video:
-    """Grows away from the first frame's colours by 8 levels a second, after noise of 3 levels that every frame has."""
-    noisy = clip.frames + np.random.default_rng(clip.seed).normal(0.0, 3.0, clip.frames.shape)
-    ramp = 8.0 * np.arange(len(noisy)) / clip.fps
-    return np.asarray(np.clip(noisy + np.where(noisy < 128, 1, -1) * ramp[:, None, None, None], 0, 255), np.uint8)
-
-
-def _freeze_mouth(clip: PuppetClip) -> Video:
-    frames, (y0, y1, x0, x1) = clip.frames.copy(), clip.mouth_box
-    frames[:, y0:y1, x0:x1] = frames[0, y0:y1, x0:x1]
-    return frames
-
-
-def _soften(clip: PuppetClip) -> Video:
-    return np.asarray(gaussian_filter(clip.frames.astype(np.float32), (0, 2, 2, 0)) + 0.5, np.uint8)
-
-
-def _exchange_voices(clips: Sequence[PuppetClip]) -> tuple[list[Video], list[PuppetClip]]:
-    return [c.frames for c in clips], [replace(c, waveform=clips[i - 1].waveform) for i, c in enumerate(clips)]
-
-
-def _exchange_prompts(clips: Sequence[PuppetClip]) -> tuple[list[Video], list[PuppetClip]]:
-    other = [clips[i - 1] for i in range(len(clips))]
-    swapped = [replace(c, head_action=o.head_action, face_action=o.face_action) for c, o in zip(clips, other, strict=True)]
-    return [c.frames for c in clips], swapped
-
-
-def delay_voice(clip: PuppetClip, frames: int) -> PuppetClip:
-    """The clip with its sound later by so many video frames, silence in front (negative: earlier, silence at the end)."""
-    by = round(frames * clip.sample_rate / clip.fps)
-    samples = np.zeros_like(clip.waveform)
-    if by >= 0:
-        samples[by:] = clip.waveform[: len(samples) - by]
-    else:
-        samples[:by] = clip.waveform[-by:]
-    return replace(clip, waveform=samples)
-
-
-LATE = 4
-CONTROLS: tuple[Control, ...] = (
-    Control("shuffled audio", ("lipsync",), _exchange_voices),
-    Control(
-        f"audio {LATE} frames late", ("lipsync", "lag_frames"),
-        lambda clips: ([c.frames for c in clips], [delay_voice(c, LATE) for c in clips]),
-    ),
-    Control("time reversed", ("lipsync",), _pixels(lambda clip: np.ascontiguousarray(clip.frames[::-1]))),
-    Control("frozen mouth", ("lipsync", "mouth_energy", "mouth_amplitude"), _pixels(_freeze_mouth)),
-    Control("blurred", ("mouth_energy", "face_psnr_db", "face_ssim", "frechet"), _pixels(_soften)),
-    Control(
-        "wrong identity", ("background_psnr_db", "background_ssim", "face_psnr_db", "face_ssim", "identity"),
-        lambda clips: ([clips[i - 1].frames for i in range(len(clips))], list(clips)),
-    ),
-    Control("shuffled prompts", ("follows_head", "follows_smile"), _exchange_prompts),
-    Control("fading", ("drift_db_per_s",), _pixels(_fade)),
-)  # fmt: skip
-"""Every metric of `BARS` is refused by one of them."""
-
-
-def controls(clips: Sequence[PuppetClip]) -> list[dict[str, Any]]:
-    """Spoils drawn clips as each of `CONTROLS` says. JSON-ready rows: control, metric, what the truth and what the control
-    measures, the bar, and whether the truth passes and the control fails. Use 24 clips of two seconds; shorter ones have no drift.
-
-    Raises:
-        InputError: there are fewer than two clips.
-    """
-
-    def within(metric: str, value: float) -> bool:
-        low, high = BARS[metric]
-        return low <= value <= high
-
-    true = _means(measure([Sampled([c.frames for c in clips])], clips, only=set(BARS)))
-    rows: list[dict[str, Any]] = []
-    for control in CONTROLS:
-        videos, judged = control.spoil(clips)
-        spoiled = _means(measure([Sampled(videos)], judged, only=set(control.metrics)))
-        rows += [
-            {
-                "control": control.name, "metric": metric, "truth": true[metric], "spoiled": spoiled[metric],
-                "bar": list(BARS[metric]),
-                "truth_passes": within(metric, true[metric]), "control_fails": not within(metric, spoiled[metric]),
-            }
-            for metric in control.metrics
-            if metric in true and metric in spoiled
-        ]  # fmt: skip
-    return rows
-
-
-def _means(measures: Measures) -> dict[str, float]:
-    """Metric -> mean; the median for the lag, whose outliers are whole syllables. Metrics without a figure are left out."""
-    known = {name: values[np.isfinite(values)] for name, values in measures.items()}
-    return {name: float(np.median(v) if name == "lag_frames" else v.mean()) for name, v in known.items() if len(v)}

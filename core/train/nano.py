@@ -22,7 +22,8 @@ from ..weights.nano import load_nano, save_nano
 from ..work import WorkFolder
 from .curves import training_curves
 from .distributed import World
-from .evaluate import as_metrics, generate, held_out, score_clips, score_vae
+from .evaluate import as_metrics, held_out, score_clips, score_vae
+from .generate import generate
 from .pool import Pool, open_pool
 from .train_dit import DiTTraining, LatentCache, cache_extras, cache_latents, leave_out, train_dit
 from .train_vae import VAETraining, train_vae

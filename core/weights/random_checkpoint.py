@@ -35,7 +35,8 @@ from ..model.architecture import Architecture, ComponentName, TextTowerConfig, T
 from ..model.pretrained import Shapes, weight_and_bias
 from ..model.pretrained_image import PictureEncoderConfig
 from ..plan import check_seed
-from .checkpoints import BASE_FOLDER, NEEDED_FOR, OVERLAY_FILE, SPEECH_FOLDERS
+from .accounts import BASE_FOLDER, NEEDED_FOR, OVERLAY_FILE
+from .checkpoints import SPEECH_FOLDERS
 
 RECORD = "random_weights.json"  # in the folder: what was drawn; --force replaces only folders that have it
 DEFAULT_COMPONENTS: tuple[ComponentName, ...] = ("transformer", "vae", "clip", "wav2vec2", "tokenizer", "tiny_vae")

@@ -14,7 +14,7 @@ from ...core.model.conditions import Conditions
 from ...core.model.programs import Model
 from ...core.model.transformer import DiT
 from ...core.plan import SamplingPlan
-from ...core.train.evaluate import sample
+from ...core.train.generate import sample
 from ...core.train.puppets import PuppetClip, draw_clip
 
 CLIPS, FIRST_SEED, NOISE_SEED = 32, 100, 7_000_000  # drawn as in training, none of them held out

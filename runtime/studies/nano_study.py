@@ -39,7 +39,8 @@ from ...core.plan import SamplingPlan, WindowRule, windows
 from ...core.plan.phases import PhaseWeights
 from ...core.plan.samplers import PLAN_PRESETS, VOICE_EARLY, AudioGuidance, NoGuidance, PlanOptions, build_plan
 from ...core.sampling.hearing import playing_of
-from ...core.train.evaluate import Measures, Sampled, held_out, measure, regions_of, score_vae, separated, table, take
+from ...core.train.evaluate import Measures, held_out, measure, regions_of, score_vae, separated, table
+from ...core.train.generate import Sampled, take
 from ...core.train.margins import preference_margins
 from ...core.train.puppets import HELD_OUT_SEED, PuppetClip, draw_clip
 from ...core.train.speech import SAMPLE_RATE, espeak, espeak_available

@@ -22,7 +22,8 @@ from ...core.model.conditions import Conditions
 from ...core.model.programs import Denoise, EncodeConditions, Model
 from ...core.model.transformer import DiT
 from ...core.plan import SamplingPlan
-from ...core.train.evaluate import decode, held_out, sample
+from ...core.train.evaluate import held_out
+from ...core.train.generate import decode, sample
 from ...quantize.recipes import Rule, WeightRecipe
 from ...quantize.search import weight_bytes
 from ...quantize.weights import input_moments, linear_layers, quantise, quantise_layer

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.bundle import Bundle
-from ...core.train.evaluate import Sampled, held_out, measure
+from ...core.train.evaluate import held_out, measure
+from ...core.train.generate import Sampled
 from ...core.train.puppets import PuppetClip
 from ..engines.base import Engine
 from ..engines.torch import TorchEngine

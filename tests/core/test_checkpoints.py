@@ -20,10 +20,8 @@ from echoedge.core.config import FLASH, PREVIEW, ModelConfig, Variant
 from echoedge.core.errors import CheckpointError, ConfigError
 from echoedge.core.model.architecture import TransformerLayout, VAELayout
 from echoedge.core.weights import checkpoints
+from echoedge.core.weights.accounts import BASE_FOLDER, NEEDED_FOR, Account
 from echoedge.core.weights.checkpoints import (
-    BASE_FOLDER,
-    NEEDED_FOR,
-    Account,
     Checkpoint,
     load_image_encoder,
     load_speech_encoder,

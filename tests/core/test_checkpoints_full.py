@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from echoedge.core.weights.checkpoints import OVERLAY_FILE, Checkpoint
+from echoedge.core.weights.accounts import OVERLAY_FILE
+from echoedge.core.weights.checkpoints import Checkpoint
 from echoedge.core.weights.random_checkpoint import write_random_checkpoint
 
 LOADING = """

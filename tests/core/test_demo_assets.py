@@ -13,7 +13,8 @@ from PIL import Image
 import echoedge.core
 from echoedge.core.metrics.mouth import mouth_opening
 from echoedge.core.train.demo_assets import PORTRAITS, VOICES, draw_portrait, make_voice, write_demo_assets
-from echoedge.core.train.puppets import HELD_OUT_SEED, PROMPTS, draw_clip
+from echoedge.core.train.people import PROMPTS
+from echoedge.core.train.puppets import HELD_OUT_SEED, draw_clip
 
 SHIPPED = Path(echoedge.core.__file__).parent / "assets" / "demo"
 

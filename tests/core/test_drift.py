@@ -7,7 +7,8 @@ import pytest
 
 from echoedge.core.errors import InputError
 from echoedge.core.metrics.drift import CEILING_DB, background_drift
-from echoedge.core.train.puppets import HELD_OUT_SEED, draw_clip, regions
+from echoedge.core.train.portraits import regions
+from echoedge.core.train.puppets import HELD_OUT_SEED, draw_clip
 
 EVERYWHERE = np.ones((16, 16), bool)
 

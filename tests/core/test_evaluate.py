@@ -8,18 +8,9 @@ import numpy as np
 import pytest
 
 from echoedge.core.errors import InputError
-from echoedge.core.train.evaluate import (
-    BARS,
-    CONTROLS,
-    Sampled,
-    controls,
-    evaluate,
-    held_out,
-    measure,
-    measure_clip,
-    separated,
-    table,
-)
+from echoedge.core.train.controls import BARS, CONTROLS, controls
+from echoedge.core.train.evaluate import evaluate, held_out, measure, measure_clip, separated, table
+from echoedge.core.train.generate import Sampled
 from echoedge.core.train.puppets import PuppetClip
 
 

@@ -9,7 +9,9 @@ from scipy.ndimage import affine_transform
 from echoedge.core.errors import InputError
 from echoedge.core.metrics.following import PROTOTYPES, HeadTrack, Landmarks, fit_smile, head_action, head_track, mouth_picture
 from echoedge.core.train.evaluate import landmarks, smile_reader
-from echoedge.core.train.puppets import HEAD_ACTIONS, HELD_OUT_SEED, PuppetClip, draw_clip, regions
+from echoedge.core.train.people import HEAD_ACTIONS
+from echoedge.core.train.portraits import regions
+from echoedge.core.train.puppets import HELD_OUT_SEED, PuppetClip, draw_clip
 
 
 @pytest.fixture(scope="module")

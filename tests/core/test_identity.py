@@ -8,7 +8,8 @@ from scipy.ndimage import gaussian_filter
 
 from echoedge.core.errors import InputError
 from echoedge.core.metrics.identity import region_score
-from echoedge.core.train.puppets import HELD_OUT_SEED, draw_clip, regions
+from echoedge.core.train.portraits import regions
+from echoedge.core.train.puppets import HELD_OUT_SEED, draw_clip
 
 
 def picture(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from echoedge.core.errors import InputError
 from echoedge.core.metrics.drift import drift, drift_of
 from echoedge.core.metrics.identity import identity_similarity, ssim_map
 from echoedge.core.metrics.lipsync import correlation, lag, lag_curve, lag_of, lipsync, shuffled_lipsync
-from echoedge.core.train.evaluate import delay_voice
+from echoedge.core.train.controls import delay_voice
 from echoedge.core.train.puppets import HELD_OUT_SEED, PuppetClip, draw_clip
 
 

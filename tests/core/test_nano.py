@@ -16,7 +16,8 @@ from echoedge.core.errors import CheckpointError
 from echoedge.core.files import file_sha256
 from echoedge.core.model.programs import Model
 from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
-from echoedge.core.train.evaluate import ClipScore, VAEScore, generate, held_out, score_clips, score_vae
+from echoedge.core.train.evaluate import ClipScore, VAEScore, held_out, score_clips, score_vae
+from echoedge.core.train.generate import generate
 from echoedge.core.train.puppets import HELD_OUT_SEED, draw_clip
 from echoedge.core.train.speech import espeak, espeak_available
 from echoedge.core.weights.nano import assets, load_nano, nano_digest, save_nano, weights_path

@@ -7,8 +7,10 @@ import pytest
 from scipy.ndimage import center_of_mass
 
 from echoedge.core.errors import InputError
-from echoedge.core.train import puppets, speech
-from echoedge.core.train.puppets import HEAD_ACTIONS, HELD_OUT_SEED, PROMPTS, draw_clip, prompt_text, regions
+from echoedge.core.train import people, speech
+from echoedge.core.train.people import HEAD_ACTIONS, PROMPTS, prompt_text
+from echoedge.core.train.portraits import regions
+from echoedge.core.train.puppets import HELD_OUT_SEED, draw_clip
 
 SILENCE = np.zeros(1, np.float32)
 
@@ -226,4 +228,4 @@ def test_opening_is_the_shared_loudness() -> None:
     inside = (loudness > 0.1) & (clip.opening < 1.0)
     fit = np.polyfit(loudness[inside], clip.opening[inside], 1)
     assert np.abs(np.polyval(fit, loudness[inside]) - clip.opening[inside]).max() < 1e-5
-    assert puppets.mouth_opening(np.zeros(3, np.float32)).max() == 0.0
+    assert people.mouth_opening(np.zeros(3, np.float32)).max() == 0.0

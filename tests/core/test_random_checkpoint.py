@@ -25,10 +25,8 @@ from echoedge.core.config import PRESETS, Variant
 from echoedge.core.errors import ConfigError, OutputError, ResourceError
 from echoedge.core.model.architecture import Architecture
 from echoedge.core.weights import random_checkpoint
+from echoedge.core.weights.accounts import BASE_FOLDER, NEEDED_FOR, OVERLAY_FILE
 from echoedge.core.weights.checkpoints import (
-    BASE_FOLDER,
-    NEEDED_FOR,
-    OVERLAY_FILE,
     Checkpoint,
     load_image_encoder,
     load_speech_encoder,

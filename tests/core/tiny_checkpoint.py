@@ -17,7 +17,8 @@ from echoedge.core.model.pretrained_image import PictureEncoderConfig
 from echoedge.core.model.pretrained_speech import SpeechEncoderConfig
 from echoedge.core.model.pretrained_text import PromptEncoderConfig
 from echoedge.core.model.tiny_vae import TinyVAEConfig
-from echoedge.core.weights.checkpoints import BASE_FOLDER, SPEECH_FOLDERS
+from echoedge.core.weights.accounts import BASE_FOLDER
+from echoedge.core.weights.checkpoints import SPEECH_FOLDERS
 
 from .tiny import tiny_config, tiny_dit, tiny_vae
 

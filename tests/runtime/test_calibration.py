@@ -11,7 +11,7 @@ import torch
 from echoedge.core.config import NANO_CLIP
 from echoedge.core.model.programs import Denoise, EncodeConditions, Model
 from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
-from echoedge.core.train.evaluate import sample
+from echoedge.core.train.generate import sample
 from echoedge.core.train.puppets import HELD_OUT_SEED, draw_clip
 from echoedge.core.weights.nano import load_nano
 from echoedge.runtime.studies.calibration import CLIPS, FIRST_SEED, calibration_samples, record

@@ -16,7 +16,8 @@ from echoedge.core.errors import ConfigError
 from echoedge.core.metrics.seams import seam_jump
 from echoedge.core.plan import WindowRule
 from echoedge.core.plan.samplers import build_plan
-from echoedge.core.train.evaluate import held_out, sample
+from echoedge.core.train.evaluate import held_out
+from echoedge.core.train.generate import sample
 from echoedge.core.train.speech import espeak_available
 from echoedge.core.weights.nano import load_nano, weights_path
 from echoedge.runtime.studies import nano_study as module
