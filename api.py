@@ -15,16 +15,23 @@ Nothing heavy is imported before a function is called. `progress(stage, done, to
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .core.bundle import Bundle, Manifest
+    from .core.bundle import Bundle, Manifest, Saving
     from .core.model.masks import Box
+    from .core.weights.checkpoints import Checkpoint
     from .runtime.bench.clip import Speed
+    from .runtime.bench.operators import OperatorSpeeds
+    from .runtime.health import Health
     from .runtime.play.animate import Animated
     from .runtime.play.reference import Settings
+    from .runtime.studies.block_search import FoundForBlocks
+    from .runtime.studies.hearing_study import HearingStudy
+    from .runtime.studies.searches import NanoSearch
+    from .runtime.verify.mouths import Mouth
     from .runtime.verify.parity import Verdict
 
 Place = str | Path
@@ -35,6 +42,10 @@ Warn = Callable[[str], None]
 
 def _silent(stage: str, done: int, total: int) -> None:
     """The default progress: says nothing."""
+
+
+def _unheard(sentence: str) -> None:
+    """The default report of a long study: says nothing."""
 
 
 def _refuse(reason: str, given: Mapping[str, tuple[Any, Any]]) -> None:
@@ -123,7 +134,7 @@ def animate(
     threads: int | None = None,
     checkpoint: Place | None = None,
     model: str | None = None,
-    settings: Settings | None = None,
+    settings: Settings | Mapping[str, Any] | None = None,
     size: Size = (512, 512),
     frames: int | None = None,
     face: Box | None = None,
@@ -137,7 +148,8 @@ def animate(
 
     seed: 0 by default. clip: HEIGHTxWIDTHxFRAMES, which of a bundle's shapes; decoder: full or tiny; prompts: a pack of prompt
     embeddings; threads: of a bundle's engine. model to resident go with `checkpoint`, see
-    `runtime.play.animate.animate_checkpoint`; seed and decoder, where given, then take the place of those of `settings`.
+    `runtime.play.animate.animate_checkpoint`; settings are `runtime.play.reference.Settings`, or some of them by name; seed and
+    decoder, where given, take the place of theirs.
 
     Raises:
         ConfigError: neither or both of bundle and checkpoint, or an option out of range.
@@ -179,8 +191,12 @@ def animate(
     if engine not in ("auto", "torch"):
         raise EngineError(f"A checkpoint is played by torch, not by {engine}. Compile it into a bundle first.")
     _refuse("goes with a bundle; PyTorch's own setting is for a checkpoint", {"threads": (threads, None)})
-    chosen = settings or Settings()
-    chosen = replace(chosen, seed=chosen.seed if seed is None else seed, decoder=decoder or chosen.decoder)
+    if not isinstance(settings, Settings):
+        settings = settings or {}
+        if unknown := sorted(set(settings) - {field.name for field in fields(Settings)}):
+            raise ConfigError(f"There is no setting {unknown[0]!r}. Choose from: {', '.join(f.name for f in fields(Settings))}.")
+        settings = Settings(**settings)
+    chosen = replace(settings, seed=settings.seed if seed is None else seed, decoder=decoder or settings.decoder)
     return animate_checkpoint(
         Path(checkpoint), chosen, Path(image), Path(audio), Path(out), model=model, prompt=prompt or "", prompts=pack, size=size,
         frames=frames, face=face, match_colours=match_colours, resident=resident, force=force, progress=progress, warn=warn,
@@ -257,6 +273,289 @@ def inspect(bundle: Place) -> Bundle:
     from .core.bundle import Bundle
 
     return Bundle.open(bundle)
+
+
+def inspect_checkpoint(folder: Place) -> Checkpoint:
+    """Opens a folder of released weights: `.accounts()` says of every component whether each tensor is there. No data is read.
+
+    Raises:
+        CheckpointError: nothing known is there, or two files could be meant.
+    """
+    from .core.weights.checkpoints import Checkpoint
+
+    return Checkpoint.open(folder)
+
+
+def savings(bundle: Place, *, measured: bool = False, progress: Progress = _silent) -> tuple[tuple[Saving, ...], dict[str, float]]:
+    """What each rewrite took out of the step, counted for a bundle's model, clip and plan; measured: also the seconds of CPU that a
+    step of two blocks takes with each, by its name, and without any ("none").
+
+    Raises:
+        BundleError: as `inspect`.
+    """
+    from .runtime.bench.step_times import measure_rewrites
+    from .targets.rewrites import savings as counted
+
+    opened = inspect(bundle)
+    rows = opened.manifest.playing.text_rows
+    saved = counted.savings(opened.model, opened.clip, opened.plan(), rows)
+    times = measure_rewrites(opened.model, opened.clip, rows, progress=progress) if measured else []
+    return saved, {time.name: time.seconds for time in times}
+
+
+def doctor(folders: Sequence[Place] = (), *, clean: bool = False) -> Health:
+    """Whether this machine has what is needed; what killed runs left in `folders`, which `clean` deletes.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+    from .runtime.health import check_health
+
+    return check_health([Path(folder) for folder in folders], clean)
+
+
+def bench_operators(
+    *,
+    model: str = "nano",
+    size: Size = (256, 256),
+    frames: int = 25,
+    weights: str = "int8",
+    text_rows: int = 64,
+    threads: int = 2,
+    rounds: int = 9,
+    progress: Progress = _silent,
+) -> OperatorSpeeds:
+    """A transformer block and its parts, timed at a model's shapes with random weights, beside this machine's fastest products.
+
+    Raises:
+        ConfigError: an option is unknown or out of range.
+    """
+    from .core.config import ClipSpec, preset
+    from .quantize.recipes import read_recipe
+    from .runtime.bench.operators import measure_operators
+
+    return measure_operators(preset(model), ClipSpec(*size, frames), read_recipe(weights), text_rows, threads, rounds, progress)
+
+
+def train(
+    out: Place | None = None,
+    *,
+    workdir: Place = "nano-training",
+    clips: int = 3000,
+    image_steps: int | None = None,
+    clip_steps: int | None = None,
+    steps: int | None = None,
+    threads: int = 2,
+    start: Place | None = None,
+    method: str = "full",
+    keep_vae: bool = False,
+    without: Sequence[str] = (),
+    device: str = "cpu",
+    report: Warn = print,
+) -> tuple[Path, dict[str, Any]]:
+    """Trains nano in `workdir`, or goes on where a run there stopped, and writes its weights. -> their path, and what was measured,
+    which is empty in all processes of torchrun but the first.
+
+    steps to image_steps: of the transformer, and of the VAE on clips and on frames; the recipe's by default. start: weights whose
+    VAE is trained further, or kept as it is (keep_vae). without: ndpo, labels or captions, parts to leave out.
+
+    Raises:
+        ConfigError: an option is unknown, or the folder holds a run with other options.
+        ResourceError: the pool of clips does not fit on the disk.
+    """
+    from .core.errors import ConfigError
+    from .core.files import require_free_disk
+    from .core.plan import check_choice
+    from .core.train.distributed import join_world, leave_world
+    from .core.train.nano import run_folder, train_nano
+    from .core.train.train_dit import METHODS, leave_out
+    from .core.train.train_vae import VAETraining
+
+    if keep_vae and start is None:
+        raise ConfigError("--keep-vae takes the VAE of a weights file: name it with --start.")
+    check_choice("method", method, tuple(METHODS))
+    vae, dit, parts, folder = VAETraining(), METHODS[method], tuple(without), Path(workdir)
+    leave_out(dit, parts)  # a part that is not there is refused before anything is drawn
+    require_free_disk(folder, 500_000 * clips)
+    vae = replace(vae, image_steps=image_steps or vae.image_steps, clip_steps=clip_steps or vae.clip_steps)
+    dit = replace(dit, steps=steps or dit.steps)
+    output = run_folder(folder, parts) / "nano.safetensors" if out is None else Path(out)
+    world = join_world(device)
+    began = None if start is None else Path(start)
+    metrics = train_nano(folder, output, vae, dit, clips, threads, report, world, began, parts, keep_vae)
+    leave_world(world)
+    return output, metrics if world.first else {}
+
+
+def study(
+    out: Place = "nano-study",
+    *,
+    weights: Place | None = None,
+    only: Sequence[str] = (),
+    without: Mapping[str, Place] | None = None,
+    threads: int = 2,
+    report: Warn = print,
+) -> dict[str, dict[str, Any]]:
+    """Measures nano's weights, the shipped ones by default, on people and voices that training never saw: figures by section, and
+    contact sheets, in the folder `out`. without: weights trained without a part, by its name, to compare with.
+
+    Raises:
+        ConfigError, CheckpointError: as `runtime.studies.nano_study.run_study`.
+    """
+    import torch
+
+    from .core.weights.nano import weights_path
+    from .core.work import tells_what_stays
+    from .runtime.studies.nano_study import Study, run_study
+
+    torch.set_num_threads(threads)
+    runs = {part: Path(path) for part, path in (without or {}).items()}
+    with tells_what_stays(f"{out} keeps the sections that were finished: the same command goes on from there."):
+        return run_study(Study(Path(weights) if weights else weights_path(), Path(out), runs, report), only)
+
+
+def contact_sheet(bundle: Place, *, clip: Place, image: Place, out: Place, force: bool = False) -> None:
+    """A picture of a bundle, of the portrait and of frames of a film that it made, beside how the mouth follows the voice.
+
+    Raises:
+        BundleError, InputError, OutputError: as `runtime.play.demo.write_contact_sheet`.
+    """
+    from .runtime.play.demo import write_contact_sheet
+
+    write_contact_sheet(inspect(bundle), Path(clip), Path(image), Path(out), force)
+
+
+def make_random(
+    out: Place,
+    *,
+    model: str = "flash",
+    components: Sequence[str] | None = None,
+    seed: int = 0,
+    dtype: str = "released",
+    base: bool = True,
+    force: bool = False,
+    progress: Progress = _silent,
+) -> dict[str, int]:
+    """Writes a full-size folder of random weights in the released layout. -> bytes of each file. dtype: bf16, fp16, fp32, or
+    released, each file's own; base: also Wan's own transformer. `progress` counts bytes, by component.
+
+    Raises:
+        ConfigError, OutputError, ResourceError: as `core.weights.random_checkpoint.write_random_checkpoint`.
+    """
+    from .core.errors import ConfigError
+    from .core.weights.random_checkpoint import DEFAULT_COMPONENTS, write_random_checkpoint
+    from .core.weights.tensor_files import SHORT_NAMES
+
+    types = {name: kind for kind, name in SHORT_NAMES.items() if name != "fp64"}
+    if dtype != "released" and dtype not in types:
+        raise ConfigError(f"--dtype is {dtype!r}; choose from: {', '.join(types)}, released.")
+    names: Any = DEFAULT_COMPONENTS if components is None else tuple(components)
+    return write_random_checkpoint(out, model, names, seed, types.get(dtype), base, force, progress)
+
+
+def encode_prompts(folder: Place, texts: Sequence[str], out: Place, *, device: str = "cpu", force: bool = False) -> dict[str, int]:
+    """Encodes prompts, and those that the model's guidance needs, with the text encoder of a folder of released weights, into a
+    pack for `animate(prompts=…)`. -> tokens of each.
+
+    Raises:
+        CheckpointError, InputError, OutputError: as `runtime.play.reference.write_prompts`.
+    """
+    from .runtime.play.reference import write_prompts
+
+    return write_prompts(Path(folder), texts, Path(out), device, force)
+
+
+def hearing(
+    folder: Place, *, audio: Place | None = None, contexts: Sequence[float] = (0, 0.5, 1, 2, 4, 6), compiled: bool = False
+) -> HearingStudy:
+    """How much context the speech encoder of a folder of released weights needs: a voice heard in parts, against it at once.
+
+    Raises:
+        CheckpointError, InputError: as `runtime.studies.hearing_study.study_hearing`.
+    """
+    from .runtime.studies.hearing_study import study_hearing
+
+    return study_hearing(Path(folder), None if audio is None else Path(audio), contexts, compiled)
+
+
+def search_recipe(
+    out: Place,
+    *,
+    target_db: float | None = None,
+    target_share: float | None = None,
+    max_bytes: int | None = None,
+    work: Place = "quantize-search",
+    clips: int = 6,
+    listen: int = 0,
+    played: int = 12,
+    group: int = 32,
+    checkpoint: Place | None = None,
+    blocks: Sequence[int] | None = None,
+    size: Size = (128, 128),
+    frames: int = 9,
+    force: bool = False,
+    progress: Progress = _silent,
+    report: Warn = _unheard,
+) -> NanoSearch | FoundForBlocks:
+    """Measures every layer as each scheme stores it, and writes the recipe that the figures justify; give one of target_db,
+    target_share and max_bytes (`runtime.studies.recipe_search.Goal`). clips, listen, played: of nano; blocks, size, frames: of a
+    `checkpoint`. A killed search goes on from `work`.
+
+    Raises:
+        ConfigError, OutputError, CheckpointError, ResourceError: as `runtime.studies.searches`.
+    """
+    from .core.config import ClipSpec
+    from .core.errors import ConfigError
+    from .runtime.studies.recipe_search import Goal
+    from .runtime.studies.searches import search_checkpoint, search_nano
+
+    goal, output, folder = Goal(target_db, target_share, max_bytes), Path(out), Path(work)
+    if checkpoint is None:
+        if blocks is not None:
+            raise ConfigError("--blocks goes with --checkpoint; nano's layers are all measured.")
+        return search_nano(
+            goal, output, work=folder, clips=clips, listen=listen, played=played, group=group, force=force, progress=progress,
+            report=report,
+        )  # fmt: skip
+    return search_checkpoint(
+        Path(checkpoint), goal, output, work=folder, blocks=blocks, clip=ClipSpec(*size, frames), group=group, force=force,
+        progress=progress, report=report,
+    )  # fmt: skip
+
+
+def compare_roundings(
+    out: Place,
+    *,
+    work: Place = "quantize-search",
+    clips: int = 6,
+    played: int = 32,
+    force: bool = False,
+    progress: Progress = _silent,
+    report: Warn = _unheard,
+) -> dict[str, Any]:
+    """Ways to round nano's 4-bit weights beside each other, and uniform recipes beside searched ones; writes the figures, JSON.
+
+    Raises:
+        OutputError: `out` exists and `force` is off.
+    """
+    from .runtime.studies import searches
+
+    return searches.compare_roundings(
+        Path(out), work=Path(work), clips=clips, played=played, force=force, progress=progress, report=report
+    )
+
+
+def judge(bundle: Place, *, clips: int = 32, engine: str = "auto", progress: Progress = _silent) -> tuple[Mouth, Mouth]:
+    """The mouths of held-out clips in full precision and as a bundle of nano plays them; `second.shares(first)` is what is kept.
+
+    Raises:
+        BundleError, EngineError: the bundle is not valid, or the model's full-precision weights are not here.
+    """
+    from .runtime.engines import open_engine
+    from .runtime.verify.mouths import mouths_of_bundle
+
+    opened = inspect(bundle)
+    return mouths_of_bundle(opened, open_engine(opened, engine), clips, lambda done, total: progress("clips", done, total))
 
 
 def _record(bundle: Bundle, verb: Any, engine: str, threads: int, summary: str, figures: Any) -> None:

@@ -116,13 +116,12 @@ def animate(
         refuse_options(context, PANEL, "goes with --checkpoint; a bundle has it fixed when it is compiled")
     settings = None
     if checkpoint is not None:
-        from ..runtime.play.reference import Settings
-
-        settings = Settings(
-            steps=steps, solver=solver, shift=shift, guidance=guidance, audio_guidance=audio_guidance, audio_scale=audio_scale,
-            negative_prompt=negative_prompt, window=window, overlap=overlap, anchor=anchor, long_video=long_video, riflex=riflex,
-            reuse=reuse, seed=seed, dtype=dtype, device=device, decoder=decoder or "full", upstream_compat=upstream_compat,
-        )  # fmt: skip
+        settings = {
+            "steps": steps, "solver": solver, "shift": shift, "guidance": guidance, "audio_guidance": audio_guidance,
+            "audio_scale": audio_scale, "negative_prompt": negative_prompt, "window": window, "overlap": overlap, "anchor": anchor,
+            "long_video": long_video, "riflex": riflex, "reuse": reuse, "dtype": dtype, "device": device,
+            "upstream_compat": upstream_compat,
+        }  # fmt: skip
     with bars(as_json) as progress:
         made = api.animate(
             bundle, image=image, audio=audio, out=output, prompt=prompt, seed=seed, engine=engine, clip=shape_of(clip),

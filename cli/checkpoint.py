@@ -5,25 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ..core.errors import ConfigError
+from .. import api
 from .options import distinct, parse_names, parse_seconds
+from .words import JsonOption, err, out
 
 if TYPE_CHECKING:
     from ..core.weights.accounts import Account
     from ..core.weights.checkpoints import Checkpoint
 
 checkpoint_app = typer.Typer(help="Folders of released weights, or of random ones in their place.", no_args_is_help=True)
-out, err = Console(), Console(stderr=True)
-
 STATUS_COLOURS = {"complete": "green", "incomplete": "red", "unreadable": "red", "absent": "dim"}
 
 
@@ -41,15 +40,15 @@ def is_checkpoint(path: Path) -> bool:
 
 def inspect_checkpoint(path: Path, as_json: bool) -> bool:
     """Prints what a folder of weights holds. -> whether everything that is there is whole, and a transformer is."""
-    from ..core.weights.checkpoints import Checkpoint
+    from ..core.weights.random_checkpoint import random_record
 
-    checkpoint = Checkpoint.open(path)
+    checkpoint = api.inspect_checkpoint(path)
     accounts = checkpoint.accounts()
     whole = all(account.status in ("complete", "absent") for account in accounts) and accounts[0].status == "complete"
     if as_json:
         components = [account.to_dict() for account in accounts]
         summary = {"folder": str(checkpoint.folder), "variant": checkpoint.variant, "complete": whole, "components": components}
-        print(json.dumps(summary | {"random": _random_record(checkpoint)}))
+        print(json.dumps(summary | {"random": random_record(checkpoint.folder)}))
         return whole
     _print_accounts(checkpoint, accounts)
     for account in accounts:
@@ -60,6 +59,7 @@ def inspect_checkpoint(path: Path, as_json: bool) -> bool:
 
 def _print_accounts(checkpoint: Checkpoint, accounts: list[Account]) -> None:
     from ..core.files import human_bytes
+    from ..core.weights.random_checkpoint import random_record
 
     title = f"{checkpoint.folder}: {checkpoint.variant or 'no EchoMimic transformer'}"
     table = Table(show_footer=True)
@@ -100,7 +100,7 @@ def _print_accounts(checkpoint: Checkpoint, accounts: list[Account]) -> None:
                 where = escape(_relative(path, checkpoint.folder))
                 share = f"{count:,} tensors are" if count else "none is"
                 out.print(f"[dim]{account.name}: {share} read from {where}.[/]", soft_wrap=True)
-    record = _random_record(checkpoint)
+    record = random_record(checkpoint.folder)
     if record is not None:
         out.print(f"[yellow]Random weights, seed {record.get('seed')}: good for sizes and speed, not for pictures.[/]")
 
@@ -117,19 +117,6 @@ def _status(account: Account) -> str:
 
 def _relative(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
-
-
-def _random_record(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """What `make-random` left in the folder, or in the one that it lies in."""
-    from ..core.weights.random_checkpoint import RECORD
-
-    for folder in (checkpoint.folder, checkpoint.folder.parent):
-        try:
-            content = json.loads((folder / RECORD).read_text())
-        except (OSError, ValueError):
-            continue
-        return content if isinstance(content, dict) else None
-    return None
 
 
 # -- make-random -----------------------------------------------------------------------------------------------------------------
@@ -162,19 +149,16 @@ def make_random(
     dtype: Annotated[str, typer.Option(help="bf16, fp16, fp32, or released: each file's own.")] = "released",
     base: Annotated[bool, typer.Option("--base/--no-base", help="Also Wan's own transformer, as in the released folder.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace a folder that this command wrote.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a full-size folder of random weights in the released layout, for sizes and speed."""
     from ..core.files import human_bytes
-    from ..core.weights.random_checkpoint import write_random_checkpoint
-    from ..core.weights.tensor_files import SHORT_NAMES
 
-    types = {name: kind for kind, name in SHORT_NAMES.items() if name != "fp64"}
-    if dtype != "released" and dtype not in types:
-        raise ConfigError(f"--dtype is {dtype!r}; choose from: {', '.join(types)}, released.")
     names = parse_names(components, "--components")
     with _byte_bars(as_json) as progress:
-        written = write_random_checkpoint(output, model, names, seed, types.get(dtype), base, force, progress)
+        written = api.make_random(
+            output, model=model, components=names, seed=seed, dtype=dtype, base=base, force=force, progress=progress
+        )
     if as_json:
         print(json.dumps({"folder": str(output), "files": written}))
         return
@@ -195,24 +179,9 @@ def prompts(
     force: Annotated[bool, typer.Option("--force", help="Replace the pack if it exists.")] = False,
 ) -> None:
     """Encode prompts once, so that `animate --prompts` needs no text encoder (11 GB)."""
-    from safetensors.torch import save_file
-
-    from ..core.files import atomic_file
-    from ..core.model.architecture import Architecture
-    from ..core.plan.samplers import PLAN_PRESETS
-    from ..core.weights.checkpoints import Checkpoint
-    from ..runtime.play.reference import encode_prompts
-
-    distinct(texts, "The list of prompts", empty=True)
-    checkpoint = Checkpoint.open(folder)
-    sizes = Architecture(checkpoint.config())
-    needed = dict(PLAN_PRESETS[sizes.transformer.variant].texts).values()  # by its guidance
-    texts = [*texts, *(text for text in needed if text not in texts)]
-    with atomic_file(output, force) as temporary:
-        encoded = encode_prompts(checkpoint, texts, sizes, device)
-        save_file(encoded, temporary)
-    for prompt, rows in encoded.items():
-        out.print(f"{len(rows):>4} tokens  {escape(repr(prompt))}", highlight=False)
+    encoded = api.encode_prompts(folder, distinct(texts, "The list of prompts", empty=True), output, device=device, force=force)
+    for prompt, tokens in encoded.items():
+        out.print(f"{tokens:>4} tokens  {escape(repr(prompt))}", highlight=False)
     out.print(
         f"[bold]{escape(str(output))}[/] is ready. Next: [cyan]echoedge animate --checkpoint {escape(str(folder))} "
         f"--prompts {escape(str(output))} --prompt …[/]"
@@ -230,33 +199,21 @@ def hearing(
     ] = None,
     contexts: Annotated[str, typer.Option(help="Seconds on either side, with commas between them.")] = "0,0.5,1,2,4,6",
     compiled: Annotated[bool, typer.Option("--compiled", help="Compile each program in fp32, as for a bundle.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure how much context the speech encoder needs: a voice heard in parts, as bundles hear it, against the voice at once."""
-    from dataclasses import asdict
 
-    from ..core.config import ClipSpec
-    from ..core.model.architecture import Architecture
-    from ..core.weights.checkpoints import Checkpoint, load_speech_encoder
-    from ..runtime.play.media import read_speech
-    from ..runtime.studies.hearing_study import measure_contexts, voice_with_pauses
-
-    seconds = parse_seconds(contexts, "--contexts")
-    checkpoint, clip = Checkpoint.open(folder), ClipSpec(256, 256, 25)
-    sizes = Architecture(checkpoint.config())
-    speech = voice_with_pauses(clip.sample_rate) if audio is None else read_speech(audio, clip.sample_rate, clip.fps)
-    encoder = load_speech_encoder(checkpoint, config=sizes.wav2vec2)
-    rows = measure_contexts(encoder, sizes.transformer, clip, speech, seconds, compiled)
-    random = _random_record(checkpoint) is not None
+    study = api.hearing(folder, audio=audio, contexts=parse_seconds(contexts, "--contexts"), compiled=compiled)
     if as_json:
-        print(json.dumps({"random_weights": random, "compiled": compiled, "rows": [asdict(row) for row in rows]}))
+        rows = [asdict(row) for row in study.rows]
+        print(json.dumps({"random_weights": study.random_weights, "compiled": compiled, "rows": rows}))
         return
-    table = Table(title=f"A voice of {len(speech) / clip.sample_rate:.1f} s heard in parts", title_justify="left")
+    table = Table(title=f"A voice of {study.seconds:.1f} s heard in parts", title_justify="left")
     for column in ("context", "readings", "lowest cosine", "at", "mean cosine"):
         table.add_column(column, justify="right")
-    for row in rows:
+    for row in study.rows:
         place = f"{row.lowest_at_seconds:.2f} s"
         table.add_row(f"{row.context_seconds:g} s", str(row.readings), f"{row.lowest_cosine:.5f}", place, f"{row.mean_cosine:.6f}")
     out.print(table)
-    if random:
+    if study.random_weights:
         out.print("[yellow]Random weights: repeat this on the released ones.[/]")

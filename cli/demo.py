@@ -42,7 +42,6 @@ def demo(
 
 def _demo(bundle_path: Path, clip_path: Path, sheet_path: Path, weights: str, force: bool) -> None:
     from ..core.weights.nano import assets
-    from ..runtime.play.demo import write_contact_sheet
 
     folder = assets() / "demo"
     material = json.loads((folder / "demo.json").read_text())
@@ -58,7 +57,7 @@ def _demo(bundle_path: Path, clip_path: Path, sheet_path: Path, weights: str, fo
             bundle_path, image=image, audio=folder / voice["file"], out=clip_path, prompt=prompt, force=force, progress=progress,
             warn=warn,
         )  # fmt: skip
-    write_contact_sheet(api.inspect(bundle_path), clip_path, image, sheet_path, force)
+    api.contact_sheet(bundle_path, clip=clip_path, image=image, out=sheet_path, force=force)
     out.rule("3  verify", align="left")
     with bars(False) as progress:
         verdict = api.verify(bundle_path, record=True, progress=progress)

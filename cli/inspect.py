@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from .. import api
 from ..core.errors import ConfigError
 from .checkpoint import inspect_checkpoint, is_checkpoint
 from .words import (
@@ -66,7 +67,6 @@ def inspect(
 ) -> None:
     """Say what a bundle holds: programs, what the backend took, what left the step, plan, files, provenance. Of a folder of
     released weights, whether every tensor is there; exit status 1 where one is not."""
-    from ..core.bundle import Bundle
     from ..core.bundle.records import read_records
     from ..core.files import human_bytes
     from ..core.metrics.psnr import in_words
@@ -77,19 +77,14 @@ def inspect(
         if not inspect_checkpoint(path, as_json):
             raise typer.Exit(1)
         return
-    bundle = Bundle.open(path)
+    bundle = api.inspect(path)
     manifest, plan = bundle.manifest, bundle.plan()
     records = read_records(bundle)
     saved = manifest.savings
     times: dict[str, float] | None = None
     if time:
-        from ..runtime.bench.step_times import measure_rewrites
-        from ..targets.rewrites.hoist import savings
-
         with bars(as_json) as progress:
-            rows = manifest.playing.text_rows
-            saved = savings(bundle.model, bundle.clip, plan, rows)
-            times = {t.name: t.seconds for t in measure_rewrites(bundle.model, bundle.clip, rows, progress=progress)}
+            saved, times = api.savings(path, measured=True, progress=progress)
     if as_json:
         told: dict[str, Any] = {"savings": [saving.model_dump() for saving in saved]} | ({"step_seconds": times} if times else {})
         told |= {"records": [r.model_dump(mode="json") for r in records.own], "damaged_records": dict(records.damaged)}

@@ -6,16 +6,14 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .options import parse_clip
+from .. import api
+from .options import parse_size
+from .words import JsonOption, bars, out
 
 if TYPE_CHECKING:
     from ..runtime.bench.operators import OperatorSpeeds
-
-out, err = Console(), Console(stderr=True)
 
 
 def print_operators(speeds: OperatorSpeeds) -> None:
@@ -51,24 +49,14 @@ def bench_operators(
     text_rows: Annotated[int, typer.Option(min=1, help="Rows of the prompt.")] = 64,
     threads: Annotated[int, typer.Option(min=1, help="Threads that programs and matrix products run on.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="Calls of each part; medians are told.")] = 9,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Time a transformer block and its parts at a model's real shapes, beside this machine's fastest matrix products."""
-    from ..core.config import preset
-    from ..quantize.recipes import read_recipe
-    from ..runtime.bench.operators import measure_operators
-
-    clip = parse_clip(size, frames)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, disable=as_json) as bars:
-        tasks: dict[str, object] = {}
-
-        def progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
-
-        speeds = measure_operators(preset(model), clip, read_recipe(weights), text_rows, threads, rounds, progress)
+    with bars(as_json) as progress:
+        speeds = api.bench_operators(
+            model=model, size=parse_size(size), frames=frames, weights=weights, text_rows=text_rows, threads=threads, rounds=rounds,
+            progress=progress,
+        )  # fmt: skip
     if as_json:
         print(json.dumps(speeds.to_dict()))
     else:

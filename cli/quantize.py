@@ -3,53 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ..core.errors import ConfigError, OutputError
-from .options import parse_clip, parse_numbers
+from .. import api
+from .options import parse_numbers, parse_size
+from .words import EngineOption, ForceOption, JsonOption, bars, err, out
 
 if TYPE_CHECKING:
-    from ..quantize.recipes import WeightRecipe
-    from ..runtime.studies.recipe_search import Target
+    from ..runtime.studies.block_search import FoundForBlocks
+    from ..runtime.studies.searches import NanoSearch
 
 quantize_app = typer.Typer(help="Weight recipes: which layer is stored how, and what that costs.", no_args_is_help=True)
-out, err = Console(), Console(stderr=True)
-
 WorkOption = Annotated[Path, typer.Option("--work", help="Folder of measurements; a killed search goes on from it.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-
-
-@contextmanager
-def _bar(quiet: bool, what: str) -> Iterator[Any]:
-    """A progress bar on the error stream, as a function (done, total)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, disable=quiet) as bars:
-        task = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
-
-
-def _refuse_existing(output: Path, force: bool) -> None:
-    """Before anything is measured."""
-    if output.exists() and not force:
-        raise OutputError(f"{output} exists. Give another name or --force.")
-
-
-def _save(recipe: WeightRecipe, output: Path, force: bool) -> None:
-    from ..core.files import atomic_file
-
-    with atomic_file(output, force) as temporary:
-        rules = ",\n".join(f"  {rule.model_dump_json()}" for rule in recipe.rules)
-        temporary.write_text(f'{{"name": {json.dumps(recipe.name)}, "rules": [\n{rules}\n]}}\n')
 
 
 # -- search ----------------------------------------------------------------------------------------------------------------------
@@ -92,62 +63,34 @@ def search(
     nano is played; of a released model each block is run alone, on drawn inputs, and what a layer does to the tokens behind its
     block stands for what it does to the velocity.
     """
-    from ..runtime.studies.recipe_search import Target
-
-    target = Target(target_db, target_share, max_bytes)
-    if group % 32:
-        raise ConfigError(f"--group is {group}; the backend takes multiples of 32.")
-    if output.suffix.lower() != ".json":
-        raise ConfigError(f"--out is {str(output)!r}; a recipe's name ends in .json, so that export --weights finds it.")
-    _refuse_existing(output, force)
-    if checkpoint is not None:
-        _search_checkpoint(checkpoint, target, output, work, blocks, size, frames, group, force, as_json)
-        return
-    if blocks is not None:
-        raise ConfigError("--blocks goes with --checkpoint; nano's layers are all measured.")
-    _search_nano(target, output, work, clips, listen, played, group, force, as_json)
+    with bars(as_json) as progress:
+        found = api.search_recipe(
+            output, target_db=target_db, target_share=target_share, max_bytes=max_bytes, work=work, clips=clips, listen=listen,
+            played=played, group=group, checkpoint=checkpoint, blocks=None if blocks is None else parse_numbers(blocks, "--blocks"),
+            size=parse_size(size), frames=frames, force=force, progress=progress, report=_tell,
+        )  # fmt: skip
+    if checkpoint is None:
+        _print_search(cast("NanoSearch", found), output, as_json)
+    else:
+        _print_blocks(cast("FoundForBlocks", found), checkpoint, output, as_json)
 
 
-def _search_nano(
-    target: Target,
-    output: Path,
-    work: Path,
-    clips: int,
-    listen: int,
-    played: int,
-    group: int,
-    force: bool,
-    as_json: bool,
-) -> None:
-    from ..core.plan.samplers import PLAN_PRESETS, build_plan
-    from ..core.weights.nano import load_nano
-    from ..core.work import WorkFolder
-    from ..quantize.search import Journal
-    from ..runtime.studies.recipe_search import find, measure_layers, nano_basis, presets_beside
-    from ..runtime.studies.sensitivity import Laboratory
+def _tell(line: str) -> None:
+    err.print(f"[dim]{escape(line)}[/]")
 
-    if listen == 1:
-        raise ConfigError("--listen is 1; lip-sync is a mean over clips: give 2 or more, or 0 for none.")
-    plan = build_plan(PLAN_PRESETS["nano"])
-    with WorkFolder(work, "search"):
-        journal = Journal(work, nano_basis(plan, clips, listen, group))
-        err.print("[dim]Playing nano in full precision …[/]")
-        laboratory = Laboratory(load_nano(), plan, clips, max(played, listen))
-        with _bar(as_json, "layers") as progress:
-            measure_layers(laboratory, journal, group, listen, progress)
-        found = find(laboratory, journal, target, group, output.stem, lambda line: err.print(f"[dim]{escape(line)}[/]"))
-        _save(found.recipe, output, force)
-    beside = presets_beside(laboratory)
+
+def _print_search(search: NanoSearch, output: Path, as_json: bool) -> None:
+    found = search.found
     if as_json:
-        print(json.dumps({"recipe": str(output), **found.to_dict(), "presets": beside}))
+        print(json.dumps({"recipe": str(output), **found.to_dict(), "presets": search.presets}))
         return
     mouth = found.mouth
     out.print(
         f"{found.bytes:,} bytes of weights; guided velocity {found.guided_db:.1f} dB ({found.predicted_db:.1f} predicted), guided "
         f"direction within {100 * found.direction**0.5:.1f} %; lip-sync {100 * mouth.lipsync:.1f} % and mouth motion "
-        f"{100 * mouth.mouth_energy:.1f} % of full precision's over {len(laboratory.truths)} clips."
+        f"{100 * mouth.mouth_energy:.1f} % of full precision's over {search.clips} clips."
     )
-    for name, figures in beside.items():
+    for name, figures in search.presets.items():
         out.print(f"[dim]{name}: {figures['bytes']:,} bytes, {figures['guided_db']:.1f} dB[/]")
     out.print(
         f"[bold]{escape(str(output))}[/] is ready. Next: [cyan]echoedge export --weights {escape(str(output))} --out "
@@ -155,39 +98,7 @@ def _search_nano(
     )
 
 
-def _search_checkpoint(
-    folder: Path,
-    target: Target,
-    output: Path,
-    work: Path,
-    blocks: str | None,
-    size: str,
-    frames: int,
-    group: int,
-    force: bool,
-    as_json: bool,
-) -> None:
-    from ..core.files import require_free_memory
-    from ..core.plan.samplers import build_plan
-    from ..core.weights.checkpoints import Checkpoint
-    from ..core.work import WorkFolder
-    from ..quantize.search import Journal
-    from ..runtime.play.reference import Settings, plan_options
-    from ..runtime.studies.block_search import checkpoint_basis, find_for_blocks, measure_blocks, memory_needed, wanted_blocks
-
-    clip = parse_clip(size, frames)
-    opened = Checkpoint.open(folder)
-    config = opened.config()
-    wanted = wanted_blocks(config, None if blocks is None else parse_numbers(blocks, "--blocks"))
-    plan = build_plan(plan_options(config.variant, Settings()))
-    require_free_memory(memory_needed(config, clip), "measuring a block at a time")
-    with WorkFolder(work, "search"):
-        err.print("[dim]Reading the weights' hash …[/]")
-        journal = Journal(work, checkpoint_basis(opened, plan, clip, group, config))
-        with _bar(as_json, "blocks") as progress:
-            measure_blocks(opened, config, plan, clip, journal, group, wanted, progress)
-        found = find_for_blocks(journal, config.layers, target, group, output.stem)
-        _save(found.recipe, output, force)
+def _print_blocks(found: FoundForBlocks, folder: Path, output: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"recipe": str(output), **found.to_dict()}))
         return
@@ -195,9 +106,10 @@ def _search_checkpoint(
         f"{found.bytes:,} bytes of weights in {found.layers} layers of blocks, {found.measured} of them measured; tokens behind "
         f"the blocks {found.predicted_db:.1f} dB by the sum of the layers' errors."
     )
+    model = api.inspect_checkpoint(folder).config().name
     out.print(
-        f"[bold]{escape(str(output))}[/] is ready. Next: [cyan]echoedge export --model {config.name} --checkpoint "
-        f"{escape(str(folder))} --weights {escape(str(output))} --out {escape(output.stem)}.echoedge[/]"
+        f"[bold]{escape(str(output))}[/] is ready. Next: [cyan]echoedge export --model {model} --checkpoint {escape(str(folder))} "
+        f"--weights {escape(str(output))} --out {escape(output.stem)}.echoedge[/]"
     )
 
 
@@ -217,31 +129,13 @@ def compare(
 
     Uses the measurements of `search` with the same --clips, and makes those that are missing; about 15 minutes on one core.
     """
-    from ..core.files import atomic_file
-    from ..core.plan.samplers import PLAN_PRESETS, build_plan
-    from ..core.weights.nano import load_nano
-    from ..core.work import WorkFolder
-    from ..quantize.search import Journal
-    from ..runtime.studies import rounding_study
-    from ..runtime.studies.recipe_search import measure_layers, nano_basis
-    from ..runtime.studies.sensitivity import Laboratory
-
-    _refuse_existing(output, force)
-    plan = build_plan(PLAN_PRESETS["nano"])
-    with WorkFolder(work, "search"):
-        journal = Journal(work, nano_basis(plan, clips, 0, rounding_study.GROUP))
-        err.print("[dim]Playing nano in full precision …[/]")
-        laboratory = Laboratory(load_nano(), plan, clips, played)
-        with _bar(as_json, "layers") as progress:
-            measure_layers(laboratory, journal, rounding_study.GROUP, progress=progress)
-        record = rounding_study.compare(laboratory, journal, lambda line: err.print(f"[dim]{escape(line)}[/]"))
-        with atomic_file(output, force) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n")
+    with bars(as_json) as progress:
+        figures = api.compare_roundings(output, work=work, clips=clips, played=played, force=force, progress=progress, report=_tell)
     if as_json:
-        print(json.dumps(record))
+        print(json.dumps(figures))
         return
     for title, rows in (("4-bit blocks, rounded in every way", "int4_roundings"), ("Uniform and searched", "equal_size")):
-        _print_rows(title, record[rows])
+        _print_rows(title, figures[rows])
     out.print(f"[bold]{escape(str(output))}[/] is ready.")
 
 
@@ -263,26 +157,20 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
 def judge(
     bundle: Annotated[Path, typer.Argument(help="A bundle of nano, NAME.echoedge.", show_default=False)],
     clips: Annotated[int, typer.Option(min=2, help="Held-out clips.")] = 32,
-    engine: Annotated[str, typer.Option(help="auto, executorch, or torch (full precision).")] = "auto",
+    engine: EngineOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Play held-out clips with a compiled bundle and in full precision, and say what the bundle keeps of the mouth."""
-    from dataclasses import asdict
-
-    from ..core.bundle import Bundle
-    from ..runtime.engines import open_engine
-    from ..runtime.verify.mouths import mouths_of_bundle
-
-    opened = Bundle.open(bundle)
-    with _bar(as_json, "clips") as progress:
-        full, measured = mouths_of_bundle(opened, open_engine(opened, engine), clips, progress)
+    with bars(as_json) as progress:
+        full, measured = api.judge(bundle, clips=clips, engine=engine, progress=progress)
     shares = measured.shares(full)
     if as_json:
         figures = {"full_precision": full, "measured": measured, "shares": shares}
         print(json.dumps({name: {k: round(v, 4) for k, v in asdict(mouth).items()} for name, mouth in figures.items()}))
         return
+    name = api.inspect(bundle).manifest.weights.name
     out.print(
-        f"{opened.manifest.weights.name}, {clips} clips: lip-sync {measured.lipsync:.3f}, {100 * shares.lipsync:.1f} % of full "
+        f"{name}, {clips} clips: lip-sync {measured.lipsync:.3f}, {100 * shares.lipsync:.1f} % of full "
         f"precision's {full.lipsync:.3f}; mouth-motion energy {measured.mouth_energy:.3f} of the truth's, "
         f"{100 * shares.mouth_energy:.1f} % of full precision's {full.mouth_energy:.3f}."
     )

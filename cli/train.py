@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from .. import api
 from ..core.errors import ConfigError
 from .options import distinct
 from .words import (
@@ -54,29 +54,13 @@ def train_nano_command(
 
     Under torchrun the transformer trains in all processes: torchrun --nproc-per-node 2 -m echoedge.cli train nano
     """
-    from ..core.files import require_free_disk
-    from ..core.plan import check_choice
-    from ..core.train.distributed import join_world, leave_world
-    from ..core.train.nano import run_folder, train_nano
-    from ..core.train.train_dit import METHODS, leave_out
-    from ..core.train.train_vae import VAETraining
-
-    if keep_vae and start is None:
-        raise ConfigError("--keep-vae takes the VAE of a weights file: name it with --start.")
-    check_choice("method", method, tuple(METHODS))
-    vae, dit, parts = VAETraining(), METHODS[method], distinct(without or (), "--without")
-    leave_out(dit, parts)  # a part that is not there is refused before anything is drawn
-    require_free_disk(workdir, 500_000 * clips)
-    vae = replace(vae, image_steps=image_steps or vae.image_steps, clip_steps=clip_steps or vae.clip_steps)
-    dit = replace(dit, steps=steps or dit.steps)
-    world = join_world(device)
-    output = output or run_folder(workdir, parts) / "nano.safetensors"
-    report = lambda line: out.print(escape(line))  # noqa: E731
-    metrics = train_nano(workdir, output, vae, dit, clips, threads, report, world, start, parts, keep_vae)
-    leave_world(world)
-    if world.first:
+    written, metrics = api.train(
+        output, workdir=workdir, clips=clips, image_steps=image_steps, clip_steps=clip_steps, steps=steps, threads=threads,
+        start=start, method=method, keep_vae=keep_vae, without=distinct(without or (), "--without"), device=device, report=_tell,
+    )  # fmt: skip
+    if metrics:
         out.print_json(json.dumps(metrics["held_out"]))
-        out.print(f"[bold]{escape(str(output))}[/] is ready.")
+        out.print(f"[bold]{escape(str(written))}[/] is ready.")
 
 
 @train_app.command("study")
@@ -94,20 +78,16 @@ def study_command(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
     """Measure trained weights on people and voices that training never saw: every task, every part turned off, long clips."""
-    import torch
-
-    from ..core.weights.nano import weights_path
-    from ..core.work import tells_what_stays
-    from ..runtime.studies.nano_study import Study, run_study
-
     given = [text.partition("=") for text in without or ()]
     for part, separator, path in given:
         if not separator or not path:
             raise ConfigError(f"--without is {part + separator!r}; write PART=FILE, such as ndpo=nano-without-ndpo.safetensors.")
     distinct((part for part, _, _ in given), "--without")
-    runs = {part: Path(path) for part, _, path in given}
+    runs = {part: path for part, _, path in given}
     sections = distinct(only or (), "--only")
-    torch.set_num_threads(threads)
-    with tells_what_stays(f"{output} keeps the sections that were finished: the same command goes on from there."):
-        run_study(Study(weights or weights_path(), output, runs, lambda line: out.print(escape(line))), sections)
+    api.study(output, weights=weights, only=sections, without=runs, threads=threads, report=_tell)
     out.print(f"Figures and contact sheets are in [bold]{escape(str(output))}[/].")
+
+
+def _tell(line: str) -> None:
+    out.print(escape(line))

@@ -25,12 +25,36 @@ WAN_LATENTS_STD = (
 SPATIAL_STRIDE = 8  # image pixels per latent pixel
 TEMPORAL_STRIDE = 4  # video frames per latent frame, after the first, which holds one
 PATCH = 2  # latent pixels per token, in height and in width
+AUDIO_RADIUS = 2  # video frames on either side that a frame's window of speech features reaches
 SIZE_MULTIPLE = SPATIAL_STRIDE * PATCH
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class AudioPath:
+    """How the transformer of a variant hears.
+
+    module: its part that makes tokens of speech, as the released file names it. per_frame: speech has one row of features a video
+    frame, all layers of the speech encoder side by side, and a token's window is a frame with its neighbours; otherwise two rows a
+    frame, of the encoder's last layer, and a latent frame has a slice of them. bias: of the projections to keys and values.
+    dead_queries: the released file has queries for audio that never act. masked: a mask says which tokens hear the speech.
+    """
+
+    module: str
+    per_frame: bool
+    bias: bool
+    dead_queries: bool
+    masked: bool
+
+
+AUDIO_PATHS: dict[Variant, AudioPath] = {
+    "flash": AudioPath("audio_injection", per_frame=True, bias=True, dead_queries=True, masked=False),
+    "preview": AudioPath("audio2token", per_frame=False, bias=False, dead_queries=False, masked=True),
+}
 
 
 @dataclass(frozen=True)
@@ -101,7 +125,7 @@ class ModelConfig:
     vae: VAEConfig = field(default_factory=VAEConfig)
 
     def __post_init__(self) -> None:
-        _require(self.variant in ("flash", "preview"), f"variant is {self.variant!r}; choose flash or preview.")
+        _require(self.variant in AUDIO_PATHS, f"variant is {self.variant!r}; choose {' or '.join(AUDIO_PATHS)}.")
         _require(self.heads >= 1, f"heads is {self.heads}; it must be at least 1.")
         _require(self.dim % self.heads == 0, f"dim {self.dim} does not divide into {self.heads} heads.")
         _require(self.head_dim % 2 == 0, f"head dim {self.head_dim} is odd; rotary embedding turns pairs of channels.")
@@ -113,6 +137,10 @@ class ModelConfig:
     @property
     def head_dim(self) -> int:
         return self.dim // self.heads
+
+    @property
+    def audio_path(self) -> AudioPath:
+        return AUDIO_PATHS[self.variant]
 
     @property
     def in_channels(self) -> int:

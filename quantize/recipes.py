@@ -6,18 +6,15 @@ import difflib
 import json
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core.bundle import CONDITION_PROGRAMS
 from ..core.errors import ConfigError
+from .roundings import DATA_FREE, NEEDS_SAMPLES, Rounding
+from .schemes import Weights
 
-Weights = Literal["fp32", "int8", "int4"]
-Rounding = Literal["nearest", "searched", "hqq", "gptq"]
-NEEDS_SAMPLES = ("gptq",)  # roundings that look at what a layer is given
 JOINT_CONDITIONS = "encode_conditions"
-DATA_FREE: Rounding = "searched"  # what stands in for them
 
 
 class Rule(BaseModel):

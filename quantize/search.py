@@ -18,20 +18,12 @@ from typing import Any
 
 from ..core.errors import ConfigError
 from ..core.files import atomic_file
-from .recipes import Rounding, Rule, WeightRecipe, Weights
+from .recipes import Rule, WeightRecipe
+from .roundings import Rounding
+from .schemes import Weights
 
 JOURNAL = "measurements.jsonl"
 REST: tuple[Weights, Rounding] = ("int8", "nearest")  # of layers that a recipe does not name
-
-
-def weight_bytes(outputs: int, inputs: int, weights: Weights, group: int = 32) -> int:
-    """Bytes of a stored weight matrix with its scales: bfloat16 for groups, float32 for channels. int4 is int8 where the inputs do
-    not divide into groups."""
-    if weights == "fp32":
-        return 4 * outputs * inputs
-    if weights == "int4" and inputs % group == 0:
-        return outputs * inputs // 2 + 2 * outputs * (inputs // group)
-    return outputs * inputs + 4 * outputs
 
 
 # ---- 1. Choosing ----------------------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .rounding import Grid, Rounded
-from .weights import stored_weight
+from .grid import Grid, Rounded
+from .weights import Store
 
 FOLDABLE = ("cross_attn.q", "self_attn.o")
 POWERS = tuple(step / 10 for step in range(9))  # of an input's power that its scale takes on; 0 leaves the layer as it is
@@ -27,10 +27,10 @@ Round = Callable[[Tensor, Tensor], Rounded]  # weight [out, in], second moments 
 class Transformed(nn.Module):
     """A quantised layer of W T behind T⁻¹: x -> layer(x T⁻ᵀ)."""
 
-    def __init__(self, layer: nn.Linear, rounded: Rounded, grid: Grid, inverse: Tensor) -> None:
+    def __init__(self, layer: nn.Linear, rounded: Rounded, grid: Grid, inverse: Tensor, store: Store) -> None:
         super().__init__()
         self.layer, self.inverse = layer, inverse
-        layer.weight = nn.Parameter(stored_weight(rounded, grid), requires_grad=False)
+        layer.weight = nn.Parameter(store(rounded, grid), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x @ self.inverse.T)
@@ -42,7 +42,7 @@ def output_error(weight: Tensor, rounded: Rounded, moments: Tensor) -> float:
     return float(((difference @ moments) * difference).sum())
 
 
-def awq(layer: nn.Linear, moments: Tensor, grid: Grid, rounding: Round) -> Transformed:
+def awq(layer: nn.Linear, moments: Tensor, grid: Grid, rounding: Round, store: Store) -> Transformed:
     """Activation-aware scaling: inputs of more power get finer steps; the power of `POWERS` with the least output error."""
     weight = layer.weight.detach()
     strength = moments.diagonal().sqrt().clamp_min(1e-6)
@@ -54,7 +54,7 @@ def awq(layer: nn.Linear, moments: Tensor, grid: Grid, rounding: Round) -> Trans
         rounded = rounding(scaled, moved)
         tried.append((output_error(scaled, rounded, moved), scale, rounded))
     _, scale, rounded = min(tried, key=lambda one: one[0])
-    return Transformed(layer, rounded, grid, (1 / scale).diag())
+    return Transformed(layer, rounded, grid, (1 / scale).diag(), store)
 
 
 def hadamard(size: int) -> Tensor:
@@ -65,7 +65,7 @@ def hadamard(size: int) -> Tensor:
     return matrix / size**0.5
 
 
-def rotated(layer: nn.Linear, moments: Tensor, grid: Grid, rounding: Round) -> Transformed:
+def rotated(layer: nn.Linear, moments: Tensor, grid: Grid, rounding: Round, store: Store) -> Transformed:
     """Inputs mixed by a Hadamard matrix, TURNED at a time; their number must divide."""
     turn = torch.block_diag(*[hadamard(TURNED)] * (layer.in_features // TURNED))
-    return Transformed(layer, rounding(layer.weight.detach() @ turn, turn.T @ moments @ turn), grid, turn.T)
+    return Transformed(layer, rounding(layer.weight.detach() @ turn, turn.T @ moments @ turn), grid, turn.T, store)

@@ -1,9 +1,8 @@
-"""Weight quantisation of a portable program with torchao, in the one form that XNNPACK executes correctly: 8-bit dynamic
-activations.
+"""Weight quantisation of a portable program, layer by layer, free of how a target stores the result.
 
 1. rules      which linear layers of the program get what
 2. moments    where the rounding looks at data: second moments of the layers' inputs on calibration samples
-3. round      one layer at a time; its full-precision weight goes as the rounded one comes
+3. round      one layer at a time; its full-precision weight goes as the rounded one comes, in the form that `store` gives it
 """
 
 from __future__ import annotations
@@ -17,11 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ConfigError
-from .gptq import gptq, parts_of
-from .recipes import NEEDS_SAMPLES, Rule, WeightRecipe
-from .rounding import Grid, Rounded, hqq, nearest, searched
+from .grid import Grid, Rounded
+from .recipes import Rule, WeightRecipe
+from .roundings import NEEDS_SAMPLES, ROUNDINGS
+from .roundings.gptq import parts_of
+from .schemes import SCHEMES
 
 RELIEF_BYTES = 256 << 20
+Store = Callable[[Rounded, Grid], Tensor]  # rounded weights -> the parameter that a target's compiler takes
 MOMENT_BYTES = 256 << 20  # second moments that are held at once; layers beyond wait for another pass over the samples
 
 
@@ -52,11 +54,9 @@ def executed_layers(module: nn.Module, inputs: Sequence[Tensor]) -> set[str]:
     return set(names)
 
 
-def grid_of(layer: nn.Linear, rule: Rule) -> Grid:
-    """The integers that a layer gets: 4-bit groups where its inputs divide into them, else 8 bits per output channel."""
-    if rule.weights == "int4" and layer.in_features % rule.group == 0:
-        return Grid(4, rule.group, torch.bfloat16)
-    return Grid(8, layer.in_features, torch.float32)
+def grid_of(layer: nn.Linear, rule: Rule) -> Grid | None:
+    """The integers that a layer gets; None where it stays as it is."""
+    return SCHEMES[rule.weights].grid(layer.in_features, rule.group)
 
 
 @torch.no_grad()
@@ -81,33 +81,12 @@ def input_moments(module: nn.Module, layers: Mapping[str, nn.Linear], samples: S
     return {name: [part.div_(rows[name]) for part in moments] for name, moments in found.items()}
 
 
-def rounded_weight(weight: Tensor, grid: Grid, rule: Rule, moments: Sequence[Tensor] = ()) -> Rounded:
-    """[out, in] float32 as `rule.rounding` says; `moments` of the inputs for those that need them."""
-    if rule.rounding == "gptq":
-        return gptq(weight, moments, grid)
-    return {"nearest": nearest, "hqq": hqq, "searched": searched}[rule.rounding](weight, grid)
-
-
-def stored_weight(rounded: Rounded, grid: Grid) -> Tensor:
-    """Rounded weights as torchao's configuration for dynamic 8-bit activations would leave them."""
-    from torchao.quantization import IntxUnpackedToInt8Tensor
-
-    return IntxUnpackedToInt8Tensor(
-        qdata=rounded.codes,
-        scale=rounded.scale,
-        zero_point=torch.zeros_like(rounded.scale, dtype=torch.int8),
-        target_dtype=torch.int4 if grid.bits == 4 else torch.int8,  # type: ignore[attr-defined]
-        block_size=(1, grid.group),
-        dtype=torch.float32,
-        activation_quantization="int8_asym_per_token",
-    )
-
-
-def quantise_layer(layer: nn.Linear, rule: Rule, moments: Sequence[Tensor] = ()) -> Grid:
+def quantise_layer(layer: nn.Linear, rule: Rule, store: Store, moments: Sequence[Tensor] = ()) -> Grid | None:
     """Replaces the weight of one layer, which is left to whoever holds it, as `rule` says. Returns the integers that it got."""
     grid = grid_of(layer, rule)
-    rounded = rounded_weight(layer.weight.detach().float(), grid, rule, moments)
-    layer.weight = nn.Parameter(stored_weight(rounded, grid), requires_grad=False)
+    if grid is not None:
+        rounded = ROUNDINGS[rule.rounding](layer.weight.detach().float(), grid, moments)
+        layer.weight = nn.Parameter(store(rounded, grid), requires_grad=False)
     return grid
 
 
@@ -132,6 +111,7 @@ def quantise(
     recipe: WeightRecipe,
     inputs: Sequence[Tensor] | None = None,
     *,
+    store: Store,
     prefix: str = "",
     samples: Sequence[Sequence[Any]] = (),
     relieve: Callable[[], None] = lambda: None,
@@ -141,9 +121,8 @@ def quantise(
     With `inputs` only the layers that the module runs on them are quantised and counted. `prefix` stands before each layer's name
     when rules are looked up, where `module` is a part of the program (`dit.blocks.7.`). `samples`: calls of `module`, each a
     sequence of arguments, for roundings that look at data; layers that no sample reaches are rounded as if their inputs were
-    independent. `relieve` is called whenever weights of `RELIEF_BYTES` have been read, for a caller who maps them from a file.
-
-    Weight-only schemes are not offered: XNNPACK lowers them without an error and computes garbage.
+    independent. `store` makes a layer's parameter of its rounded weights. `relieve` is called whenever weights of `RELIEF_BYTES`
+    have been read, for a caller who maps them from a file.
 
     Raises:
         ConfigError: a rule's rounding needs samples and there are none.
@@ -157,7 +136,7 @@ def quantise(
         if used is not None and name not in used:
             continue
         rule = recipe.rule_for(program, prefix + name)
-        if rule is None or rule.weights == "fp32":
+        if rule is None or grid_of(layer, rule) is None:
             counts["fp32"] += 1
             continue
         rules[name] = rule
@@ -174,7 +153,9 @@ def quantise(
     def finish(name: str, layer: nn.Linear, moments: Sequence[Tensor] = ()) -> None:
         nonlocal read
         read += layer.weight.nbytes
-        counts[f"int{quantise_layer(layer, rules[name], moments).bits}"] += 1
+        grid = quantise_layer(layer, rules[name], store, moments)
+        assert grid is not None  # else it is not among the rules
+        counts[f"int{grid.bits}"] += 1
         if read > RELIEF_BYTES:
             relieve()
             read = 0

@@ -12,7 +12,7 @@ from typing import Literal
 from ..core.bundle import CONDITION_PROGRAMS, DECODE_PROGRAMS, Figures
 from ..core.metrics.agreement import lowest
 from ..core.plan import check_choice
-from ..quantize.recipes import Weights
+from ..quantize.schemes import Weights
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

@@ -23,6 +23,8 @@ from echoedge.core.train.speech import synthesise
 from echoedge.core.weights import checkpoints, random_checkpoint
 from echoedge.core.weights.accounts import BASE_FOLDER, OVERLAY_FILE
 from echoedge.core.weights.random_checkpoint import RECORD
+from echoedge.runtime.play import reference
+from echoedge.runtime.studies import hearing_study
 from echoedge.runtime.studies.hearing_study import CONTEXTS
 
 from .commands import Ended, Run
@@ -34,7 +36,7 @@ VAE_FILE = f"{BASE_FOLDER}/Wan2.1_VAE.pth"
 @pytest.fixture(autouse=True)
 def _tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """flash and preview at toy width."""
-    for module in (architecture, checkpoints, random_checkpoint):
+    for module in (architecture, checkpoints, random_checkpoint, reference, hearing_study):
         monkeypatch.setattr(module, "Architecture", lambda transformer: tiny_sizes(transformer.variant))
 
 

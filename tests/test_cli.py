@@ -1,4 +1,4 @@
-"""cli/app.py: every command end to end, and one sentence for everything that a user can get wrong."""
+"""cli/app.py: help, doctor, inspect, verify and bench end to end, and one sentence for what a user can get wrong with them."""
 
 from __future__ import annotations
 
@@ -6,70 +6,32 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-import wave
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
-import psutil
 import pytest
-from PIL import Image
 from safetensors.numpy import save_file
 
 from echoedge import __version__
-from echoedge.core.bundle import MANIFEST, Bundle, Figures
+from echoedge.core.bundle import MANIFEST, Bundle
 from echoedge.core.bundle.golden import GOLDEN, GOLDEN_INDEX
 from echoedge.core.bundle.records import read_records, write_record
 from echoedge.core.versions import library_versions
-from echoedge.core.weights.nano import assets
 from echoedge.core.work import WorkFolder
 from echoedge.runtime import engines
 from echoedge.runtime.bench import clip as bench
 from echoedge.runtime.bench.clip import Speed
-from echoedge.runtime.export import pipeline
-from echoedge.runtime.export.compile import Proof
-from echoedge.runtime.play.media import read_clip, read_speech
 from echoedge.runtime.play.setting import Wanted
-from echoedge.runtime.registry import REGISTRY
 from echoedge.runtime.verify.parity import NO_CLIP
 from echoedge.targets.executorch.program_file import set_threads
-from echoedge.targets.rewrites.hoist import REWRITES, savings
+from echoedge.targets.rewrites.hoist import REWRITES
+from echoedge.targets.rewrites.savings import savings
 
-from .bundles import CLIP, HOLLOW, changed_bundle, demanding_bundle, small_engine
-from .commands import Ended, Run
-from .inline import Inline
+from .bundles import CLIP, changed_bundle, demanding_bundle, small_engine
+from .commands import Run, complaint, process
+from .test_animate_cli import altered, broken_bundle, made
 
-DEMO = assets() / "demo"
 COMMANDS = ["export", "animate", "verify", "bench", "inspect", "doctor", "demo", "train"]
-
-
-# ---- running a command -----------------------------------------------------------------------------------------------------------
-
-
-def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The command line as a process of its own."""
-    command = [sys.executable, "-m", "echoedge.cli", *map(str, arguments)]
-    environment = os.environ | {"COLUMNS": "300"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment, **options)
-
-
-def complaint(ended: Ended) -> str:
-    """The one sentence that a user reads, without its kind."""
-    lines = [line for line in ended.err.splitlines() if line.strip()]
-    assert ended.status == 2, ended
-    assert "Traceback" not in ended.err
-    assert ended.out == ""
-    assert len(lines) == 1, lines
-    kind, _, sentence = lines[0].partition(": ")
-    assert re.fullmatch("[a-z]+", kind), lines
-    assert sentence.rstrip().endswith((".", "?")), lines
-    return sentence
 
 
 # ---- help, version, wrong usage --------------------------------------------------------------------------------------------------
@@ -413,250 +375,6 @@ def test_bench_compares_engines_in_processes_of_their_own(run: Run, bundle_path:
     assert re.search(r"peak memory of its process │ +\d+ MB │ +\d+ MB │", told)
 
 
-# ---- animate ---------------------------------------------------------------------------------------------------------------------
-
-
-def portrait_file(path: Path) -> Path:
-    Image.open(DEMO / "ada.png").convert("RGB").save(path)
-    return path
-
-
-def speech_file(path: Path, codec: str, rate: int = 44100) -> Path:
-    """hello.wav, a second long, in another container and codec."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
-        resampler = av.AudioResampler(format=stream.format, layout=stream.layout, rate=rate)
-        source = av.open(str(DEMO / "hello.wav"))
-        for frame in [*source.decode(audio=0), None]:
-            for resampled in resampler.resample(frame):
-                container.mux(stream.encode(resampled))
-        container.mux(stream.encode(None))
-        source.close()
-    return path
-
-
-FILES = {
-    "png and wav": ("a.png", "a.wav", "pcm_s16le"), "jpg and mp3": ("a.jpg", "a.mp3", "mp3"),
-    "webp and flac": ("a.webp", "a.flac", "flac"), "bmp and m4a": ("a.bmp", "a.m4a", "aac"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("files", FILES)
-def test_animate_makes_a_film_as_long_as_the_speech(files: str, run: Run, bundle_path: Path, tmp_path: Path) -> None:
-    image, audio, codec = FILES[files]
-    speech = speech_file(tmp_path / audio, codec)
-    film = tmp_path / "films" / "clip.mp4"
-    ended = run("animate", bundle_path, "--image", portrait_file(tmp_path / image), "--audio", speech, "--out", film)
-    assert ended.status == 0, ended
-    available = len(read_speech(speech)) // CLIP.samples_per_frame
-    frames = (available - 1) // 4 * 4 + 1
-    assert frames in (25, 29)  # MP3 pads its end
-    assert f"{frames} frames" in ended.out
-    clip = read_clip(film)
-    assert clip.frames.shape == (frames, CLIP.height, CLIP.width, 3)
-    assert clip.fps == 25
-    assert clip.audio is not None
-    assert len(clip.audio) / clip.sample_rate == pytest.approx(frames / 25, abs=0.1)
-    assert np.sqrt(np.mean(clip.audio**2)) > 0.01
-    assert [path.name for path in film.parent.iterdir()] == ["clip.mp4"]
-
-
-@pytest.fixture
-def given(bundle_path: Path, tmp_path: Path) -> dict[str, object]:
-    """Options of `animate` that work, in order; a test changes one."""
-    output = tmp_path / "out"
-    output.mkdir()
-    return {"bundle": bundle_path, "--image": DEMO / "ada.png", "--audio": DEMO / "hello.wav", "--out": output / "clip.mp4"}
-
-
-def arguments(options: dict[str, object]) -> list[object]:
-    bundle, *others = options.items()
-    return ["animate", bundle[1], *(part for option in others for part in option)]
-
-
-def test_animate_as_json(run: Run, given: dict[str, object]) -> None:
-    ended = run(*arguments(given), "--json")
-    told = json.loads(ended.out)
-    assert (told["frames"], told["seconds"], told["engine"]) == (25, 1.0, "executorch")
-    assert set(told["stage_seconds"]) == {"listen", "look", "prepare", "denoise", "decode"}
-    assert told["evaluations"] == 3 * 2 * 2
-    assert Path(told["clip"]).stat().st_size > 1000
-
-
-def test_the_same_seed_makes_the_same_film(run: Run, given: dict[str, object], tmp_path: Path) -> None:
-    films = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2**64 - 1)):
-        film = tmp_path / f"{name}.mp4"
-        assert run(*arguments(given | {"--out": film, "--seed": seed})).status == 0
-        films.append(read_clip(film).frames)
-    np.testing.assert_array_equal(films[0], films[1])
-    assert (films[0] != films[2]).any()
-
-
-@pytest.mark.parametrize(
-    "prompt",
-    ["", "她微笑着点头", "😀🎬", "[/red] [bold", "a 'quoted' prompt that goes on and on", "-", "\udcff\udcfe broken bytes"],
-)
-def test_any_prompt_plays(prompt: str, run: Run, given: dict[str, object]) -> None:
-    ended = run(*arguments(given), f"--prompt={prompt}")
-    assert ended.status == 0, ended
-    assert "Traceback" not in ended.err
-
-
-def test_a_prompt_that_is_cut_is_said_to_be(run: Run, given: dict[str, object]) -> None:
-    ended = run(*arguments(given), "--prompt", "她微笑着点头")
-    assert "The prompt is longer than this model reads; it ends after '她微笑着'." in ended.err
-
-
-def test_a_portrait_of_20_megapixels_plays(run: Run, given: dict[str, object], tmp_path: Path) -> None:
-    Image.new("RGB", (5000, 4000), (200, 150, 120)).save(tmp_path / "big.png", compress_level=1)
-    assert run(*arguments(given | {"--image": tmp_path / "big.png"})).status == 0
-
-
-def test_force_replaces_a_film(run: Run, given: dict[str, object]) -> None:
-    film = Path(str(given["--out"]))
-    film.write_bytes(b"old")
-    assert "exists. Give another name or --force." in complaint(run(*arguments(given)))
-    assert film.read_bytes() == b"old"
-    assert run(*arguments(given), "--force").status == 0
-    assert film.stat().st_size > 1000
-
-
-# ---- what a user can get wrong ---------------------------------------------------------------------------------------------------
-
-
-def made(path: Path, data: bytes) -> Path:
-    path.write_bytes(data)
-    return path
-
-
-def silent_wav(path: Path) -> Path:
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, 16000, 16000, "NONE", ""))
-        file.writeframes(bytes(32000))
-    return path
-
-
-def dot(path: Path) -> Path:
-    Image.new("RGB", (1, 1)).save(path)
-    return path
-
-
-def broken_bundle(folder: Path, bundle: Path, change: Callable[[Path], object]) -> Path:
-    copy = folder / "broken.echoedge"
-    shutil.copytree(bundle, copy)
-    change(copy)
-    return copy
-
-
-def altered(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
-
-
-WRONG: dict[str, tuple[str, Callable[[Path, Path], object], str]] = {
-    "audio that is not there": ("--audio", lambda t, _: t / "gone.wav", "There is no sound file .*gone.wav"),
-    "audio that is a folder": ("--audio", lambda t, _: t, "is not a file"),
-    "empty audio": ("--audio", lambda t, _: made(t / "a.wav", b""), "a.wav is empty"),
-    "audio that is no audio": ("--audio", lambda t, _: made(t / "a.wav", b"hello" * 100), "not a sound file in a known format"),
-    "audio cut in its header": ("--audio", lambda t, _: made(t / "a.wav", (DEMO / "hello.wav").read_bytes()[:30]), "a.wav"),
-    "silent audio": ("--audio", lambda t, _: silent_wav(t / "a.wav"), "a.wav is silent"),
-    "a picture as audio": ("--audio", lambda *_: DEMO / "ada.png", "has no sound track"),
-    "an image that is not there": ("--image", lambda t, _: t / "gone.png", "There is no portrait .*gone.png"),
-    "an empty image": ("--image", lambda t, _: made(t / "a.png", b""), "a.png is empty"),
-    "an image that is no image": ("--image", lambda t, _: made(t / "a.png", b"hello" * 100), "not an image in a known format"),
-    "an image cut off": ("--image", lambda t, _: made(t / "a.png", (DEMO / "ada.png").read_bytes()[:3000]), "a.png cannot be read"),
-    "an image of one pixel": ("--image", lambda t, _: dot(t / "a.png"), "1 pixels wide and 1 high; it needs at least 16 a side"),
-    "speech as an image": ("--image", lambda *_: DEMO / "hello.wav", "not an image in a known format"),
-    "a bundle that is not there": ("bundle", lambda t, _: t / "gone.echoedge", "There is no bundle .*gone.echoedge"),
-    "a file as a bundle": ("bundle", lambda t, _: made(t / "a.echoedge", b"x"), "is a file; a bundle is a folder"),
-    "a folder that is no bundle": ("bundle", lambda t, _: t, "has no manifest.json"),
-    "a bundle without a program": (
-        "bundle", lambda t, b: broken_bundle(t, b, lambda p: (p / "programs/denoise.pte").unlink()), "denoise.pte is missing"
-    ),
-    "a bundle with a truncated program": (
-        "bundle", lambda t, b: broken_bundle(t, b, lambda p: os.truncate(p / "programs/denoise.pte", 999)), "pte has 999 bytes"
-    ),
-    "a bundle with an altered program": (
-        "bundle", lambda t, b: broken_bundle(t, b, lambda p: altered(p / "programs/denoise.pte")), "denoise.pte was altered"
-    ),
-    "a bundle with a truncated manifest": (
-        "bundle", lambda t, b: broken_bundle(t, b, lambda p: os.truncate(p / MANIFEST, 999)), "manifest.json is cut off or damaged"
-    ),
-    "a seed below zero": ("--seed", lambda *_: -1, "seed is -1; it must be an integer from 0"),
-    "a seed beyond 64 bits": ("--seed", lambda *_: 2**64, "seed is 18446744073709551616"),
-    "an unknown engine": ("--engine", lambda *_: "cuda", "no engine 'cuda' here. Choose from: auto, executorch, torch"),
-    "an engine without the weights": ("--engine", lambda *_: "torch", "whose weights do not ship"),
-    "a folder as output": ("--out", lambda t, _: t / "out", "is a folder. Give the name of a file"),
-    "an output inside a file": ("--out", lambda t, _: made(t / "file", b"") / "clip.mp4", "clip.mp4 cannot be written"),
-    "an output that the system refuses": ("--out", lambda *_: "/proc/nobody/clip.mp4", "/proc/nobody/clip.mp4"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (("nano", "--keep-vae"), "--keep-vae takes the VAE of a weights file: name it with --start"),
-        (("nano", "--method", "ful"), "method is 'ful'.*Did you mean 'full'"),
-        (("nano", "--method", "plain", "--without", "ndpo"), "The recipe has no preference steps"),
-        (("study", "--without", "ndpo"), "--without is 'ndpo'; write PART=FILE"),
-        (("study", "--only", "vea"), "no section or part 'vea'.*Sections: vae, choices"),
-        (("study", "--without", "nothing=a.safetensors"), "no section or part 'nothing'"),
-        (("study", "--weights", "gone.safetensors"), "gone.safetensors"),
-    ],
-)  # fmt: skip
-def test_a_mistake_in_training_is_one_sentence_and_leaves_nothing(
-    options: tuple[str, ...], expected: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert re.search(expected, complaint(run("train", *options)))
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("mistake", WRONG)
-def test_a_mistake_is_one_sentence_and_leaves_nothing(
-    mistake: str, run: Run, given: dict[str, object], bundle_path: Path, tmp_path: Path
-) -> None:
-    option, value, expected = WRONG[mistake]
-    if "proc" in str(value(tmp_path, bundle_path) if option == "--out" else "") and not Path("/proc").is_dir():
-        pytest.skip("this system has no /proc")
-    shutil.rmtree(tmp_path)
-    (tmp_path / "out").mkdir(parents=True)
-    options = given | {option: value(tmp_path, bundle_path)}
-    before = sorted(tmp_path.rglob("*"))
-    assert re.search(expected, complaint(run(*arguments(options))))
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may write everywhere")
-def test_an_output_folder_without_permission(run: Run, given: dict[str, object], tmp_path: Path) -> None:
-    (tmp_path / "out").chmod(0o500)
-    assert "cannot be written (Permission denied" in complaint(run(*arguments(given)))
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (["--model", "nanoo"], r"no model 'nanoo'\. Choose from: nano, flash, preview\. Did you mean 'nano'\?"),
-        (["--model", "flash"], r"--checkpoint names the folder with the weights of flash"),
-        (["--target", "tflite"], r"target is 'tflite'\. Choose from: executorch"),
-        (["--weights", "int9"], r"no weights 'int9'\. Choose from fp32, int8, int4, .*Did you mean 'int8'\?"),
-        (["--weights", "gone.json"], r"recipe gone\.json cannot be read"),
-        (["--size", "large"], r"--size is 'large'; write HEIGHTxWIDTH"),
-        (["--size", "²x64"], r"--size is '²x64'; write HEIGHTxWIDTH"),
-        (["--size", "64x65"], r"width is 65; it must be a multiple of 16"),
-        (["--size", "128x128"], r"nano was trained at 64x64"),
-        (["--frames", "24"], r"frames is 24; it must be 4n\+1\. The nearest below is 21\."),
-        (["--frames", "1"], r"--frames is 1; a window needs 5 frames at least"),
-        (["--checkpoint", "somewhere"], r"--checkpoint is for flash and preview"),
-    ],
-)
-def test_a_wrong_export_is_one_sentence_with_the_good_values(options: list[str], expected: str, run: Run, tmp_path: Path) -> None:
-    assert re.search(expected, complaint(run("export", *options, "--out", tmp_path / "a.echoedge")))
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("command", ["verify", "bench", "inspect"])
 def test_every_command_refuses_an_altered_bundle(command: str, run: Run, bundle_path: Path, tmp_path: Path) -> None:
     path = broken_bundle(tmp_path, bundle_path, lambda p: altered(p / "programs/vae_decode.pte"))
@@ -668,98 +386,3 @@ def test_verify_refuses_a_bad_baseline(name: str, run: Run, bundle_path: Path, t
     made(tmp_path / "text.safetensors", b"hello")
     sentence = complaint(run("verify", bundle_path, "--baseline", tmp_path / name, "--json"))
     assert f"{name} cannot be read" in sentence
-
-
-def test_demo_does_not_replace_what_is_there(run: Run, tmp_path: Path) -> None:
-    made(tmp_path / "clip.mp4", b"mine")
-    assert "clip.mp4 exists. Give another folder with --out, or --force." in complaint(run("demo", "--out", tmp_path))
-    assert "is a file; --out names a folder." in complaint(run("demo", "--out", tmp_path / "clip.mp4"))
-
-
-# ---- export ----------------------------------------------------------------------------------------------------------------------
-
-
-def test_export_says_what_it_made_and_what_comes_next(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """nano with the compiler standing aside: plan, reference run, goldens and manifest are real."""
-    monkeypatch.setattr(pipeline, "JobRunner", Inline)
-    monkeypatch.setitem(REGISTRY, "executorch", HOLLOW)
-    unproven = run("export", "--out", tmp_path / "a.echoedge", "--weights", "fp32", "--frames", 5, "--steps", 1)
-    assert "is ready, lowered to executorch: not executed on this host." in unproven.out
-    monkeypatch.setattr(pipeline, "prove", lambda *_, **__: Proof(figures=Figures(psnr_db=99.0)))
-    path = tmp_path / "nano.echoedge"
-    ended = run("export", "--out", path, "--weights", "fp32", "--frames", 5, "--steps", 1)
-    assert ended.status == 0, ended
-    assert f"is ready. Next: echoedge verify {path}" in ended.out
-    bundle = Bundle.open(path)
-    assert (bundle.clip.frames, bundle.plan().steps, bundle.manifest.model.preset) == (5, 1, "nano")
-    assert bundle.plan().window is not None
-    assert "exists. Give another name or --force." in complaint(run("export", "--out", path))
-    told = json.loads(run("export", "--out", path, "--frames", 5, "--steps", 1, "--force", "--json").out)
-    assert told["bundle"] == str(path)
-    assert set(told["programs"]) == set(bundle.manifest.programs)
-
-
-# ---- interruptions ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_film_leaves_nothing(number: signal.Signals, given: dict[str, object], tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    with wave.open(str(tmp_path / "long.wav"), "wb") as file:  # five minutes: long enough to be interrupted on any machine
-        file.setparams((1, 2, 16000, 0, "NONE", ""))
-        file.writeframes(rng.integers(-9000, 9000, 300 * 16000).astype("<i2").tobytes())
-    folder = tmp_path / "out"
-    command = [sys.executable, "-m", "echoedge.cli", *map(str, arguments(given | {"--audio": tmp_path / "long.wav"}))]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(folder.iterdir()) and running.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert [path.name.startswith(".clip") for path in folder.iterdir()] == [True], "it has not begun"
-    time.sleep(0.2)
-    running.send_signal(number)
-    _, told = running.communicate(timeout=60)
-    assert running.returncode == 128 + number, told
-    assert "Traceback" not in told
-    assert ("Interrupted. Nothing was left behind." in told) == (number == signal.SIGINT)
-    assert list(folder.iterdir()) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_training_says_what_it_keeps_and_ends_its_processes(number: signal.Signals, tmp_path: Path) -> None:
-    work = tmp_path / "work"
-    command = [sys.executable, "-m", "echoedge.cli", "train", "nano", "--workdir", str(work), "--clips", "64"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    assert running.stdout is not None
-    assert running.stdout.readline().startswith("1. pool")
-    second = process("train", "nano", "--workdir", work, "--clips", 64)
-    assert second.returncode == 2
-    assert "is used by another training, which is running" in " ".join(second.stderr.split())
-    helpers = psutil.Process(running.pid).children(recursive=True)
-    assert helpers  # they draw clips
-    (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
-    _, told = running.communicate(timeout=60)
-    assert running.returncode == 128 + number, told
-    kept = f"{work} keeps what was finished: the same command goes on from there." in " ".join(told.split())
-    assert kept == (number == signal.SIGINT)
-    assert psutil.wait_procs(helpers, timeout=20)[1] == []
-    assert work.is_dir()
-
-
-# ---- the whole way, compiled -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_nano_all_the_way(tmp_path: Path) -> None:
-    """What `echoedge demo` does, with the real compiler and the trained weights."""
-    demo = tmp_path / "demo"
-    command = [sys.executable, "-m", "echoedge.cli", "demo", "--out", str(demo)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert sorted(path.name for path in demo.iterdir()) == ["clip.mp4", "contact_sheet.png", "nano.echoedge"]
-    records = read_records(Bundle.open(demo / "nano.echoedge")).own
-    assert sorted((record.verb, record.engine.name) for record in records) == [
-        ("bench", "executorch"), ("bench", "torch"), ("verify", "executorch"),
-    ]  # fmt: skip
-    assert len(read_clip(demo / "clip.mp4").frames) == 97
-    bundle = Bundle.open(demo / "nano.echoedge")
-    assert bundle.program("denoise").delegation["forward"].other_ops == {}

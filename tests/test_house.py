@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ def linted(folder: Path) -> subprocess.CompletedProcess[str]:
         ("core/errors.py", "from ..runtime import registry", "A floor imports the floors below it"),
         ("core/bundle/programs.py", "from ..weights import nano", "neither is known to the format"),
         ("core/sampling/loop.py", "import torch", "needs no torch"),
+        ("cli/bench.py", "from ..runtime import registry", "options into arguments of api"),
     ],
 )
 def test_who_may_import_whom(file: str | None, line: str, contract: str, tmp_path: Path) -> None:
@@ -44,3 +46,28 @@ def test_who_may_import_whom(file: str | None, line: str, contract: str, tmp_pat
     broken = [told for told in ended.stdout.splitlines() if told.endswith("BROKEN")]
     assert bool(broken) == (file is not None)
     assert file is None or any(contract in told for told in broken)
+
+
+MOST_LINES = 600
+
+
+def sources(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in (ROOT / folder).rglob("*.py") if ".venv" not in path.parts]
+
+
+def too_long(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths if len(path.read_text().splitlines()) > MOST_LINES]
+
+
+def test_no_file_is_longer_than_a_reader_holds_in_mind(tmp_path: Path) -> None:
+    everything = [*sources(*FLOORS, "tests", "docs"), *ROOT.glob("*.py")]
+    assert len(everything) > 300
+    assert too_long(everything) == []
+    (tmp_path / "long.py").write_text("x = 1\n" * (MOST_LINES + 1))
+    assert too_long([tmp_path / "long.py"]) == ["long.py"]
+
+
+def test_what_a_variant_does_differently_is_data() -> None:
+    """`ModelConfig.audio_path` says it; two pipelines' options are told apart in one more place."""
+    asking = [path for path in sources(*FLOORS) if re.search(r"variant\"?\]? [!=]= ", path.read_text())]
+    assert {path.relative_to(ROOT).as_posix() for path in asking} == {"runtime/play/reference.py"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -49,6 +50,26 @@ def test_the_wheel_holds_modules_and_assets_and_nothing_else(source: Path, tmp_p
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert "echoedge/core/assets/nano/nano.safetensors" in names
     assert "Warning" not in said
+
+
+def test_the_wheel_works_where_nothing_else_of_the_project_is(source: Path, tmp_path: Path) -> None:
+    """Installed into a fresh environment that finds the libraries it depends on, and the project nowhere but in the wheel."""
+    built(source, "wheel", tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "fresh"], check=True)
+    binaries, (packages,) = tmp_path / "fresh" / "bin", (tmp_path / "fresh").glob("lib/*/site-packages")
+    (packages / "libraries.pth").write_text(sysconfig.get_paths()["purelib"])
+
+    def run(*command: str) -> str:
+        ended = subprocess.run([binaries / command[0], *command[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    run("python", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-cache-dir", str(wheel))
+    assert run("python", "-c", "import echoedge; print(echoedge.__file__)").strip() == str(packages / "echoedge" / "__init__.py")
+    assert "executorch" in run("echoedge", "doctor")
+    shutil.rmtree(packages / "echoedge" / "cli")
+    assert subprocess.run([binaries / "echoedge", "doctor"], cwd=tmp_path, capture_output=True, check=False).returncode != 0
 
 
 def test_an_editable_installation_warns_of_nothing(source: Path, tmp_path: Path) -> None:

@@ -40,14 +40,14 @@ def small_nano(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """nano in two steps, fitted to two clips, three of its layers searched."""
     plans = {"nano": replace(samplers.PLAN_PRESETS["nano"], steps=2)}
     monkeypatch.setattr(samplers, "PLAN_PRESETS", plans)
-    whole = sensitivity.Laboratory.__init__
+    whole = sensitivity.SensitivityStudy.__init__
 
-    def fewer(self: sensitivity.Laboratory, *given: object) -> None:
+    def fewer(self: sensitivity.SensitivityStudy, *given: object) -> None:
         whole(self, *given, calibration=2)  # type: ignore[arg-type]
         kept = ("denoise/dit.head.head", "denoise/dit.blocks.1.self_attn.o", "denoise/dit.blocks.0.ffn.2")
         self.layers = {name: self.layers[name] for name in kept}
 
-    monkeypatch.setattr(sensitivity.Laboratory, "__init__", fewer)
+    monkeypatch.setattr(sensitivity.SensitivityStudy, "__init__", fewer)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -147,8 +147,8 @@ def test_nano_is_searched(run: Run, tmp_path: Path) -> None:
 def test_ways_to_round_are_compared(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ways = rounding_study._ways
 
-    def some(laboratory: sensitivity.Laboratory) -> Iterator[object]:
-        return (way for way in ways(laboratory) if way[0] == "nearest")
+    def some(study: sensitivity.SensitivityStudy) -> Iterator[object]:
+        return (way for way in ways(study) if way[0] == "nearest")
 
     monkeypatch.setattr(rounding_study, "_ways", some)
     monkeypatch.setattr(rounding_study, "UNIFORM", ("int4",))

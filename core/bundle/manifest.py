@@ -22,7 +22,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError, model_validator
 
-from ..config import PATCH, SPATIAL_STRIDE, TEMPORAL_STRIDE, ClipSpec, ModelConfig
+from ..config import AUDIO_RADIUS, PATCH, SPATIAL_STRIDE, TEMPORAL_STRIDE, ClipSpec, ModelConfig
 from ..errors import BundleError
 from .fields import MANIFEST, BundlePath, Count, Name, Record, Sha256, first_mistakes, short
 from .programs import Figures, FileEntry, FolderArtifact, Program, folder_sha256
@@ -106,6 +106,14 @@ class Hearing(Record):
     tail_frames: Annotated[int, Field(ge=0, le=16)] = 0
     context_frames: Annotated[int, Field(ge=0, le=10_000)] = 0
     window: tuple[Annotated[int, Field(ge=1, le=64)], Annotated[int, Field(ge=1, le=64)]] | None = None
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> Self:
+        """How a model hears a whole voice at once. Of two rows a frame, a frame of silence goes behind the voice, for the encoder
+        makes one row less than those of a voice, and windows hear up to the next one."""
+        if config.audio_path.per_frame:
+            return cls(neighbours=AUDIO_RADIUS)
+        return cls(rows_per_frame=2, beyond_frames=TEMPORAL_STRIDE - 1, tail_frames=1)
 
 
 class PlayingRecord(Record):

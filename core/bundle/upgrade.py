@@ -10,14 +10,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..config import TEMPORAL_STRIDE, ClipSpec, ModelConfig
+from ..config import ClipSpec, ModelConfig
 from ..errors import BundleError
 from .fields import MANIFEST, first_mistakes
 from .programs import DECODE_PROGRAMS
 
 _DAMAGED = "Copy the bundle again, or export it again."
 _OF_EVERY_SHAPE = ("text_encoder",)
-_AUDIO_NEIGHBOURS = 2  # frames on either side that stood with each frame's features, before bundles said so
 
 
 def upgraded(old: dict[str, Any]) -> dict[str, Any]:
@@ -80,9 +79,7 @@ def _playing(old: dict[str, Any]) -> dict[str, Any]:
     config = ModelConfig.from_dict(old["model"]["config"])
     hearing = old.get("hearing")
     if hearing is None:  # a whole voice at once, as the two variants hear it
-        preview = config.variant != "flash"
-        known = Hearing(rows_per_frame=2, beyond_frames=TEMPORAL_STRIDE - 1, tail_frames=1) if preview else None
-        hearing = (known or Hearing(neighbours=_AUDIO_NEIGHBOURS)).model_dump(mode="json")
+        hearing = Hearing.of(config).model_dump(mode="json")
     inputs = old["programs"]["encode_conditions"]["methods"]["forward"]["inputs"]
     rows = next(spec["shape"][1] for spec in inputs if spec["name"] == "text")
     decoders = {name: role for name, role in DECODE_PROGRAMS.items() if role in old["programs"]}

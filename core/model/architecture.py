@@ -44,7 +44,7 @@ def skeleton(kind: Callable[[Any], M], config: Any) -> M:
 
 
 class TransformerLayout(EncoderConfig):
-    """The transformer's tensors, as the module names them; of flash, the `q_audio` pairs are known and dropped."""
+    """The transformer's tensors, as the module names them; the released flash's `q_audio` pairs are known and dropped."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -57,7 +57,7 @@ class TransformerLayout(EncoderConfig):
     @cached_property
     def dead(self) -> Shapes:
         """Tensors of the released file that are never used."""
-        if self.config.variant != "flash":
+        if not self.config.audio_path.dead_queries:
             return {}
         dim = self.config.dim
         shapes: Shapes = {}

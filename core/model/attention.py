@@ -135,10 +135,9 @@ class CrossAttention(nn.Module):
     def __init__(self, config: ModelConfig, coupled: bool) -> None:
         super().__init__()
         dim = config.dim
-        audio_bias = config.variant == "flash"
         self.heads, self.coupled = config.heads, coupled
         self.q, self.k, self.v, self.o, self.k_img, self.v_img = (nn.Linear(dim, dim) for _ in range(6))
-        self.k_audio, self.v_audio = (nn.Linear(dim, dim, bias=audio_bias) for _ in range(2))
+        self.k_audio, self.v_audio = (nn.Linear(dim, dim, bias=config.audio_path.bias) for _ in range(2))
         self.norm_q, self.norm_k, self.norm_k_img, self.norm_k_audio = (nn.RMSNorm(dim, config.eps) for _ in range(4))
 
     def keys_values(self, modality: Modality, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from ..config import SIZE_MULTIPLE, TEMPORAL_STRIDE, AudioConfig
+from ..config import AUDIO_RADIUS, SIZE_MULTIPLE, TEMPORAL_STRIDE, AudioConfig
 from ..errors import ConfigError
-from ..sampling.inputs import AUDIO_RADIUS
 from .attention import LayerConditions
 from .masks import Box
 

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from ..bundle import Hearing
-from ..config import TEMPORAL_STRIDE, ClipSpec, ModelConfig, Variant
-from ..sampling.hearing import hearing_of, window_rows
+from ..config import AUDIO_PATHS, TEMPORAL_STRIDE, ClipSpec, ModelConfig, Variant
+from ..sampling.hearing import window_rows
 from ..sampling.inputs import PAD_ID
 from .architecture import skeleton
 from .conditions import Conditions
@@ -241,7 +241,7 @@ def audio_encoder_program(
         return {"forward": EntryPoint(encoder.eval(), {"waveform": 0.1 * _random(1, samples)}, ["features"])}
     frames = clip.frames + 2 * context_frames
     samples = frames * clip.samples_per_frame
-    kind, rows = (SpeechPerFrame, frames) if variant == "flash" else (SpeechPerToken, encoder.config.rows(samples))
+    kind, rows = (SpeechPerFrame, frames) if AUDIO_PATHS[variant].per_frame else (SpeechPerToken, encoder.config.rows(samples))
     kernel = encoder.config.conv_kernels[0]
     inputs = {"waveform": _random(1, samples), "moments": _random(1, kernel + 1, kernel), "present": torch.ones(1, rows)}
     return {"forward": EntryPoint(kind(encoder, frames, clip.samples_per_frame).eval(), inputs, ["features"])}
@@ -250,7 +250,7 @@ def audio_encoder_program(
 def hearing_for(config: ModelConfig, encoder: SpeechEncoderConfig, context_frames: int) -> Hearing:
     """How a player hears with the released encoder's program, `context_frames` on either side."""
     window = (encoder.conv_kernels[0], encoder.conv_strides[0])
-    return hearing_of(config).model_copy(update={"context_frames": context_frames, "window": window})
+    return Hearing.of(config).model_copy(update={"context_frames": context_frames, "window": window})
 
 
 def image_encoder_program(encoder: NanoImageEncoder | PictureEncoder, clip: ClipSpec) -> EntryPoints:
@@ -355,7 +355,7 @@ def condition_shapes(config: ModelConfig, clip: ClipSpec, text_rows: int) -> dic
 
 def given_shapes(config: ModelConfig, clip: ClipSpec, text_rows: int) -> dict[str, tuple[int, ...]]:
     """The shapes of what conditions are made from."""
-    latent, audio, hearing = (clip.latent_frames, clip.latent_height, clip.latent_width), config.audio, hearing_of(config)
+    latent, audio, hearing = (clip.latent_frames, clip.latent_height, clip.latent_width), config.audio, Hearing.of(config)
     rows = window_rows(hearing, clip.latent_frames)
     features = (2 * hearing.neighbours + 1, audio.layers, audio.channels) if hearing.neighbours else (audio.channels,)
     return {

@@ -123,7 +123,7 @@ class DiT(nn.Module):
         # conditions
         self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
         self.img_emb = ImageProjection(config.image_dim, dim)
-        if config.variant == "flash":
+        if config.audio_path.per_frame:
             self.audio_injection = AudioInjection(config.audio, dim)
         else:
             self.audio2token = AudioToTokens(config.audio, dim)
@@ -203,7 +203,7 @@ class DiT(nn.Module):
 
     def audio_tokens(self, audio: Tensor, latent_frames: int, audio_present: Tensor | None = None) -> Tensor:
         """audio as in `encode_conditions` -> [B, F·tokens, D]."""
-        if self.config.variant == "flash":
+        if self.config.audio_path.per_frame:
             return self.audio_injection(audio)
         return self.audio2token(audio, latent_frames, audio_present)
 

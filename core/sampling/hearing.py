@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from ..bundle import DECODE_PROGRAMS, Hearing, PlayingRecord
 from ..config import TEMPORAL_STRIDE, ModelConfig
 from ..errors import BundleError
-from .inputs import AUDIO_RADIUS
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -34,20 +33,12 @@ _LEAST_VARIANCE = 1e-7  # added to the variance, as wav2vec2's own feature extra
 _SLICE = 1 << 16  # windows whose products are summed at once
 
 
-def hearing_of(config: ModelConfig) -> Hearing:
-    """How a model hears a whole voice at once: flash one row a video frame, each with its neighbours; preview two rows a frame and
-    a frame of silence behind, for the encoder makes one row less than that of a voice, and windows hear up to the next one."""
-    if config.variant == "preview":
-        return Hearing(rows_per_frame=2, beyond_frames=3, tail_frames=1)
-    return Hearing(neighbours=AUDIO_RADIUS)
-
-
 def playing_of(config: ModelConfig, text_rows: int | None = None) -> PlayingRecord:
     """What a player has to know of a model that it plays without a bundle, its programs of any length; `text_rows`: of a prompt,
     its padding collapsed, by default all."""
     rows = config.text_len if text_rows is None else text_rows
     full = {"full": DECODE_PROGRAMS["full"]}
-    return PlayingRecord.of(config, text_rows=rows, reads_text=True, hearing=hearing_of(config), decoders=full)
+    return PlayingRecord.of(config, text_rows=rows, reads_text=True, hearing=Hearing.of(config), decoders=full)
 
 
 def window_rows(hearing: Hearing, latent_frames: int) -> int:

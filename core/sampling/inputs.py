@@ -9,12 +9,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import TEMPORAL_STRIDE, ClipSpec
+from ..config import AUDIO_RADIUS, TEMPORAL_STRIDE, ClipSpec
 from ..errors import ConfigError
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
-AUDIO_RADIUS = 2  # video frames on either side that a frame's window of speech features reaches
 PAD_ID = 256
 _MASK_CHANNELS = TEMPORAL_STRIDE  # of a latent frame: one for each of its video frames
 _HIDDEN = -1e9  # the bias of rows that are not read

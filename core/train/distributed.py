@@ -15,6 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
 from ..errors import ConfigError
 
@@ -126,58 +133,34 @@ def spread(model: M, world: World) -> M:
     return model
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This process's part of a parameter, sharing its memory."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
+def whole_model(model: nn.Module) -> dict[str, Any]:
+    """The tensors of a model that may be sharded, whole and on the CPU; empty in all processes but the first. Every process has to
+    call it."""
+    return get_model_state_dict(model, options=_GATHERED)
 
 
-@torch.no_grad()
-def copy_parameters(source: nn.Module, target: nn.Module, share: float = 1.0) -> None:
-    """Moves each parameter of `target` the `share` of the way to that of `source`, which is sharded alike."""
-    for new, kept in zip(source.parameters(), target.parameters(), strict=True):
-        if share == 1.0:
-            local(kept).copy_(local(new))
-        else:
-            local(kept).lerp_(local(new), share)
+def whole_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """As `whole_model`, of the state of the model's optimiser, by the names of the parameters."""
+    return get_optimizer_state_dict(model, optimiser, options=_GATHERED)
 
 
-def whole(value: Any, world: World) -> Any:
-    """Nested dicts and lists with every sharded tensor gathered and moved to the CPU; only the first process keeps them, the others
-    get None for tensors. Every process has to call it."""
-    if isinstance(value, Tensor):
-        gathered = value.full_tensor() if hasattr(value, "full_tensor") else value  # type: ignore[operator]
-        return gathered.detach().to("cpu", copy=world.size > 1) if world.first else None
-    if isinstance(value, Mapping):
-        return {key: whole(item, world) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(whole(item, world) for item in value)
-    return value
+def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Loads whole tensors, the same in every process, into a model that may be sharded.
+
+    Raises:
+        ConfigError: a tensor is missing, or one is not the model's. (Where one is missing, the library's own strict loading of
+            whole tensors keeps what the model has; torch 2.13.)
+    """
+    if odd := sorted(model.state_dict().keys() ^ state.keys()):
+        verb = "is" if len(odd) == 1 else "are"
+        raise ConfigError(f"These weights are not this model's: {', '.join(odd[:4])} {verb} in one alone.")
+    set_model_state_dict(model, dict(state), options=_WHOLE)
 
 
-def _part(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, the same in every process, sharded as `like` is."""
-    if not hasattr(like, "device_mesh") or value.shape != like.shape:
-        return value.to(like.device)
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)  # type: ignore[attr-defined]
+def load_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """As `load_model`, of what `whole_optimiser` gave."""
+    set_optimizer_state_dict(model, optimiser, dict(state), options=_WHOLE)
 
 
-@torch.no_grad()
-def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Loads whole tensors into a model that may be sharded, strictly."""
-    own = model.state_dict()
-    model.load_state_dict({name: _part(value, own[name]) if name in own else value for name, value in state.items()})
-
-
-def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads an optimiser's `state_dict` of whole tensors for parameters that may be sharded."""
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    moments = {
-        index: {
-            name: _part(value, parameters[index]) if isinstance(value, Tensor) and value.dim() else value
-            for name, value in entry.items()
-        }
-        for index, entry in state["state"].items()
-    }
-    optimiser.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+_WHOLE = StateDictOptions(full_state_dict=True)
+_GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -33,8 +33,9 @@ from ..model.transformer import DiT
 from ..model.vae import VAE
 from ..plan import check_choice
 from ..sampling.inputs import frame_windows
+from .averaging import averaged
 from .checkpoint import fingerprint, load_checkpoint, options_of, require_options, save_checkpoint
-from .distributed import World, copy_parameters, load_optimiser, load_whole, spread, whole
+from .distributed import World, load_model, load_optimiser, spread, whole_model, whole_optimiser
 from .pool import Asked, Pool, Source
 from .preference import NDPO, Captions, Negative, fade_identity, freeze_latent, freeze_mouth, ndpo_loss
 from .soup import ModalSoup, TaskSoup, has_audio, picture_of
@@ -135,7 +136,7 @@ class NanoModel(nn.Module):
         audio, image, text = self.features(batch)
         audio = audio * batch["has_audio"].view(-1, *[1] * (audio.dim() - 1))
         image = image * batch["has_portrait"].view(-1, 1, 1)
-        if self.dit.config.variant == "flash":
+        if self.dit.config.audio_path.per_frame:
             audio = frame_windows(audio)
         return self.dit(noisy, 1000 * batch["sigma"], batch["y"], text, image, audio)
 
@@ -463,15 +464,18 @@ def train_dit(
         model = build()
         if training.recompute:
             _recompute_blocks(model.dit)
-        model, average = spread(model, world), frozen()
+        average = averaged(build(), training.ema, step)
+        model, _ = spread(model, world), spread(average.module, world)
         reference = frozen() if training.ndpo is not None else None
         optimiser = torch.optim.AdamW(model.parameters(), lr=training.rate, betas=(0.9, 0.98), weight_decay=0.01)
         if saved is not None:
-            load_whole(model, saved["model"])
-            load_whole(average, saved["average"])
-            load_optimiser(optimiser, saved["optimiser"])
+            if any(isinstance(name, int) for name in saved["optimiser"]["state"]):
+                raise ConfigError(f"{path} is of an earlier version, which numbered its optimiser's moments. Use another folder.")
+            load_model(model, saved["model"])
+            load_model(average.module, saved["average"])
+            load_optimiser(model, optimiser, saved["optimiser"])
             if reference is not None and saved.get("reference") is not None:
-                load_whole(reference, saved["reference"])
+                load_model(reference, saved["reference"])
         started = time.monotonic()
         losses: dict[str, list[float]] = {"loss": [], "preference": []}
         while step < training.steps:
@@ -485,7 +489,7 @@ def train_dit(
                 group["lr"] = cosine_rate(step, training.steps, training.rate, warmup=100)
             if reference is not None and training.ndpo is not None and training.ndpo.prefers(step):
                 if training.ndpo.renews(step):
-                    copy_parameters(model, reference)
+                    reference.load_state_dict(model.state_dict())
                 kind, loss = "preference", preference_loss(model, reference, batch, noise, training)
             else:
                 kind, loss = "loss", sft_loss(model, batch, noise, training)
@@ -494,7 +498,7 @@ def train_dit(
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             step += 1
-            copy_parameters(model, average, 1 - min(training.ema, (step + 1) / (step + 10)))
+            average.update_parameters(model)
             losses[kind].append(world.mean(loss))
             if step % report_every == 0 or step == training.steps:
                 means = {name: round(float(np.mean(values)), 4) for name, values in losses.items() if values}
@@ -502,10 +506,10 @@ def train_dit(
                     _log(workdir / "dit.log", {"step": step, **means, "seconds": round(time.monotonic() - started)})
                 losses = {"loss": [], "preference": []}
             if step % save_every == 0 or step == training.steps:
-                state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
+                state = {"model": whole_model(model), "average": whole_model(average.module)}
+                state["optimiser"] = whole_optimiser(model, optimiser)
                 if reference is not None:
-                    state["reference"] = reference.state_dict()
-                state = whole(state, world)
+                    state["reference"] = whole_model(reference)
                 if world.first:
                     save_checkpoint(path, state | {"step": step, "options": options})
                 world.wait()

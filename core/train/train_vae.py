@@ -15,6 +15,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from ..model.vae import VAE, CausalConv3d, Downsample, Stream, Upsample
+from .averaging import averaged
 from .checkpoint import fingerprint, load_checkpoint, options_of, require_options, save_checkpoint
 from .muon import Muon
 from .pool import Pool
@@ -175,26 +177,27 @@ def train_vae(
         ConfigError: `workdir` holds a run with other options, or begun from another VAE.
     """
     torch.manual_seed(training.seed)
-    vae, average = VAE(config.vae), VAE(config.vae)
+    vae = VAE(config.vae)
     inflate(vae)
     if start is not None:
         vae.load_state_dict(start.state_dict())
         reset_variance(vae)
-    average.load_state_dict(vae.state_dict())
-    average.eval().requires_grad_(False)
     optimisers = _optimisers(vae)
     options = options_of(training, fingerprint(start) if start is not None else "nothing")
     saved = load_checkpoint(workdir / "vae.pt")
     step = 0
     if saved is not None:
         require_options(saved, options, workdir / "vae.pt")
-        average.load_state_dict(saved["average"])
         step = saved["step"]
         if saved["finished"]:
-            return average
+            vae.load_state_dict(saved["average"])
+            return vae.eval().requires_grad_(False)
         vae.load_state_dict(saved["model"])
         for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
             optimiser.load_state_dict(state)
+    average = averaged(vae, training.ema, step)
+    if saved is not None:
+        average.module.load_state_dict(saved["average"])
     total = training.image_steps + training.clip_steps
     started = time.monotonic()
     errors: list[float] = []
@@ -218,10 +221,7 @@ def train_vae(
                     group["lr"] = rate * share
                 optimiser.step()
             step += 1
-            decay = min(training.ema, (step + 1) / (step + 10))
-            with torch.no_grad():
-                for kept, new in zip(average.parameters(), vae.parameters(), strict=True):
-                    kept.lerp_(new, 1 - decay)
+            average.update_parameters(vae)
             errors.append(mse)
             if step % report_every == 0 or step == total:
                 line = {
@@ -235,13 +235,14 @@ def train_vae(
             if step % CHECKPOINT_EVERY == 0:
                 state = {
                     "model": vae.state_dict(),
-                    "average": average.state_dict(),
+                    "average": average.module.state_dict(),
                     "optimisers": [optimiser.state_dict() for optimiser in optimisers],
                     "step": step,
                     "finished": False,
                     "options": options,
                 }
                 save_checkpoint(workdir / "vae.pt", state)
-    normalise_latents(average, pool)
-    save_checkpoint(workdir / "vae.pt", {"average": average.state_dict(), "step": step, "finished": True, "options": options})
-    return average
+    made = cast(VAE, average.module)
+    normalise_latents(made, pool)
+    save_checkpoint(workdir / "vae.pt", {"average": made.state_dict(), "step": step, "finished": True, "options": options})
+    return made

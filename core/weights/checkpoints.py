@@ -52,7 +52,10 @@ from .recognition import AUDIO_PARTS
 
 M = TypeVar("M", bound=nn.Module)
 
-SPEECH_FOLDERS: dict[Variant, str] = {"flash": "chinese-wav2vec2-base", "preview": "wav2vec2-base-960h"}
+SPEECH_FILES: dict[Variant, str] = {
+    "flash": "chinese-wav2vec2-base/pytorch_model.bin",
+    "preview": "wav2vec2-base-960h/model.safetensors",
+}
 FLOAT32_PARTS = ("time_embedding.", "time_projection.")  # upstream runs the timestep MLP in float32, whatever the model's type
 _REMAP_BYTES = 256 << 20  # of a file that is being converted, at most so much stays mapped
 _GIVE_THE_FOLDER = f"Give the folder that holds transformer/ and {BASE_FOLDER}/."
@@ -105,7 +108,8 @@ class Checkpoint:
         paths: dict[ComponentName, tuple[Path, ...]] = {"transformer": tuple(p for c in transformer for p in c.paths)}
         for name in NEEDED_FOR:
             if name != "transformer":
-                favourite = SPEECH_FOLDERS[variant or wanted or "flash"] if name == "wav2vec2" else BASE_FOLDER
+                speech = Path(SPEECH_FILES[variant or wanted or "flash"]).parent.name
+                favourite = speech if name == "wav2vec2" else BASE_FOLDER
                 paths[name] = nearest(inside[name] or beside[name], near, name, favourite)
         if not any(paths.values()):
             raise CheckpointError(f"{folder} holds no part of EchoMimicV3. {_GIVE_THE_FOLDER}")

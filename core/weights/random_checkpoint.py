@@ -36,7 +36,7 @@ from ..model.pretrained import Shapes, weight_and_bias
 from ..model.pretrained_image import PictureEncoderConfig
 from ..plan import check_seed
 from .accounts import BASE_FOLDER, NEEDED_FOR, OVERLAY_FILE
-from .checkpoints import SPEECH_FOLDERS
+from .checkpoints import SPEECH_FILES
 
 RECORD = "random_weights.json"  # in the folder: what was drawn; --force replaces only folders that have it
 DEFAULT_COMPONENTS: tuple[ComponentName, ...] = ("transformer", "vae", "clip", "wav2vec2", "tokenizer", "tiny_vae")
@@ -66,6 +66,17 @@ class _RandomFile:
         return sum(torch.Size(shape).numel() for shape in self.shapes.values()) * self.dtype.itemsize
 
 
+def random_record(folder: Path) -> dict[str, Any] | None:
+    """What `write_random_checkpoint` left in the folder, or in the one that it lies in; None where weights are not random."""
+    for place in (folder, folder.parent):
+        try:
+            content = json.loads((place / RECORD).read_text())
+        except (OSError, ValueError):
+            continue
+        return content if isinstance(content, dict) else None
+    return None
+
+
 def write_random_checkpoint(
     folder: str | Path,
     model: str = "flash",
@@ -88,8 +99,8 @@ def write_random_checkpoint(
         ResourceError: too little disk.
     """
     config = preset(model)
-    if config.name not in SPEECH_FOLDERS:
-        raise ConfigError(f"{model}'s weights are built in; a checkpoint is of {' or '.join(SPEECH_FOLDERS)}.")
+    if config.name not in SPEECH_FILES:
+        raise ConfigError(f"{model}'s weights are built in; a checkpoint is of {' or '.join(SPEECH_FILES)}.")
     check_seed(seed)
     names = _checked(components)
     sizes = architecture or Architecture(transformer=config)
@@ -127,10 +138,8 @@ def _files(sizes: Architecture, dtype: torch.dtype | None, base: bool) -> Iterat
     yield file(f"{BASE_FOLDER}/Wan2.1_VAE.pth", "vae", VAELayout(sizes.transformer.vae).tensors())
     clip = f"{BASE_FOLDER}/models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
     yield file(clip, "clip", _clip_shapes(sizes.clip, sizes.clip_text))
-    speech = SPEECH_FOLDERS[sizes.transformer.variant]
-    name = "pytorch_model.bin" if sizes.transformer.variant == "flash" else "model.safetensors"
     shapes = sizes.wav2vec2.tensors() | {"masked_spec_embed": (sizes.wav2vec2.dim,)}
-    yield file(f"{speech}/{name}", "wav2vec2", {f"wav2vec2.{key}": shape for key, shape in shapes.items()})
+    yield file(SPEECH_FILES[sizes.transformer.variant], "wav2vec2", {f"wav2vec2.{key}": shape for key, shape in shapes.items()})
     yield file(f"{BASE_FOLDER}/models_t5_umt5-xxl-enc-bf16.pth", "text_encoder", sizes.text_encoder.tensors())
     yield file("taew2_1.pth", "tiny_vae", sizes.tiny_vae.tensors())
 
@@ -310,7 +319,7 @@ def _write_descriptions(folder: Path, sizes: Architecture, names: Sequence[Compo
             "num_layers": config.layers, "out_dim": config.latent_channels, "text_len": config.text_len,
         })  # fmt: skip
     if "wav2vec2" in names:
-        own = folder / SPEECH_FOLDERS[config.variant]
+        own = (folder / SPEECH_FILES[config.variant]).parent
         _write_json(own / "config.json", {
             "architectures": ["Wav2Vec2Model"], "model_type": "wav2vec2", "hidden_size": speech.dim,
             "num_hidden_layers": speech.layers, "num_attention_heads": speech.heads, "intermediate_size": speech.ffn_dim,

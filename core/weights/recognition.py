@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..config import Variant
+from ..config import AUDIO_PATHS, Variant
 from ..model.architecture import ComponentName
 from .tensor_files import TensorInfo, without_prefix
 
-AUDIO_PARTS: dict[Variant, str] = {"flash": "audio_injection.", "preview": "audio2token."}
+AUDIO_PARTS: dict[Variant, str] = {variant: f"{path.module}." for variant, path in AUDIO_PATHS.items()}
 
 
 @dataclass(frozen=True)

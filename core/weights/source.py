@@ -38,7 +38,6 @@ from ..model.programs import (
     vae_encode_program,
 )
 from ..model.transformer import DiT
-from ..sampling.hearing import hearing_of
 from . import checkpoints
 from .checkpoints import Checkpoint
 from .nano import load_nano, weights_path
@@ -145,7 +144,7 @@ class HeldSource:
         return self.model.dit
 
     def hearing(self, context_frames: int) -> Hearing:
-        return hearing_of(self.config)
+        return Hearing.of(self.config)
 
 
 @cache

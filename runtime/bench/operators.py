@@ -30,7 +30,9 @@ from ...core.plan import check_count
 from ...quantize.recipes import WeightRecipe
 from ...targets.executorch.lower import compile_program
 from ...targets.executorch.program_file import ProgramFile, set_threads
-from ...targets.rewrites.portable import ChunkedAttention, HalfRotary, PortableCrossAttention
+from ...targets.rewrites.attention import ChunkedAttention
+from ...targets.rewrites.cross_attention import PortableCrossAttention
+from ...targets.rewrites.rotary import HalfRotary
 from .clip import device_name
 
 Progress = Callable[[str, int, int], None]

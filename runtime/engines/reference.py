@@ -15,13 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...core.bundle import CONDITION_PROGRAMS
+from ...core.bundle import CONDITION_PROGRAMS, Hearing
 from ...core.config import TEMPORAL_STRIDE, ModelConfig
 from ...core.errors import EngineError
 from ...core.model.attention import Riflex
 from ...core.model.conditions import Conditions
 from ...core.model.transformer import DiT
-from ...core.sampling.hearing import hearing_of
 
 Loader = Callable[[], nn.Module]
 # Which part of the model each program needs.
@@ -113,7 +112,7 @@ class ReferenceEngine:
         token less than it needs, so silence follows it."""
         frames = waveform.shape[1] // self.samples_per_frame
         encoder = self._part("speech_encoder")
-        if self.config.variant == "flash":
+        if self.config.audio_path.per_frame:
             return [self._out(encoder.per_frame(*self._in(encoder, waveform), frames))]
         padded = np.pad(waveform, ((0, 0), (0, self.samples_per_frame)))
         return [self._out(encoder.per_token(*self._in(encoder, padded)))[:, : 2 * frames]]
@@ -147,7 +146,7 @@ class ReferenceEngine:
 
     def _audio_conditions(self, method: str, audio: Any, *present: Any) -> list[Any]:
         """Of as many latent frames as the rows cover."""
-        dit, frames = self._transformer, audio.shape[1] // hearing_of(self.config).rows_per_frame
+        dit, frames = self._transformer, audio.shape[1] // Hearing.of(self.config).rows_per_frame
         latent_frames = (frames - 1) // TEMPORAL_STRIDE + 1
         sound, *there = self._in(dit, audio, *present)
         return [*dit.audio_keys_values(sound, latent_frames, *there)]

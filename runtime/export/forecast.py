@@ -24,8 +24,8 @@ from ...core.weights.source import CheckpointSource
 from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import RELIEF_BYTES
 from ...targets.executorch.blockwise import KeysValues, Tokens
+from ...targets.rewrites.attention import query_chunk
 from ...targets.rewrites.hoist import strip_block
-from ...targets.rewrites.portable import query_chunk
 from .record import CALIBRATION_STEPS
 from .request import ExportRequest
 

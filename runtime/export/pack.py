@@ -26,7 +26,7 @@ from ...core.bundle.golden import GOLDEN, GOLDEN_INDEX, Golden
 from ...core.versions import library_versions
 from ...core.weights.source import digest_of
 from ...targets.bars import bar, clip_bars
-from ...targets.rewrites.hoist import savings
+from ...targets.rewrites.savings import savings
 from .compile import Compiled, Proof, SharedData
 from .forecast import condition_bytes, step_activations
 from .jobs import Done, Job, JobRunner

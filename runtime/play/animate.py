@@ -131,7 +131,7 @@ def animate_checkpoint(
     clip = replace(clip, frames=most)
     mask = None
     if face is not None:
-        if sizes.transformer.variant == "flash":
+        if not sizes.transformer.audio_path.masked:
             raise ConfigError("--face says which tokens hear the speech; only preview knows that, flash hears it everywhere.")
         mask = face_mask(face, image_height, image_width, height, width).numpy()
     pack = read_prompts(prompts, sizes.transformer.text_dim) if prompts else {}

@@ -13,9 +13,10 @@ before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from ...core.config import TEMPORAL_STRIDE, ClipSpec, Variant
 from ...core.errors import ConfigError, EngineError, InputError
+from ...core.files import atomic_file
 from ...core.model.architecture import Architecture, skeleton
 from ...core.model.attention import Riflex
 from ...core.model.transformer import DiT
@@ -224,6 +226,25 @@ def peak_memory(needed: Mapping[str, int], resident: bool) -> int:
 # -- prompts -----------------------------------------------------------------------------------------------------------------------
 
 
+def write_prompts(folder: Path, texts: Sequence[str], output: Path, device: str = "cpu", force: bool = False) -> dict[str, int]:
+    """Encodes prompts once, with those that the model's guidance needs, into the pack `output`. -> tokens of each.
+
+    Raises:
+        CheckpointError, InputError: as `encode_prompts`.
+        OutputError: `output` exists and `force` is off, or cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    checkpoint = Checkpoint.open(folder)
+    sizes = Architecture(checkpoint.config())
+    needed = dict(PLAN_PRESETS[sizes.transformer.variant].texts).values()
+    wanted = [*texts, *(text for text in needed if text not in texts)]
+    with atomic_file(output, force) as temporary:
+        encoded = encode_prompts(checkpoint, wanted, sizes, device)
+        save_file(encoded, temporary)
+    return {prompt: len(rows) for prompt, rows in encoded.items()}
+
+
 def encode_prompts(
     checkpoint: Checkpoint, prompts: list[str], sizes: Architecture, device: str = "cpu", progress: Progress = silent
 ) -> dict[str, Tensor]:
@@ -313,7 +334,7 @@ class Reference:
             InputError: the speech is shorter than a frame, or the prompt cannot be read.
         """
         compat = self.settings.upstream_compat
-        if audio_mask is not None and self.sizes.transformer.variant == "flash":
+        if audio_mask is not None and not self.sizes.transformer.audio_path.masked:
             raise ConfigError("flash hears the speech everywhere; a mask of tokens is preview's.")
         if len(speech) < self.clip.samples_per_frame:
             raise InputError(f"The speech lasts {len(speech) / self.clip.sample_rate:.3f} s, less than one frame.")

@@ -21,6 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ...core.bundle import Hearing
 from ...core.config import ClipSpec, ModelConfig
 from ...core.errors import ConfigError
 from ...core.files import file_sha256
@@ -30,15 +31,15 @@ from ...core.model.attention import PROJECTIONS, CrossAttention, LayerConditions
 from ...core.model.programs import given_examples
 from ...core.model.transformer import Block, DiT
 from ...core.plan import SamplingPlan, noise
-from ...core.sampling.hearing import hearing_of
 from ...core.weights.checkpoints import Checkpoint
 from ...core.weights.streamed import stream_transformer
-from ...quantize.gptq import WIDEST
 from ...quantize.recipes import HIGH, Rule, WeightRecipe
+from ...quantize.roundings.gptq import WIDEST
 from ...quantize.search import Journal, recipe_of, smallest_within
 from ...quantize.weights import input_moments, linear_layers, quantise_layer
+from ...targets.executorch.storage import stored_weight
 from ...targets.rewrites.portable import make_portable
-from .recipe_search import SCHEMES, Target, best_of_size, options_of, predicted, rounding_of, schemes_of
+from .recipe_search import SCHEMES, Goal, best_of_size, options_of, predicted, rounding_of, schemes_of
 from .sensitivity import decibels
 
 TEXT_ROWS = 64
@@ -93,7 +94,7 @@ def drawn_inputs(dit: DiT, plan: SamplingPlan, clip: ClipSpec, steps: Sequence[i
     first, patch_bias = config.latent_channels, dit.patch_bias(given["y"])
     by_branch = []
     for branch in plan.branches:
-        sound = torch.from_numpy(branch.hear(audio.numpy(), rows_per_frame=hearing_of(config).rows_per_frame))
+        sound = torch.from_numpy(branch.hear(audio.numpy(), rows_per_frame=Hearing.of(config).rows_per_frame))
         heard = dit.audio_tokens(sound, clip.latent_frames)
         by_branch.append((dit.text_embedding(text * branch.text_scale), dit.img_emb(image * float(branch.image)), heard))
     _, modulation = dit.step_tables(torch.tensor(plan.timesteps, dtype=torch.float64))
@@ -239,7 +240,7 @@ def _measure_block(
         weight = layer.weight
         for weights in missing[name]:
             rule = Rule(weights=weights, group=group, rounding=rounding_of(names[name], weights))
-            quantise_layer(layer, rule, moments[name])
+            quantise_layer(layer, rule, stored_weight, moments[name])
             error = guidance_error(rows, reference, by_step(whole(*arguments)))
             layer.weight = weight
             size = {"outputs": layer.out_features, "inputs": layer.in_features}
@@ -284,21 +285,21 @@ def spread(journal: Journal, layers: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def find_for_blocks(journal: Journal, layers: int, target: Target, group: int, name: str) -> FoundForBlocks:
+def find_for_blocks(journal: Journal, layers: int, goal: Goal, group: int, name: str) -> FoundForBlocks:
     """Chooses from the measurements; what lies outside the blocks is stored as the presets store it.
 
     Raises:
         ConfigError: the target cannot be reached, or asks for a mouth.
     """
-    if target.share is not None:
+    if goal.share is not None:
         raise ConfigError("--target-share needs a model that metrics of the mouth can judge; take --target-db or --max-bytes.")
     found = spread(journal, layers)
     sizes = {key.rpartition(" ")[0]: (value["outputs"], value["inputs"]) for key, value in found.items()}
-    if target.most_bytes is not None:
-        choice = best_of_size(sizes, found, group, target.most_bytes)
+    if goal.most_bytes is not None:
+        choice = best_of_size(sizes, found, group, goal.most_bytes)
     else:
-        assert target.db is not None
-        choice = smallest_within(options_of(sizes, found, group, {"guided": 1.0}), 10 ** (-target.db / 10))
+        assert goal.db is not None
+        choice = smallest_within(options_of(sizes, found, group, {"guided": 1.0}), 10 ** (-goal.db / 10))
     recipe = recipe_of(name, choice, group, rounding_of)
     recipe = recipe.model_copy(update={"rules": (*HIGH, *recipe.rules)})
     schemes = {weights: sum(o.weights == weights for o in choice.picks.values()) for weights in ("fp32", "int8", "int4")}

@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 
 from ...core.config import ClipSpec, ModelConfig
 from ...core.metrics.psnr import cosine
+from ...core.model.architecture import Architecture
 from ...core.model.pretrained_speech import SpeechEncoder
 from ...core.model.programs import EntryPoints, audio_encoder_program, hearing_for
 from ...core.sampling.hearing import hear, lengthened
 from ...core.train.speech import synthesise
+from ...core.weights.checkpoints import Checkpoint, load_speech_encoder
+from ...core.weights.random_checkpoint import random_record
 from ...quantize.recipes import PRESETS
 from ...targets.executorch.lower import compile_program
 from ...targets.executorch.program_file import ProgramFile
-from ..play.media import normalise_loudness
+from ..play.media import normalise_loudness, read_speech
 
 Float32 = NDArray[np.float32]
 CONTEXTS = (0.0, 0.5, 1.0, 2.0, 4.0, 6.0)  # seconds
@@ -50,6 +53,30 @@ def voice_with_pauses(sample_rate: int = 16000) -> Float32:
         first, count = round(start * sample_rate), round(PAUSE_SECONDS * sample_rate)
         speech[first : first + count] = 10 ** (PAUSE_DBFS / 20) * generator.standard_normal(count)
     return speech
+
+
+@dataclass(frozen=True)
+class HearingStudy:
+    """What context buys: a row for each, of a voice of `seconds`. `random_weights`: the figures then say nothing of speech."""
+
+    rows: tuple[ContextRow, ...]
+    seconds: float
+    random_weights: bool
+
+
+def study_hearing(folder: Path, audio: Path | None, contexts: Sequence[float], compiled: bool) -> HearingStudy:
+    """`measure_contexts` with the speech encoder of a folder of released weights, on a recording or `voice_with_pauses`.
+
+    Raises:
+        CheckpointError: the encoder is missing or not what it should be.
+        InputError: the recording cannot be read.
+    """
+    checkpoint, clip = Checkpoint.open(folder), ClipSpec(256, 256, 25)
+    sizes = Architecture(checkpoint.config())
+    speech = voice_with_pauses(clip.sample_rate) if audio is None else read_speech(audio, clip.sample_rate, clip.fps)
+    encoder = load_speech_encoder(checkpoint, config=sizes.wav2vec2)
+    rows = measure_contexts(encoder, sizes.transformer, clip, speech, contexts, compiled)
+    return HearingStudy(tuple(rows), len(speech) / clip.sample_rate, random_record(checkpoint.folder) is not None)
 
 
 @torch.no_grad()

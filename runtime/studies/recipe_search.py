@@ -16,10 +16,12 @@ from typing import Any
 from ...core.errors import ConfigError
 from ...core.plan import SamplingPlan
 from ...core.weights.nano import nano_digest
-from ...quantize.recipes import DATA_FREE, PRESETS, Rounding, Rule, WeightRecipe, Weights
-from ...quantize.search import Choice, Journal, Option, best_under, frontier, recipe_of, weight_bytes
+from ...quantize.recipes import PRESETS, Rule, WeightRecipe
+from ...quantize.roundings import DATA_FREE, Rounding
+from ...quantize.schemes import Weights, weight_bytes
+from ...quantize.search import Choice, Journal, Option, best_under, frontier, recipe_of
 from ..verify.mouths import Mouth
-from .sensitivity import Laboratory, decibels
+from .sensitivity import SensitivityStudy, decibels
 
 SCHEMES: tuple[Weights, ...] = ("int4", "int8")
 REWEIGHED = 8  # times at most
@@ -30,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Target:
+class Goal:
     """What the recipe must reach; exactly one.
 
     `db`: signal-to-noise ratio of the guided velocity, at least. `share`: of full precision's lip-sync and mouth-motion energy, at
@@ -83,22 +85,22 @@ def nano_basis(plan: SamplingPlan, clips: int, listened: int, group: int) -> dic
 
 
 def measure_layers(
-    laboratory: Laboratory, journal: Journal, group: int, listened: int = 0, progress: Progress = lambda *_: None
+    study: SensitivityStudy, journal: Journal, group: int, listened: int = 0, progress: Progress = lambda *_: None
 ) -> None:
     """Fills the journal; what it has is not measured again. `listened`: clips that are played to the end for every measurement."""
-    full = laboratory.full_mouth(listened) if listened else None
-    for number, (layer, linear) in enumerate(laboratory.layers.items()):
+    full = study.full_mouth(listened) if listened else None
+    for number, (layer, linear) in enumerate(study.layers.items()):
         for weights in schemes_of(linear.in_features, group):
             key = f"{layer} {weights}"
             if key in journal:
                 continue
             rule = Rule(weights=weights, group=group, rounding=rounding_of(layer, weights))
-            with laboratory.with_layer(layer, rule) as dit:
-                value = asdict(laboratory.error_of(layer, dit))
+            with study.with_layer(layer, rule) as dit:
+                value = asdict(study.error_of(layer, dit))
                 if full is not None:
-                    value |= asdict(laboratory.mouth(dit, listened).shares(full))
+                    value |= asdict(study.mouth(dit, listened).shares(full))
             journal.add(key, value)
-        progress(number + 1, len(laboratory.layers))
+        progress(number + 1, len(study.layers))
 
 
 def rounding_of(layer: str, weights: Weights) -> Rounding:
@@ -160,9 +162,9 @@ def predicted(choice: Choice, found: Measurements, kind: str) -> float:
 
 
 def find(
-    laboratory: Laboratory,
+    study: SensitivityStudy,
     journal: Journal,
-    target: Target,
+    goal: Goal,
     group: int = 32,
     name: str = "searched",
     report: Report = lambda _: None,
@@ -172,24 +174,24 @@ def find(
     Raises:
         ConfigError: nothing on the frontier reaches the target.
     """
-    sizes = {layer: (linear.out_features, linear.in_features) for layer, linear in laboratory.layers.items()}
-    if target.most_bytes is not None:
-        return prove(laboratory, journal, best_of_size(sizes, journal, group, target.most_bytes), group, name)
+    sizes = {layer: (linear.out_features, linear.in_features) for layer, linear in study.layers.items()}
+    if goal.most_bytes is not None:
+        return prove(study, journal, best_of_size(sizes, journal, group, goal.most_bytes), group, name)
     options = options_of(sizes, journal, group)
     path = frontier(options)
-    full = laboratory.full_mouth() if target.share is not None else None
+    full = study.full_mouth() if goal.share is not None else None
 
     def reaches(choice: Choice) -> bool:
-        dit = laboratory.quantised(recipe_of(name, choice, group, rounding_of))
+        dit = study.quantised(recipe_of(name, choice, group, rounding_of))
         if full is None:
-            assert target.db is not None
-            found = decibels(laboratory.probe.error(dit).guided)
+            assert goal.db is not None
+            found = decibels(study.probe.error(dit).guided)
             report(f"{choice.bytes:,} bytes: {found:.2f} dB")
-            return found >= target.db
-        assert target.share is not None
-        mouth = laboratory.mouth(dit).shares(full)
+            return found >= goal.db
+        assert goal.share is not None
+        mouth = study.mouth(dit).shares(full)
         report(f"{choice.bytes:,} bytes: lip-sync {mouth.lipsync:.3f}, mouth energy {mouth.mouth_energy:.3f} of full precision's")
-        return min(mouth.lipsync, mouth.mouth_energy) >= target.share
+        return min(mouth.lipsync, mouth.mouth_energy) >= goal.share
 
     low, high = 0, len(path) - 1
     if not reaches(path[high]):
@@ -197,15 +199,15 @@ def find(
     while low < high:  # the smallest that reaches it, as errors fall along the frontier
         middle = (low + high) // 2
         low, high = (low, middle) if reaches(path[middle]) else (middle + 1, high)
-    return prove(laboratory, journal, path[low], group, name)
+    return prove(study, journal, path[low], group, name)
 
 
-def prove(laboratory: Laboratory, journal: Journal, choice: Choice, group: int, name: str) -> Found:
+def prove(study: SensitivityStudy, journal: Journal, choice: Choice, group: int, name: str) -> Found:
     """Measures a choice as a whole, beside full precision."""
     recipe = recipe_of(name, choice, group, rounding_of)
-    dit = laboratory.quantised(recipe)
-    error = laboratory.probe.error(dit)
-    mouth = laboratory.mouth(dit).shares(laboratory.full_mouth())
+    dit = study.quantised(recipe)
+    error = study.probe.error(dit)
+    mouth = study.mouth(dit).shares(study.full_mouth())
     schemes = {weights: sum(option.weights == weights for option in choice.picks.values()) for weights in ("fp32", "int8", "int4")}
     return Found(
         recipe,
@@ -218,12 +220,12 @@ def prove(laboratory: Laboratory, journal: Journal, choice: Choice, group: int, 
     )
 
 
-def presets_beside(laboratory: Laboratory, names: Sequence[str] = ("int8", "int4")) -> dict[str, dict[str, float]]:
+def presets_beside(study: SensitivityStudy, names: Sequence[str] = ("int8", "int4")) -> dict[str, dict[str, float]]:
     """Bytes and guided velocity of presets on the same probes, to compare with."""
     return {
         name: {
-            "bytes": laboratory.bytes_of(PRESETS[name]),
-            "guided_db": round(decibels(laboratory.probe.error(laboratory.quantised(PRESETS[name])).guided), 2),
+            "bytes": study.bytes_of(PRESETS[name]),
+            "guided_db": round(decibels(study.probe.error(study.quantised(PRESETS[name])).guided), 2),
         }
         for name in names
     }

@@ -25,8 +25,9 @@ from ...core.plan import SamplingPlan
 from ...core.train.evaluate import held_out
 from ...core.train.generate import decode, sample
 from ...quantize.recipes import Rule, WeightRecipe
-from ...quantize.search import weight_bytes
+from ...quantize.schemes import weight_bytes
 from ...quantize.weights import input_moments, linear_layers, quantise, quantise_layer
+from ...targets.executorch.storage import stored_weight
 from ...targets.rewrites.portable import make_portable
 from ..verify.mouths import PLAYED_FIRST, Mouth, mouth_of
 from .calibration import CLIPS, calibration_samples, record
@@ -74,7 +75,7 @@ class Probe:
         return list(steps.values())
 
 
-class Laboratory:
+class SensitivityStudy:
     """nano, calibration samples of it, and probes to measure it with. `clips` are probed, `played` are played to the end."""
 
     def __init__(self, model: Model, plan: SamplingPlan, clips: int, played: int, calibration: int = CLIPS) -> None:
@@ -108,7 +109,7 @@ class Laboratory:
         """A copy of the transformer with the layers of both programs as `recipe` says."""
         dit = cast(DiT, make_portable(self.model.dit))
         for program, module in programs_of(dit).items():
-            quantise(module, program, recipe, self.samples[program][0], samples=self.samples[program])
+            quantise(module, program, recipe, self.samples[program][0], store=stored_weight, samples=self.samples[program])
         return dit
 
     @contextmanager
@@ -116,7 +117,7 @@ class Laboratory:
         """The transformer with one layer quantised as `rule` says, until the block ends."""
         linear = self.layers[layer]
         full = linear.weight
-        quantise_layer(linear, rule, self.moments[layer])
+        quantise_layer(linear, rule, stored_weight, self.moments[layer])
         try:
             yield self.dit
         finally:

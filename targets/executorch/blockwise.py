@@ -36,6 +36,7 @@ from .backends import Backend
 from .half_products import Products, products_in
 from .lower import gelu_for
 from .stamp import Call, StampError, Template, call, lower_whole, scheme
+from .storage import stored_weight
 
 Way = Literal["auto", "stamped", "plain"]
 Warn = Callable[[str], None]
@@ -130,7 +131,7 @@ class Prepare:
 
     def __call__(self, part: nn.Module, prefix: str, samples: Sequence[Sequence[Any]] = ()) -> nn.Module:
         portable = make_portable(part, gelu=gelu_for(self.recipe, self.program, part, prefix))
-        self.layers.update(quantise(portable, self.program, self.recipe, prefix=prefix, samples=samples))
+        self.layers.update(quantise(portable, self.program, self.recipe, store=stored_weight, prefix=prefix, samples=samples))
         return portable
 
     def template(self, part: nn.Module, prefix: str) -> nn.Module:
@@ -141,7 +142,7 @@ class Prepare:
         with torch.no_grad():
             for parameter in portable.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
-        quantise(portable, self.program, self.recipe.model_copy(update={"rules": rules}), prefix=prefix)
+        quantise(portable, self.program, self.recipe.model_copy(update={"rules": rules}), store=stored_weight, prefix=prefix)
         return portable
 
 

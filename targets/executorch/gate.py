@@ -167,7 +167,7 @@ def require_delegated(name: str, found: Mapping[str, Placement]) -> None:
             message names the operators.
     """
     for method, record in found.items():
-        remedy = "Rewrite them in a form that it takes (targets/rewrites/portable.py)."
+        remedy = "Rewrite them in a form that it takes (targets/rewrites)."
         if record.flops_share < LEAST_SHARE:
             worst = sorted(record.other_flops.items(), key=lambda item: -item[1])
             listed = ", ".join(f"{operator} ({amount:.2g} FLOP)" for operator, amount in worst)

@@ -25,6 +25,7 @@ from ..rewrites.portable import GELU, make_portable
 from .backends import BACKENDS, Backend
 from .gate import placement, require_delegated
 from .half_products import Products, products_in
+from .storage import stored_weight
 
 SUFFIX = ".pte"
 DATA_SUFFIX = ".ptd"
@@ -65,7 +66,7 @@ def lower_program(
                 gelu = gelu_for(recipe, name, method.module, used=executed_layers(method.module, inputs))
                 portable = make_portable(method.module, inputs=inputs, gelu=gelu)
                 relieve = partial(release_pages, method.module)
-                layers.update(quantise(portable, name, recipe, inputs, samples=samples, relieve=relieve))
+                layers.update(quantise(portable, name, recipe, inputs, store=stored_weight, samples=samples, relieve=relieve))
                 relieve()
                 exported[method_name] = torch.export.export(portable, inputs, strict=False)
             except ConfigError:

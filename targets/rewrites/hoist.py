@@ -7,7 +7,6 @@ constants. The mathematics are the reference's; this file only decides when they
 1. rewrites     names, and what each moves
 2. parameters   which of the model's parameters the step then leaves unread, and the model without them
 3. step         the model with any choice of rewrites: `prepare` is what left, the call is what stayed
-4. savings      what each rewrite saves of a clip, in closed form
 """
 
 from __future__ import annotations
@@ -21,19 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.bundle import Saving
-from ...core.config import PATCH, ClipSpec, ModelConfig
+from ...core.config import ClipSpec, ModelConfig
 from ...core.errors import ConfigError, ExportError
 from ...core.model.architecture import skeleton
 from ...core.model.attention import Riflex
 from ...core.model.conditions import Conditions
 from ...core.model.transformer import Block, DiT, PatchEmbedding, patchify
-from ...core.plan import SamplingPlan, check_count
-from ...core.sampling.hearing import hearing_of
-from ...core.sampling.inputs import AUDIO_RADIUS, check_prompt, padding_bias
+from ...core.plan import check_count
+from ...core.sampling.inputs import check_prompt, padding_bias
 
 Per = Literal["branch", "plan", "program"]
-FLOAT_BYTES = 4  # conditions, step tables and rotary tables are float32
 
 
 # ---- 1. Rewrites ----------------------------------------------------------------------------------------------------------------
@@ -230,7 +226,7 @@ class Step:
             raise ConfigError("There are no timesteps; give those of a plan.")
         device = dit.patch_embedding.weight.device
         self.whole, self.rewrites, self.riflex = dit, frozenset(rewrites), riflex
-        self.text_rows = _rows(dit.config, text_rows)
+        self.text_rows = checked_rows(dit.config, text_rows)
         self.shape = (1, dit.config.latent_channels, clip.latent_frames, clip.latent_height, clip.latent_width)
         self.timesteps = torch.tensor(timesteps, dtype=torch.float64, device=device)
         self.dit = strip(dit, self.rewrites) if DEAD_PARAMETERS in self.rewrites else dit
@@ -297,113 +293,8 @@ def _patch_bias(dit: DiT, y: Tensor) -> Tensor:
     return dit.patch_embedding(y, first, first + y.shape[1]) + dit.patch_embedding.bias
 
 
-def _rows(config: ModelConfig, text_rows: int | None) -> int:
+def checked_rows(config: ModelConfig, text_rows: int | None) -> int:
     """`text_rows`, checked; all of the model's where there is none."""
     rows = config.text_len if text_rows is None else text_rows
     check_count("text_rows", rows, 1, config.text_len)
     return rows
-
-
-# ---- 4. Savings -----------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Work:
-    """FLOPs of one evaluation of the model by part: matrix products, two FLOPs per multiplication and addition. Norms, softmax,
-    activations, rotary embedding and its tables have none."""
-
-    latents: int  # patch embedding of the noisy latents
-    blocks: int
-    head: int
-    patch_bias: int
-    timestep: int
-    keys_values: int
-
-
-def step_work(config: ModelConfig, clip: ClipSpec, text_rows: int) -> Work:
-    """What one evaluation on a clip takes, with a prompt of `text_rows` rows."""
-    d, n, frames = config.dim, clip.tokens, clip.latent_frames
-    heard = frames * config.audio.tokens  # audio tokens of the clip; a token of the picture attends to its own frame's
-    attended = n + text_rows + config.image_tokens + config.audio.tokens
-    linears = 6 * d * d + 2 * d * config.ffn_dim  # q, k, v, o; q, o; feed-forward
-    block = 2 * n * linears + 4 * n * attended * d  # logits and weighted values
-    text = text_rows * (config.text_dim + d) * d
-    image = config.image_tokens * (config.image_dim + d) * config.image_dim
-    projections = config.layers * 2 * d * d * (text_rows + config.image_tokens + heard)
-    return Work(
-        latents=2 * n * PATCH**2 * config.latent_channels * d,
-        blocks=config.layers * block,
-        head=2 * n * d * PATCH**2 * config.latent_channels,
-        patch_bias=2 * n * PATCH**2 * (config.mask_channels + config.latent_channels) * d,
-        timestep=2 * d * (config.freq_dim + d + 6 * d),
-        keys_values=2 * (text + image + _audio_products(config, clip) + projections),
-    )
-
-
-def _audio_products(config: ModelConfig, clip: ClipSpec) -> int:
-    """Multiplications from speech features to tokens."""
-    audio, frames = config.audio, clip.latent_frames
-    if config.variant == "preview":
-        return hearing_of(config).rows_per_frame * clip.frames * audio.channels * config.dim
-    row = audio.layers * audio.channels
-    window = (2 * AUDIO_RADIUS + 1) * row * audio.hidden + (frames - 1) * 8 * row * audio.hidden
-    return window + frames * audio.hidden * (audio.hidden + audio.tokens * config.dim)
-
-
-def clip_flops(
-    config: ModelConfig, clip: ClipSpec, plan: SamplingPlan, rewrites: Collection[Rewrite] = (), text_rows: int | None = None
-) -> int:
-    """FLOPs of the transformer for one window of `clip`'s length under `plan`, with `rewrites` applied; see `Work` for what counts.
-
-    Evaluations that reuse features run no block; what left the step is counted once per branch, or not at all where it left for
-    good. `text_rows` are those of a collapsed prompt, by default as many as the model's text length, which saves nothing.
-
-    Raises:
-        ConfigError: `text_rows` is out of range.
-    """
-    rows = _rows(config, text_rows)
-    work = step_work(config, clip, rows if TEXT_PADDING in rewrites else config.text_len)
-    branches, run = len(plan.branches), plan.evaluations
-    evaluations = sum(len(plan.evaluated(step)) for step in range(plan.steps))
-    return (
-        evaluations * (work.latents + work.head)
-        + run * work.blocks
-        + (branches if KEYS_VALUES in rewrites else run) * work.keys_values
-        + (branches if PATCH_BIAS in rewrites else evaluations) * work.patch_bias
-        + (0 if STEP_TABLES in rewrites else evaluations) * work.timestep
-    )
-
-
-def savings(config: ModelConfig, clip: ClipSpec, plan: SamplingPlan, text_rows: int | None = None) -> tuple[Saving, ...]:
-    """What each rewrite saves, in the order of REWRITES, and at the end all of them together ("all"; its bytes are those per
-    branch). FLOPs as `clip_flops` counts them. The rows' FLOPs do not add up: collapsed padding needs fewer keys and values.
-
-    Raises:
-        ConfigError: `text_rows` is out of range.
-    """
-    rows, places = _rows(config, text_rows), accounting(config)
-    dead = sum(count for place, count in places.items() if place != "step")
-
-    def saving(name: str, rewrites: Collection[Rewrite], parameters: int, kept_bytes: int, per: Per) -> Saving:
-        without, left = (clip_flops(config, clip, plan, chosen, rows) for chosen in ((), rewrites))
-        return Saving(name=name, flops_without=without, flops_with=left, parameters=parameters, kept_bytes=kept_bytes, per=per)
-
-    alone, together = _kept_bytes(config, clip, plan, config.text_len, rows), _kept_bytes(config, clip, plan, rows, rows)
-    parameters = places | {DEAD_PARAMETERS.name: dead}
-    every = [saving(r.name, {r}, parameters.get(r.name, 0), alone[r], r.per) for r in REWRITES]
-    per_branch = sum(together[rewrite] for rewrite in REWRITES if rewrite.per == "branch")
-    return (*every, saving("all", REWRITES, dead, per_branch, "branch"))
-
-
-def _kept_bytes(config: ModelConfig, clip: ClipSpec, plan: SamplingPlan, text_keys: int, text_rows: int) -> dict[Rewrite, int]:
-    """Of each rewrite, with so many text keys, and so many rows that the bias of a collapsed prompt has."""
-    keys = text_keys + config.image_tokens + clip.latent_frames * config.audio.tokens
-    numbers = {
-        KEYS_VALUES: 2 * config.layers * keys * config.dim,
-        PATCH_BIAS: clip.tokens * config.dim,
-        STEP_TABLES: plan.steps * 7 * config.dim,
-        ROTARY_TABLES: clip.tokens * config.head_dim,
-        TEXT_PADDING: text_rows,
-        DEAD_PARAMETERS: 0,
-    }
-    return {rewrite: FLOAT_BYTES * count for rewrite, count in numbers.items()}

@@ -71,7 +71,7 @@ def programs_of(bundle: Bundle) -> list[Row]:
         rows.append(
             {
                 "program": name,
-                "weights": next(iter(program.layers), "fp32"),
+                "weights": max(program.layers, key=lambda weights: program.layers[weights], default="fp32"),
                 "methods": len(program.methods),
                 "file_mb": round(file_bytes(bundle, program) / 1e6),
                 "delegates": sum(each.delegate_calls for each in placed),

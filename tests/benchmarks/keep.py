@@ -21,7 +21,7 @@ from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
 from echoedge.core.versions import library_versions
 from echoedge.docs.figures import RECORDS, REPOSITORY, Row, write_figures
 from echoedge.runtime.bench.clip import device_name
-from echoedge.targets.rewrites.hoist import savings
+from echoedge.targets.rewrites.savings import savings
 
 TEXT_ROWS = 64
 CLIPS = (ClipSpec(64, 64, 25), ClipSpec(128, 128, 25), ClipSpec(256, 256, 25), ClipSpec(512, 512, 81))

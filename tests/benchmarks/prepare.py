@@ -31,14 +31,13 @@ def flash(windows: int, rounds: int, weights: str) -> dict[str, Any]:
     """Times `Conditioner` against `JointConditioner` on compiled programs of random weights."""
     import torch
 
-    from echoedge.core.bundle import CONDITION_PROGRAMS
+    from echoedge.core.bundle import CONDITION_PROGRAMS, Hearing
     from echoedge.core.config import FLASH, ClipSpec
     from echoedge.core.model import programs
     from echoedge.core.model.transformer import DiT
     from echoedge.core.plan import Window, WindowRule
     from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
     from echoedge.core.sampling.conditioning import ClipInputs, Conditioner, JointConditioner
-    from echoedge.core.sampling.hearing import hearing_of
     from echoedge.quantize.recipes import PRESETS
     from echoedge.targets.executorch.lower import compile_program
     from echoedge.targets.executorch.program_file import ProgramFile
@@ -58,7 +57,7 @@ def flash(windows: int, rounds: int, weights: str) -> dict[str, Any]:
     plan = build_plan(PLAN_PRESETS["flash"])
     given = ClipInputs(
         drawn(*shapes["y"]), drawn(*shapes["image"]), texts, drawn(4 * (total - 1) + 1, *shapes["audio"][2:]),
-        np.ones((1, clip.tokens_per_frame), np.float32), total, WindowRule(length=length, overlap=overlap), hearing_of(config),
+        np.ones((1, clip.tokens_per_frame), np.float32), total, WindowRule(length=length, overlap=overlap), Hearing.of(config),
     )  # fmt: skip
     spans = [Window(index * (length - overlap), length, (1.0,) * length) for index in range(windows)]
     made = {

@@ -17,7 +17,7 @@ from echoedge.core.config import ClipSpec, Variant
 from echoedge.core.errors import BundleError
 from echoedge.core.model.pretrained_speech import SpeechEncoder, SpeechEncoderConfig
 from echoedge.core.model.programs import audio_encoder_program, hearing_for
-from echoedge.core.sampling.hearing import hear, hearing_of, lengthened, lower_factor, moments, normalised, readings, window_inputs
+from echoedge.core.sampling.hearing import hear, lengthened, lower_factor, moments, normalised, readings, window_inputs
 from echoedge.core.train.speech import synthesise
 
 from .tiny import randomised, tiny_config
@@ -182,7 +182,7 @@ def test_a_program_that_reads_no_more_than_context_is_refused() -> None:
 
 
 def test_a_window_of_preview_hears_three_frames_more_as_far_as_they_go() -> None:
-    hearing, rows = hearing_of(tiny_config("preview")), np.ones((18, 4), np.float32)
+    hearing, rows = Hearing.of(tiny_config("preview")), np.ones((18, 4), np.float32)
     audio, there = window_inputs(rows, hearing, 3)  # 9 frames, and 3 more that the clip does not have
     assert audio.shape == (1, 24, 4)
     assert there[0].tolist() == [1.0] * 18 + [0.0] * 6
@@ -190,5 +190,5 @@ def test_a_window_of_preview_hears_three_frames_more_as_far_as_they_go() -> None
     audio, there = window_inputs(rows, hearing, None)
     assert audio.shape == (1, 18, 4)
     assert there.all()
-    (alone,) = window_inputs(rows, hearing_of(tiny_config("flash")), 3)
+    (alone,) = window_inputs(rows, Hearing.of(tiny_config("flash")), 3)
     assert alone.shape == (1, 18, 4)

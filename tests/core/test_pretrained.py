@@ -1,4 +1,4 @@
-"""core/pretrained*.py: the released files' tensors and sizes, how they get into the modules, and what the modules compute."""
+"""core/model/pretrained*.py: the released files' tensors and sizes, how they get into modules, the portrait encoder, and export."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from echoedge.core.errors import CheckpointError, ConfigError, InputError
+from echoedge.core.errors import CheckpointError, ConfigError
 from echoedge.core.model.pretrained import EncoderConfig
 from echoedge.core.model.pretrained_image import CLIP_VIT_H, PictureEncoderConfig
-from echoedge.core.model.pretrained_speech import WAV2VEC2_BASE, SpeechEncoderConfig, fold_weight_norm
-from echoedge.core.model.pretrained_text import UMT5_XXL, PromptEncoderConfig, PromptTokenizer
+from echoedge.core.model.pretrained_speech import WAV2VEC2_BASE, SpeechEncoderConfig
+from echoedge.core.model.pretrained_text import UMT5_XXL, PromptEncoderConfig
 
 PROMPT = PromptEncoderConfig(vocab=50, dim=24, attention_dim=16, ffn_dim=40, heads=4, layers=2, buckets=8, max_distance=16)
 PICTURE = PictureEncoderConfig(image_size=16, patch=4, dim=24, heads=3, layers=3, mlp_dim=40)
@@ -27,7 +27,6 @@ SPEECH = SpeechEncoderConfig(
 )
 TINY: list[EncoderConfig] = [PROMPT, PICTURE, SPEECH]
 POSITION_CONV = "encoder.pos_conv_embed.conv"
-
 every_encoder = pytest.mark.parametrize("config", TINY, ids=["prompt", "picture", "speech"])
 
 
@@ -222,146 +221,6 @@ def test_shared_positions_are_one_table() -> None:
     assert (outputs(config, module) - outputs(PROMPT, PROMPT.build(apart))).abs().max() > 0.01
 
 
-# ---- prompt ----------------------------------------------------------------------------------------------------------------------
-
-
-def bucket(distance: int, buckets: int, max_distance: int) -> int:
-    """Of a key `distance` tokens behind (negative) or ahead of its query: half of the buckets for each side; near ones exact, far
-    ones by the logarithm."""
-    half = buckets // 2
-    side, distance, exact = (half if distance > 0 else 0), abs(distance), half // 2
-    if distance < exact:
-        return side + distance
-    return side + min(half - 1, exact + int(math.log(distance / exact) / math.log(max_distance / exact) * (half - exact)))
-
-
-def umt5(tensors: dict[str, Tensor], config: PromptEncoderConfig, ids: Tensor) -> Tensor:
-    """The encoder written out in float64 under the released names, for one prompt [L] without padding."""
-    w = {name: tensor.double() for name, tensor in tensors.items()}
-
-    def norm(x: Tensor, name: str) -> Tensor:
-        return x / (x.square().mean(-1, keepdim=True) + config.eps).sqrt() * w[f"{name}.weight"]
-
-    length = len(ids)
-    table = torch.tensor([[bucket(k - q, config.buckets, config.max_distance) for k in range(length)] for q in range(length)])
-    x = w["token_embedding.weight"][ids]
-    for i in range(config.layers):
-        y = norm(x, f"blocks.{i}.norm1")
-        q, k, v = ((y @ w[f"blocks.{i}.attn.{n}.weight"].T).view(length, config.heads, -1).transpose(0, 1) for n in "qkv")
-        bias = w[f"blocks.{i}.pos_embedding.embedding.weight"][table].permute(2, 0, 1)
-        attended = ((q @ k.mT + bias).softmax(-1) @ v).transpose(0, 1).reshape(length, -1)
-        x = x + attended @ w[f"blocks.{i}.attn.o.weight"].T
-        y = norm(x, f"blocks.{i}.norm2")
-        gate = F.gelu(y @ w[f"blocks.{i}.ffn.gate.0.weight"].T, approximate="tanh")
-        x = x + (gate * (y @ w[f"blocks.{i}.ffn.fc1.weight"].T)) @ w[f"blocks.{i}.ffn.fc2.weight"].T
-    return norm(x, "norm")
-
-
-def prompt_ids(length: int) -> Tensor:
-    return torch.randint(1, PROMPT.vocab, (1, length), generator=torch.Generator().manual_seed(length))
-
-
-@torch.no_grad()
-def test_the_prompt_encoder_is_umt5() -> None:
-    tensors = random_tensors(PROMPT)
-    module, ids = PROMPT.build(tensors), prompt_ids(40)
-    ours, theirs = module(ids, torch.ones_like(ids)), umt5(tensors, PROMPT, ids[0])
-    assert (ours[0] - theirs).abs().max() < 1e-4  # measured: 3.6e-6 of 3.6
-    changes: list[dict[str, int]] = [{"max_distance": 128}, {"buckets": 4}]
-    for change in changes:
-        other = replace(PROMPT, **change)
-        assert (umt5(tensors, other, ids[0]) - ours[0]).abs().max() > 0.01, change
-
-
-@torch.no_grad()
-def test_padding_does_not_reach_the_prompt() -> None:
-    module, ids = PROMPT.build(random_tensors(PROMPT)), prompt_ids(7)
-    alone = module(ids, torch.ones_like(ids))
-    padded = F.pad(ids, (0, 5))
-    mask = (padded != 0).long()
-    torch.testing.assert_close(module(padded, mask)[:, :7], alone, rtol=0, atol=2e-5)  # measured: 1.1e-6 of 3.8
-    assert (module(padded, torch.ones_like(mask))[:, :7] - alone).abs().max() > 0.01
-
-
-WORDS = ["<pad>", "</s>", "<unk>", "▁a", "▁man", "▁sings", "▁", "s"]
-
-
-def write_tokenizer(folder: Path, words: list[str] = WORDS, end: bool = True, truncate: int | None = None) -> Path:
-    """A T5 tokenizer of a few words, as the library stores it."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
-    tokenizer = Tokenizer(models.Unigram([(word, -float(i)) for i, word in enumerate(words)], unk_id=2))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Strip(left=False), normalizers.Replace(" ", "▁")])
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    if end:
-        identity = tokenizer.token_to_id("</s>")
-        tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", identity)])
-    if truncate:
-        tokenizer.enable_truncation(truncate)
-        tokenizer.enable_padding(length=truncate, pad_id=2)
-    tokenizer.add_special_tokens(words[:3])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
-
-
-def test_a_prompt_ends_and_is_padded(tmp_path: Path) -> None:
-    tokenizer = PromptTokenizer(write_tokenizer(tmp_path))
-    ids, mask, cut = tokenizer.ids("a man sings", max_length=8)
-    assert ids.tolist() == [3, 4, 5, 1, 0, 0, 0, 0]
-    assert mask.tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
-    assert (ids.dtype, mask.dtype, cut) == (torch.int64, torch.int64, 0)
-    assert tokenizer.ids("").ids.tolist() == [1] + [0] * 511
-
-
-@pytest.mark.parametrize(
-    ("max_length", "ids", "cut"),
-    [(4, [3, 4, 5, 1], 0), (3, [3, 4, 1], 1), (2, [3, 1], 2)],
-)
-def test_a_long_prompt_is_cut_before_its_end(tmp_path: Path, max_length: int, ids: list[int], cut: int) -> None:
-    found = PromptTokenizer(write_tokenizer(tmp_path)).ids("a man sings", max_length)
-    assert (found.ids.tolist(), found.mask.tolist(), found.cut) == (ids, [1] * max_length, cut)
-
-
-@pytest.mark.parametrize("prompt", ["a man sings", "a man a man a man sings", "", "man", "a  ß 🙂 man "])
-@pytest.mark.parametrize("max_length", [4, 12])
-def test_ids_are_the_librarys(tmp_path: Path, prompt: str, max_length: int) -> None:
-    """As upstream asks for them: padding to max_length, truncation, special tokens."""
-    from transformers import T5TokenizerFast
-
-    library = T5TokenizerFast(tokenizer_file=str(write_tokenizer(tmp_path) / "tokenizer.json"), extra_ids=0)
-    theirs = library(prompt, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt")
-    ids, mask, _ = PromptTokenizer(tmp_path).ids(prompt, max_length)
-    assert torch.equal(ids, theirs.input_ids[0])
-    assert torch.equal(mask, theirs.attention_mask[0])
-
-
-def test_a_tokenizers_own_limits_do_not_count(tmp_path: Path) -> None:
-    tokenizer = PromptTokenizer(write_tokenizer(tmp_path, truncate=3))
-    assert tokenizer.ids("a man sings", max_length=6).ids.tolist() == [3, 4, 5, 1, 0, 0]
-
-
-def test_what_is_not_text_becomes_question_marks(tmp_path: Path) -> None:
-    tokenizer = PromptTokenizer(write_tokenizer(tmp_path))
-    assert torch.equal(tokenizer.ids("a man \udcff").ids, tokenizer.ids("a man ?").ids)
-
-
-def test_other_tokenizers_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"has no tokenizer\.json"):
-        PromptTokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text('{"model": ')
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json is not a tokenizer"):
-        PromptTokenizer(tmp_path)
-    with pytest.raises(CheckpointError, match="not the tokenizer of a T5"):
-        PromptTokenizer(write_tokenizer(tmp_path, end=False))
-    with pytest.raises(CheckpointError, match=r"<pad> under 0 \(here: 2\)"):
-        PromptTokenizer(write_tokenizer(tmp_path, words=["<unk>", "</s>", "<pad>", "▁a"]))
-
-
-def test_no_room_for_a_token_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="max_length is 1"):
-        PromptTokenizer(write_tokenizer(tmp_path)).ids("a man", max_length=1)
-
-
 # ---- portrait --------------------------------------------------------------------------------------------------------------------
 
 
@@ -421,113 +280,6 @@ def test_pictures_are_resized_without_antialiasing_and_normalised() -> None:
     torch.testing.assert_close(ours, theirs(antialias=False), rtol=0, atol=1e-5)  # measured: 9.5e-7 of 2.6
     assert (ours - theirs(antialias=True)).abs().max() > 0.1
     assert torch.equal(module.preprocess(picture.bfloat16()), module.preprocess(picture.bfloat16().float()))
-
-
-# ---- speech ----------------------------------------------------------------------------------------------------------------------
-
-
-def wav2vec2_model(tensors: dict[str, Tensor], config: SpeechEncoderConfig) -> Any:
-    """The library's model with its own weight norm; it reads weight_g and weight_v."""
-    from transformers import Wav2Vec2Config, Wav2Vec2Model
-
-    model = Wav2Vec2Model(
-        Wav2Vec2Config(
-            hidden_size=config.dim, num_hidden_layers=config.layers, num_attention_heads=config.heads,
-            intermediate_size=config.ffn_dim, conv_dim=config.conv_dims, num_conv_pos_embeddings=config.position_kernel,
-            num_conv_pos_embedding_groups=config.position_groups, conv_bias=config.conv_bias, attn_implementation="eager",
-        )
-    ).eval()  # fmt: skip
-    result = model.load_state_dict(tensors, strict=False)
-    assert (result.missing_keys, result.unexpected_keys) == (["masked_spec_embed"], [])
-    return model
-
-
-def normalised(waveform: Tensor) -> Tensor:
-    return torch.stack([(x - x.mean()) / (x.var(correction=0) + 1e-7).sqrt() for x in waveform])
-
-
-@pytest.mark.parametrize("conv_bias", [False, True])
-@torch.no_grad()
-def test_per_token_is_the_librarys_last_layer(conv_bias: bool) -> None:
-    config = replace(SPEECH, conv_bias=conv_bias)
-    tensors, waveform = random_tensors(config), 0.1 * torch.randn(2, 3000) + 0.05
-    ours, library = config.build(tensors).per_token(waveform), wav2vec2_model(tensors, config)
-    assert ours.shape == (2, config.rows(3000), 24)
-    theirs = library(normalised(waveform)).last_hidden_state
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)  # measured: 9.5e-7 of 3.5
-
-
-@torch.no_grad()
-def test_per_frame_stretches_the_features_before_the_transformer() -> None:
-    tensors, waveform = random_tensors(SPEECH), torch.randn(2, 3200)
-    ours, library = SPEECH.build(tensors).per_frame(waveform, 5), wav2vec2_model(tensors, SPEECH)
-    assert ours.shape == (2, 5, 3, 24)
-    features = library.feature_extractor(normalised(waveform)).mT  # [B, 9, C]: every second row is a frame's
-    assert features.shape[1] == 9
-
-    def transformed(rows: Tensor) -> Tensor:
-        hidden = library.encoder(library.feature_projection(rows)[0], output_hidden_states=True).hidden_states
-        return torch.stack(hidden[1:], 2)
-
-    torch.testing.assert_close(ours, transformed(features[:, ::2]), rtol=0, atol=2e-5)  # measured: 7.2e-7 of 3.5
-    assert (ours - transformed(features)[:, ::2]).abs().max() > 0.01
-
-
-@torch.no_grad()
-def test_loudness_and_offset_do_not_matter() -> None:
-    """The first group norm takes most of both away; it is quiet sounds that show whether the waveform was normalised."""
-    tensors, waveform = random_tensors(SPEECH), torch.randn(1, 3200)
-    module, quiet = SPEECH.build(tensors), 3e-3 * waveform + 1e-3
-    torch.testing.assert_close(module.per_token(quiet), module.per_token(waveform), rtol=0, atol=2e-5)  # measured: 6.0e-7 of 2.3
-    library = wav2vec2_model(tensors, SPEECH)
-    assert (module.per_token(quiet) - library(quiet).last_hidden_state).abs().max() > 0.02  # measured: 0.086
-
-
-def test_rows_count_what_the_convolutions_make() -> None:
-    assert [WAV2VEC2_BASE.rows(samples) for samples in (0, 9, 399, 400, 719, 720, 16000)] == [0, 0, 0, 1, 1, 2, 49]
-    assert [WAV2VEC2_BASE.rows(640 * frames) for frames in (9, 13, 81)] == [17, 25, 161]  # 2T - 1
-
-
-def test_a_sound_without_a_feature_is_refused() -> None:
-    module = SPEECH.build(random_tensors(SPEECH))
-    for encode in (module.per_token, lambda waveform: module.per_frame(waveform, 5)):
-        with pytest.raises(InputError, match="The sound has 399 samples"):
-            encode(torch.zeros(1, 399))
-    with pytest.raises(InputError, match="frames is 0"):
-        module.per_frame(torch.zeros(1, 3200), 0)
-    assert torch.isfinite(module.per_token(torch.zeros(1, 400))).all()  # silence
-
-
-def test_the_weight_norm_is_torchs() -> None:
-    tensors = random_tensors(SPEECH)
-    length, direction = (tensors[f"{POSITION_CONV}.{name}"] for name in ("weight_g", "weight_v"))
-    conv = torch.nn.utils.parametrizations.weight_norm(nn.Conv1d(24, 24, 16, groups=4), dim=2)
-    conv.load_state_dict({"weight_g": length, "weight_v": direction}, strict=False)
-    folded = fold_weight_norm(length, direction)
-    torch.testing.assert_close(folded, conv.weight.detach(), rtol=1e-6, atol=1e-7)  # measured: 7.5e-9 of 0.08
-    assert torch.equal(folded, SPEECH.build(tensors).encoder.pos_conv_embed.conv.weight)
-    assert (length * F.normalize(direction, dim=0) - folded).abs().max() > 0.01
-    half = fold_weight_norm(length.bfloat16(), direction.bfloat16())
-    assert half.dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("prefix", ["", "wav2vec2."])
-@pytest.mark.parametrize(
-    "names", [("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")]
-)
-def test_every_layout_makes_the_same_encoder(prefix: str, names: tuple[str, str]) -> None:
-    tensors = random_tensors(SPEECH)
-    spelling = {
-        f"{POSITION_CONV}.weight_g": f"{POSITION_CONV}.{names[0]}",
-        f"{POSITION_CONV}.weight_v": f"{POSITION_CONV}.{names[1]}",
-    }
-    file = {prefix + spelling.get(name, name): tensor for name, tensor in tensors.items()}
-    kept, left = SPEECH.select(file | {"lm_head.bias": torch.zeros(32)})
-    assert list(left) == ["lm_head.bias"]
-    assert torch.equal(outputs(SPEECH, SPEECH.build(kept)), outputs(SPEECH, SPEECH.build(tensors)))
-    if prefix or names[0] != "weight_g":
-        with pytest.raises(CheckpointError, match="missing"):
-            SPEECH.build(file)
 
 
 # ---- export ----------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from echoedge.core.bundle import CONDITION_PROGRAMS
+from echoedge.core.bundle import CONDITION_PROGRAMS, Hearing
 from echoedge.core.config import ClipSpec, ModelConfig, Variant
 from echoedge.core.model.architecture import skeleton
 from echoedge.core.model.conditions import Conditions
@@ -31,7 +31,7 @@ from echoedge.core.model.programs import (
 from echoedge.core.model.tiny_vae import TinyVAE, TinyVAEConfig
 from echoedge.core.model.transformer import DiT
 from echoedge.core.model.vae import VAE
-from echoedge.core.sampling.hearing import hearing_of, moments, normalised, window_inputs
+from echoedge.core.sampling.hearing import moments, normalised, window_inputs
 
 from .tensors import collapse_padding, pad_text
 from .tiny import TINY_CLIP, randomised, tiny_config, tiny_dit, tiny_inputs, tiny_vae
@@ -277,7 +277,7 @@ def played(
 ) -> tuple[Tensor, ...]:
     """What `denoise` returns after the conditions, as a player calls them."""
     denoise = programs["denoise"]["forward"]
-    sound = window_inputs(inputs["audio"][0].numpy(), hearing_of(model.config), CLIP.latent_frames)
+    sound = window_inputs(inputs["audio"][0].numpy(), Hearing.of(model.config), CLIP.latent_frames)
     given = inputs | {name: torch.from_numpy(value) for name, value in zip(("audio", "audio_present"), sound, strict=False)}
     encoded: dict[str, Tensor] = {}
     for name in CONDITION_PROGRAMS:

@@ -15,7 +15,7 @@ import torch
 import echoedge
 from echoedge.core.errors import ConfigError
 from echoedge.core.train.checkpoint import load_checkpoint
-from echoedge.core.train.distributed import World, join_world, load_whole
+from echoedge.core.train.distributed import World, join_world, load_model
 from echoedge.core.train.train_dit import NanoModel, train_dit
 
 from .tiny_training import CLIP, CONFIG, WHOLE_METHOD, tiny_cache, tiny_pool
@@ -133,5 +133,5 @@ def test_loading_is_strict() -> None:
     model = NanoModel(CONFIG, CLIP)
     weights = model.state_dict()
     weights.pop("dit.head.head.bias")
-    with pytest.raises(RuntimeError, match=r"Missing key.*dit\.head\.head\.bias"):
-        load_whole(model, weights)
+    with pytest.raises(ConfigError, match=r"not this model's: dit\.head\.head\.bias is in one alone"):
+        load_model(model, weights)

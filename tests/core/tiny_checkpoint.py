@@ -18,7 +18,7 @@ from echoedge.core.model.pretrained_speech import SpeechEncoderConfig
 from echoedge.core.model.pretrained_text import PromptEncoderConfig
 from echoedge.core.model.tiny_vae import TinyVAEConfig
 from echoedge.core.weights.accounts import BASE_FOLDER
-from echoedge.core.weights.checkpoints import SPEECH_FOLDERS
+from echoedge.core.weights.checkpoints import SPEECH_FILES
 
 from .tiny import tiny_config, tiny_dit, tiny_vae
 
@@ -87,7 +87,7 @@ def stored(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) ->
 def write_checkpoint(folder: Path, variant: Variant = "flash", dtype: torch.dtype = torch.float32) -> Path:
     """`folder` with every component but the tokenizer."""
     sizes = tiny_sizes(variant)
-    wan, speech, own = folder / BASE_FOLDER, folder / SPEECH_FOLDERS[variant], folder / "transformer"
+    wan, speech, own = folder / BASE_FOLDER, (folder / SPEECH_FILES[variant]).parent, folder / "transformer"
     for path in (wan, speech, own):
         path.mkdir(parents=True)
     save_file(stored(base_tensors(variant), dtype), wan / f"{MODEL}.safetensors")

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from echoedge.quantize import gptq as module
-from echoedge.quantize.gptq import gptq, inverse_factor, parts_of
-from echoedge.quantize.rounding import Grid, Rounded, searched, searched_scale
+from echoedge.quantize.grid import Grid, Rounded
+from echoedge.quantize.roundings import gptq as module
+from echoedge.quantize.roundings.gptq import gptq, inverse_factor, parts_of
+from echoedge.quantize.roundings.searched import searched, searched_scale
 
 INT4 = Grid(4, 32, torch.bfloat16)
 

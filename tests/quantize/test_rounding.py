@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from echoedge.quantize.rounding import Grid, full_range, hqq, nearest, searched
+from echoedge.quantize.grid import Grid
+from echoedge.quantize.roundings.hqq import hqq
+from echoedge.quantize.roundings.nearest import full_range, nearest
+from echoedge.quantize.roundings.searched import searched
 
 INT4 = Grid(4, 32, torch.bfloat16)
 INT8 = Grid(8, 64, torch.float32)

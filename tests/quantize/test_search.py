@@ -8,10 +8,9 @@ import random
 from pathlib import Path
 
 import pytest
-from torch import nn
 
 from echoedge.core.errors import ConfigError
-from echoedge.quantize.recipes import Rule, WeightRecipe, Weights
+from echoedge.quantize.recipes import WeightRecipe
 from echoedge.quantize.search import (
     JOURNAL,
     Choice,
@@ -23,20 +22,7 @@ from echoedge.quantize.search import (
     patterns,
     recipe_of,
     smallest_within,
-    weight_bytes,
 )
-from echoedge.quantize.weights import quantise
-
-
-@pytest.mark.parametrize(("inputs", "weights", "group"), [(64, "int8", 32), (64, "int4", 32), (128, "int4", 64), (80, "int4", 32)])
-def test_bytes_are_those_of_the_stored_tensors(inputs: int, weights: Weights, group: int) -> None:
-    layer = nn.Linear(inputs, 24)
-    counts = quantise(nn.Sequential(layer), "p", WeightRecipe(name="x", rules=(Rule(weights=weights, group=group),)))
-    codes, scale = layer.weight.qdata, layer.weight.scale
-    packed = codes.numel() // 2 if "int4" in counts else codes.numel()
-    assert weight_bytes(24, inputs, weights, group) == packed + scale.numel() * (2 if "int4" in counts else 4)
-    assert weight_bytes(24, inputs, "fp32") == 24 * inputs * 4
-
 
 # ---- choosing --------------------------------------------------------------------------------------------------------------------
 

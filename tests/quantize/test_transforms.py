@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from echoedge.quantize.rounding import Grid, Rounded, nearest
+from echoedge.quantize.grid import Grid, Rounded
+from echoedge.quantize.roundings.nearest import nearest
 from echoedge.quantize.transforms import awq, hadamard, output_error, rotated
+from echoedge.targets.executorch.storage import stored_weight
 
 INT4, INT8 = Grid(4, 32, torch.bfloat16), Grid(8, 128, torch.float32)
 
@@ -32,7 +34,7 @@ def test_the_transformed_layer_computes_the_same(transform: object) -> None:
     """At 8 bits, up to the rounding of weights and inputs."""
     layer, x = layer_and_inputs()
     exact = layer(x)
-    changed = transform(layer, x.T @ x / len(x), INT8, round_to_nearest(INT8))  # type: ignore[operator]
+    changed = transform(layer, x.T @ x / len(x), INT8, round_to_nearest(INT8), stored_weight)  # type: ignore[operator]
     assert float((changed(x) - exact).norm() / exact.norm()) < 0.02  # measured: 0.011 and 0.008
     changed.inverse = changed.inverse.roll(1, 0)
     assert float((changed(x) - exact).norm() / exact.norm()) > 0.3
@@ -42,7 +44,7 @@ def test_scaling_helps_where_few_inputs_are_strong() -> None:
     layer, x = layer_and_inputs()
     moments, weight = x.T @ x / len(x), layer.weight.detach().clone()
     exact, plain = layer(x), output_error(weight, nearest(weight, INT4), moments)
-    scaled = awq(layer, moments, INT4, round_to_nearest(INT4))  # type: ignore[arg-type]
+    scaled = awq(layer, moments, INT4, round_to_nearest(INT4), stored_weight)  # type: ignore[arg-type]
     error = float((scaled(x) - exact).square().sum(1).mean())
     assert error < 0.95 * plain  # measured: 0.91, with the rounding of the inputs in it
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 
 from echoedge.core.errors import ConfigError
 from echoedge.quantize import weights as weights_module
+from echoedge.quantize.grid import Grid
 from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe
-from echoedge.quantize.rounding import Grid
-from echoedge.quantize.weights import executed_layers, input_moments, linear_layers, quantise
+from echoedge.quantize.weights import executed_layers, input_moments, linear_layers
+from echoedge.targets.executorch.storage import stored_weight
 
 BITS = {"int8": 8, "int4": 4}
+quantise = partial(weights_module.quantise, store=stored_weight)
 
 
 def only(weights: str, group: int = 32) -> WeightRecipe:

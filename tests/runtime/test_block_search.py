@@ -26,7 +26,7 @@ from echoedge.runtime.studies.block_search import (
     spread,
     statistics,
 )
-from echoedge.runtime.studies.recipe_search import Target
+from echoedge.runtime.studies.recipe_search import Goal
 
 from ..core.tiny import TINY_CLIP, tiny_config, tiny_dit
 
@@ -118,8 +118,8 @@ def test_blocks_left_out_take_the_nearest_ones_figures(tmp_path: Path) -> None:
 def test_recipes_under_a_size_and_within_an_error(tmp_path: Path) -> None:
     journal = measured(tmp_path, blocks=[1])
     total = 3 * (12 * 64 * 64 + 2 * 64 * 96)
-    small = find_for_blocks(journal, 3, Target(most_bytes=round(0.7 * total)), 32, "small")
-    exact = find_for_blocks(journal, 3, Target(db=40.0), 32, "exact")
+    small = find_for_blocks(journal, 3, Goal(most_bytes=round(0.7 * total)), 32, "small")
+    exact = find_for_blocks(journal, 3, Goal(db=40.0), 32, "exact")
     assert small.bytes <= 0.7 * total < exact.bytes
     assert exact.predicted_db >= 40.0 > small.predicted_db
     assert (small.measured, small.layers) == (14, 42)
@@ -128,7 +128,7 @@ def test_recipes_under_a_size_and_within_an_error(tmp_path: Path) -> None:
         assert found.recipe.rule_for("denoise", "dit.head.head").weights == "fp32"  # type: ignore[union-attr]
         assert found.recipe.rule_for("encode_conditions", "dit.audio_injection.proj1").weights == "int8"  # type: ignore[union-attr]
     with pytest.raises(ConfigError, match="--target-share needs a model that metrics of the mouth can judge"):
-        find_for_blocks(journal, 3, Target(share=0.97), 32, "x")
+        find_for_blocks(journal, 3, Goal(share=0.97), 32, "x")
 
 
 @pytest.mark.parametrize("blocks", [[3], [-1, 0], []])

@@ -25,7 +25,7 @@ from echoedge.runtime.bench.operators import (
     peak_products,
 )
 from echoedge.targets.executorch.gate import flops
-from echoedge.targets.rewrites.hoist import step_work
+from echoedge.targets.rewrites.savings import step_work
 
 from ..commands import Run
 from ..core.tiny import tiny_config

@@ -16,11 +16,13 @@ from echoedge.core.metrics.agreement import falls_short, figures, worst
 from echoedge.core.model.programs import EntryPoints, build_programs, vae_decode_program
 from echoedge.core.model.tiny_vae import TinyVAE
 from echoedge.core.weights.nano import load_nano
-from echoedge.quantize.recipes import Rule, WeightRecipe, Weights
+from echoedge.quantize.recipes import Rule, WeightRecipe
+from echoedge.quantize.schemes import Weights
 from echoedge.quantize.weights import quantise
 from echoedge.targets.bars import COMPUTE_BARS, EXACT, WEIGHT_BARS, Precision, bar, clip_bars
 from echoedge.targets.executorch.half_products import multiplies_bfloat16
 from echoedge.targets.executorch.lower import gelu_for
+from echoedge.targets.executorch.storage import stored_weight
 from echoedge.targets.executorch.target import ExecuTorch, ExecuTorchOptions
 from echoedge.targets.rewrites.portable import make_portable
 
@@ -122,7 +124,7 @@ def agreement(program: EntryPoints, name: str, weights: Weights | None = None, d
     for method in program.values():
         inputs = tuple(method.drawn().values())
         module = make_portable(method.module, inputs=inputs, gelu=gelu_for(recipe, name, method.module))
-        quantise(module, name, recipe, inputs)
+        quantise(module, name, recipe, inputs, store=stored_weight)
         module = module.to(dtype)
         with torch.no_grad():
             found: Any = module(*(x.to(dtype) if x.is_floating_point() else x for x in inputs))

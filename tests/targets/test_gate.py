@@ -182,7 +182,7 @@ def test_a_softmax_outside_is_refused_although_it_has_no_flops(tmp_path: Path) -
     message = (
         r"^attends\.forward: .* ms of a call, \d\d % of it, are spent outside the backend; 10 % are allowed\. Outside stayed: "
         r"aten\._softmax\.default ×1 \(.* ms\); 4\.19 MB cross the border\. "
-        r"Rewrite them in a form that it takes \(targets/rewrites/portable\.py\)\.$"
+        r"Rewrite them in a form that it takes \(targets/rewrites\)\.$"
     )
     with pytest.raises(ExportError, match=message):
         attention(tmp_path, "SoftmaxConfig")

@@ -17,7 +17,7 @@ from echoedge.targets.executorch import half_products
 from echoedge.targets.executorch.half_products import Products, multiplies_bfloat16, products_in
 from echoedge.targets.executorch.lower import compile_program
 from echoedge.targets.executorch.program_file import ProgramFile
-from echoedge.targets.rewrites.portable import ChunkedAttention
+from echoedge.targets.rewrites.attention import ChunkedAttention
 
 needs_bfloat16 = pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor does not multiply bfloat16")
 

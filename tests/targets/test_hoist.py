@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from echoedge.core.bundle import Saving
 from echoedge.core.config import FLASH, NANO, NANO_CLIP, PREVIEW, ClipSpec, ModelConfig
 from echoedge.core.errors import ConfigError, ExportError
 from echoedge.core.model.architecture import skeleton
@@ -33,15 +34,12 @@ from echoedge.targets.rewrites.hoist import (
     BranchInputs,
     Prepared,
     Rewrite,
-    Saving,
     Step,
     accounting,
-    clip_flops,
-    savings,
-    step_work,
     strip,
 )
 from echoedge.targets.rewrites.portable import make_portable
+from echoedge.targets.rewrites.savings import clip_flops, savings, step_work
 
 from ..core.tensors import pad_text
 from ..core.tiny import TINY_CLIP, randomised, tiny_config, tiny_dit, tiny_inputs

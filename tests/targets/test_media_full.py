@@ -1,4 +1,4 @@
-"""targets/rewrites/portable_media.py at full size: parts of the released model compiled and executed. Run with -m slow."""
+"""targets/rewrites at full size: parts of the released model compiled and executed. Run with -m slow."""
 
 from __future__ import annotations
 

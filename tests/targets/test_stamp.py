@@ -16,6 +16,7 @@ from echoedge.quantize.weights import quantise
 from echoedge.targets.executorch.backends import backend
 from echoedge.targets.executorch.program_file import ProgramFile
 from echoedge.targets.executorch.stamp import StampError, Template, call, encoded, lower_whole, pack_int4
+from echoedge.targets.executorch.storage import stored_weight
 from echoedge.targets.rewrites.portable import make_portable
 
 RECIPES = {"fp32": PRESETS["fp32"], "int8": PRESETS["int8"], "int4": WeightRecipe(name="groups", rules=(Rule(weights="int4"),))}
@@ -41,7 +42,7 @@ def piece(seed: int, weights: str = "int8") -> nn.Module:
         for parameter in module.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.2)
     portable = make_portable(module)
-    quantise(portable, "denoise", RECIPES[weights])
+    quantise(portable, "denoise", RECIPES[weights], store=stored_weight)
     return portable
 
 
@@ -106,7 +107,7 @@ def test_equal_tensors_of_a_block_are_no_obstacle(tmp_path: Path) -> None:
         plain.up.bias.zero_()
         plain.shift.zero_()
     part = make_portable(plain)
-    quantise(part, "denoise", RECIPES["int8"])
+    quantise(part, "denoise", RECIPES["int8"], store=stored_weight)
     assert psnr(in_torch([part]), written([stamp.stamp(part)], tmp_path).run("forward", [X.numpy()])[0]) > 55
 
 

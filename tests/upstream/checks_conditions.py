@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from echoedge.core.config import TEMPORAL_STRIDE, AudioConfig
+from echoedge.core.config import AUDIO_RADIUS, TEMPORAL_STRIDE, AudioConfig
 from echoedge.core.model.conditions import AudioInjection, token_slices
 from echoedge.core.model.masks import mask_latents, masked_video, resize_mask
-from echoedge.core.sampling.inputs import AUDIO_RADIUS, frame_windows
+from echoedge.core.sampling.inputs import frame_windows
 
 from .goldens import Comparison, Golden, check
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .rounding import Grid, Rounded, searched_scale
+from ..grid import Grid, Rounded
+from .searched import searched_scale
 
 DAMPING = 0.01  # of H's mean diagonal, added to it
 BLOCK = 128  # columns whose error is carried to the rest at once
