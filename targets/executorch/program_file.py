@@ -37,6 +37,8 @@ def runtime() -> Any:
 
     with quiet_stderr():
         from executorch.extension.pybindings import _portable_lib
+
+        _portable_lib._threadpool_get_thread_count()  # makes the pool, which looks at the processor
     return _portable_lib
 
 
