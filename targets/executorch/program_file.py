@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ Array = NDArray[Any]
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Keeps what native libraries print while they load (probes of the processor) off the error stream."""
+    """Keeps what native libraries print while they load (probes of the processor) off the error stream, the system's and Python's:
+    ExecuTorch writes to both."""
     sys.stderr.flush()
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
