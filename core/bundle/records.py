@@ -57,7 +57,7 @@ class EngineRecord(_Strict):
         )
 
 
-class Record(_Strict):
+class VerbRecord(_Strict):
     """One run of a verb. `summary`: the figures in a line, for people; `figures`: what the verb prints with --json."""
 
     format: Literal["echoedge.record/1"] = "echoedge.record/1"
@@ -77,7 +77,7 @@ class Records:
     """The records of a bundle's folder: `own` are of this very manifest, by date; `others` are the files of those that are
     of another one; `damaged` says by file what is wrong with it."""
 
-    own: tuple[Record, ...]
+    own: tuple[VerbRecord, ...]
     others: tuple[str, ...]
     damaged: Mapping[str, str]
 
@@ -102,7 +102,7 @@ def write_record(
         raise BundleError(f"{bundle.root} was exported again in the meantime: these figures are not its own. Run {verb} again.")
     now = datetime.datetime.now(datetime.UTC)
     try:
-        record = Record(
+        record = VerbRecord(
             verb=verb, manifest_sha256=bundle.manifest_sha256, engine=EngineRecord.of(bundle, engine), device=device,
             threads=threads, versions=dict(versions), date=now.strftime(_DATE), summary=summary, figures=dict(figures),
         )  # fmt: skip
@@ -121,13 +121,13 @@ def write_record(
 
 def read_records(bundle: Bundle) -> Records:
     """Every record in the bundle's folder; none of them, however damaged, is an error."""
-    own: list[Record] = []
+    own: list[VerbRecord] = []
     others: list[str] = []
     damaged: dict[str, str] = {}
     for path in bundle.record_files():
         name = path.relative_to(bundle.root).as_posix()
         try:
-            record = Record.model_validate_json(path.read_bytes(), strict=True)
+            record = VerbRecord.model_validate_json(path.read_bytes(), strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))

@@ -96,7 +96,7 @@ class MemoryBlock(nn.Module):
         return F.relu(self.conv(torch.cat([x, before], 1)) + x)
 
 
-class Pool(nn.Module):
+class TemporalPool(nn.Module):
     """`stride` frames become one, [B·T, C, H, W] -> [B·T/stride, C, H, W]; T is a multiple of it."""
 
     def __init__(self, channels: int, stride: int) -> None:
@@ -135,7 +135,7 @@ class TinyVAE(nn.Module):
         width, z = config.encoder_width, config.latent_channels
         down: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1), nn.ReLU()]
         for stride in POOLED:
-            down += [Pool(width, stride), nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False)]
+            down += [TemporalPool(width, stride), nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False)]
             down += [MemoryBlock(width) for _ in range(config.blocks)]
         self.encoder = nn.Sequential(*down, nn.Conv2d(width, z, 3, padding=1))
 

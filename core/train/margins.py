@@ -17,7 +17,7 @@ from torch import Tensor
 from ..config import NANO_CLIP, ClipSpec
 from ..errors import InputError
 from ..model.programs import Model
-from .pool import Pool
+from .pool import ClipPool
 from .preference import ALL_BUT_LATENT, Negative
 from .puppets import PuppetClip
 from .soup import TaskSoup
@@ -50,7 +50,7 @@ def preference_margins(
     """
     if len(clips) < 2 or model.encoders is None:
         raise InputError(f"There are {len(clips)} clips, encoders: {model.encoders is not None}; give nano and two clips or more.")
-    pool = Pool(
+    pool = ClipPool(
         np.stack([c.frames for c in clips]),
         np.stack([c.waveform[: clip.frames * clip.samples_per_frame] for c in clips]),
         np.stack([c.opening for c in clips]),

@@ -24,7 +24,7 @@ from .curves import training_curves
 from .distributed import World
 from .evaluate import as_metrics, held_out, score_clips, score_vae
 from .generate import generate
-from .pool import Pool, open_pool
+from .pool import ClipPool, open_pool
 from .train_dit import DiTTraining, LatentCache, cache_extras, cache_latents, leave_out, train_dit
 from .train_vae import VAETraining, train_vae
 
@@ -119,7 +119,7 @@ def _prepare(
     judge: bool,
     start: Path | None,
     keep_vae: bool,
-) -> tuple[Pool, LatentCache, VAE]:
+) -> tuple[ClipPool, LatentCache, VAE]:
     """Clips, cached latents and the autoencoder: made where `workdir` lacks them, and judged by the process that makes them."""
     report(f"1. pool: {pool_clips} clips in {workdir / 'pool'}")
     pool = open_pool(workdir / "pool", pool_clips)

@@ -32,7 +32,7 @@ class Asked:
     text: list[str | None]
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """Where training samples come from, besides their cached latents."""
 
     @property
@@ -44,7 +44,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Pool:
+class ClipPool:
     """N clips: frames uint8 [N, T, H, W, 3]; waveforms float32 [N, samples]; openings [N, T]; boxes [N, 4] (y0, y1, x0, x1);
     prompts."""
 
@@ -107,7 +107,7 @@ def _draw(task: tuple[int, int, int]) -> PuppetClip:
     return draw_clip(seed, frames=frames, size=size)
 
 
-def open_pool(folder: Path, count: int, first_seed: int = 0, clip: ClipSpec = NANO_CLIP, processes: int = 2) -> Pool:
+def open_pool(folder: Path, count: int, first_seed: int = 0, clip: ClipSpec = NANO_CLIP, processes: int = 2) -> ClipPool:
     """The pool of seeds first_seed … first_seed+count-1, drawn into `folder` on first use.
 
     The folder is complete when its `pool.json` exists; anything else found there is drawn again.
@@ -130,7 +130,7 @@ def open_pool(folder: Path, count: int, first_seed: int = 0, clip: ClipSpec = NA
         }
         prompts = []
         tasks = [(first_seed + i, clip.frames, clip.height) for i in range(count)]
-        with multiprocessing.get_context("spawn").Pool(processes) as workers:
+        with multiprocessing.get_context("spawn").ClipPool(processes) as workers:
             for i, drawn in enumerate(workers.imap(_draw, tasks, chunksize=16)):
                 arrays["frames"][i] = drawn.frames
                 arrays["waveforms"][i] = drawn.waveform[:samples]
@@ -142,4 +142,4 @@ def open_pool(folder: Path, count: int, first_seed: int = 0, clip: ClipSpec = NA
         with atomic_file(index) as temporary:
             temporary.write_text(json.dumps({"description": description, "prompts": prompts}))
     loaded = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in files}
-    return Pool(prompts=json.loads(index.read_text())["prompts"], **loaded)
+    return ClipPool(prompts=json.loads(index.read_text())["prompts"], **loaded)

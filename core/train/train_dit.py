@@ -36,7 +36,7 @@ from ..sampling.inputs import frame_windows
 from .averaging import averaged
 from .checkpoint import fingerprint, load_checkpoint, options_of, require_options, save_checkpoint
 from .distributed import World, load_model, load_optimiser, spread, whole_model, whole_optimiser
-from .pool import Asked, Pool, Source
+from .pool import Asked, ClipPool, SampleSource
 from .preference import NDPO, Captions, Negative, fade_identity, freeze_latent, freeze_mouth, ndpo_loss
 from .soup import ModalSoup, TaskSoup, has_audio, picture_of
 from .train_vae import cosine_rate, video_tensor
@@ -194,7 +194,7 @@ class LatentCache:
         return y
 
 
-def cache_latents(vae: VAE, pool: Pool, path: Path, clips: int, lipsync_clips: int, clip: ClipSpec = NANO_CLIP) -> LatentCache:
+def cache_latents(vae: VAE, pool: ClipPool, path: Path, clips: int, lipsync_clips: int, clip: ClipSpec = NANO_CLIP) -> LatentCache:
     """Encodes the pool's first `clips` clips once; later calls read `path` if it is of this VAE and these numbers of clips."""
     saved = load_checkpoint(path)
     made_from = f"{fingerprint(vae)} {min(clips, len(pool))} {lipsync_clips}"
@@ -208,7 +208,7 @@ def cache_latents(vae: VAE, pool: Pool, path: Path, clips: int, lipsync_clips: i
 
 
 @torch.no_grad()
-def encode_task(vae: VAE, pool: Pool, name: str, clips: int, clip: ClipSpec, encode_unknown: bool = False) -> Tensor:
+def encode_task(vae: VAE, pool: ClipPool, name: str, clips: int, clip: ClipSpec, encode_unknown: bool = False) -> Tensor:
     """`y` [clips, 20, F, h, w] of a task on the pool's first clips."""
     rows = []
     for i in range(clips):
@@ -220,7 +220,7 @@ def encode_task(vae: VAE, pool: Pool, name: str, clips: int, clip: ClipSpec, enc
 
 @torch.no_grad()
 def cache_extras(
-    vae: VAE, pool: Pool, cache: LatentCache, folder: Path, training: DiTTraining, clip: ClipSpec = NANO_CLIP
+    vae: VAE, pool: ClipPool, cache: LatentCache, folder: Path, training: DiTTraining, clip: ClipSpec = NANO_CLIP
 ) -> LatentCache:
     """The cache with what the tasks and negatives of `training` need besides; each part is encoded once by a VAE, into `folder`."""
 
@@ -239,7 +239,7 @@ def cache_extras(
 
 
 @torch.no_grad()
-def encode_frozen(vae: VAE, pool: Pool, clips: int) -> Tensor:
+def encode_frozen(vae: VAE, pool: ClipPool, clips: int) -> Tensor:
     """Latents [clips, 16, F, h, w] of the pool's first clips with the first frame's mouth in every frame."""
     boxes = torch.from_numpy(np.array(pool.boxes[:clips]))
     return torch.cat([vae.encode(freeze_mouth(video_tensor(pool.frames[i : i + 1]), boxes[i : i + 1])) for i in range(clips)])
@@ -332,7 +332,7 @@ def _misfits(
 
 
 def assemble(
-    cache: LatentCache, source: Source, drawn: Draw, rows: slice, training: DiTTraining, config: ModelConfig, clip: ClipSpec
+    cache: LatentCache, source: SampleSource, drawn: Draw, rows: slice, training: DiTTraining, config: ModelConfig, clip: ClipSpec
 ) -> dict[str, Tensor]:
     """The tensors of the samples in `rows`: clean latents, `y`, inputs of encoders or transformer, what is kept, the mouth, σ."""
     names = training.soup.names
@@ -421,7 +421,7 @@ def preference_loss(
 def train_dit(
     config: ModelConfig,
     cache: LatentCache,
-    source: Source,
+    source: SampleSource,
     workdir: Path,
     training: DiTTraining,
     clip: ClipSpec = NANO_CLIP,

@@ -26,7 +26,7 @@ from ..model.vae import VAE, CausalConv3d, Downsample, Stream, Upsample
 from .averaging import averaged
 from .checkpoint import fingerprint, load_checkpoint, options_of, require_options, save_checkpoint
 from .muon import Muon
-from .pool import Pool
+from .pool import ClipPool
 
 CHECKPOINT_EVERY = 200  # steps
 
@@ -130,7 +130,7 @@ def _optimisers(vae: VAE) -> tuple[Muon, torch.optim.AdamW]:
     return Muon(kernels, lr=0.0), torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.95), weight_decay=1e-4)
 
 
-def normalise_latents(vae: VAE, pool: Pool, clips: int = 64) -> dict[str, list[float]]:
+def normalise_latents(vae: VAE, pool: ClipPool, clips: int = 64) -> dict[str, list[float]]:
     """Folds the latents' per-channel mean and deviation over at most `clips` clips into the 1×1×1 convolutions around them.
 
     Afterwards `encode` gives zero mean and unit deviation with the identity statistics of the nano configuration.
@@ -146,7 +146,7 @@ def normalise_latents(vae: VAE, pool: Pool, clips: int = 64) -> dict[str, list[f
     return {"mean": mean.tolist(), "std": std.tolist()}
 
 
-def draw_frames(pool: Pool, rng: np.random.Generator, training: VAETraining, step: int) -> tuple[Tensor, np.ndarray]:
+def draw_frames(pool: ClipPool, rng: np.random.Generator, training: VAETraining, step: int) -> tuple[Tensor, np.ndarray]:
     """The batch of a step: video [B, T, 3, H, W] and the indices of its clips [B]; T is 1 in the first stage."""
     if step < training.image_steps:
         clips = rng.integers(0, len(pool), training.image_batch)
@@ -167,7 +167,7 @@ def reset_variance(vae: VAE) -> None:
 
 
 def train_vae(
-    config: ModelConfig, pool: Pool, workdir: Path, training: VAETraining, start: VAE | None = None, report_every: int = 50
+    config: ModelConfig, pool: ClipPool, workdir: Path, training: VAETraining, start: VAE | None = None, report_every: int = 50
 ) -> VAE:
     """Trains (or resumes, or just loads, where `workdir` has a finished run) the VAE; writes `vae.pt` and `vae.log`.
 

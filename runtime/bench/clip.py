@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Conditions:
+class BenchConditions:
     """Where and how the figures were taken. `decoder`: full or tiny."""
 
     device: str
@@ -48,7 +48,7 @@ class Speed:
     """Medians over the runs. `first_seconds`: the first clip, with loading and weight packing. Realtime factor above 1 is
     faster than life. `peak_bytes`: of the process that measured."""
 
-    conditions: Conditions
+    conditions: BenchConditions
     stage_seconds: dict[str, float]
     total_seconds: float
     cpu_seconds: float
@@ -98,7 +98,7 @@ def measure(bundle: Bundle, wanted: Wanted, runs: int = 5, progress: Progress = 
         progress("runs", run + 1, runs + 1)
     total = statistics.median(seconds[1:])
     return Speed(
-        conditions=Conditions(
+        conditions=BenchConditions(
             device=device_name(), threads=engine.threads, load_average=round(os.getloadavg()[0], 2), engine=engine.name,
             weights=EngineRecord.of(bundle, engine.name).weights, clip=f"{clip}, {clip.fps} fps",
             decoder=next(name for name, program in DECODE_PROGRAMS.items() if program == player.decoder), prompt=prompt,

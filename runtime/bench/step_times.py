@@ -12,7 +12,7 @@ import torch
 from ...core.config import ClipSpec, ModelConfig
 from ...core.model.programs import given_shapes
 from ...core.model.transformer import DiT
-from ...targets.rewrites.hoist import REWRITES, BranchInputs, Step
+from ...targets.rewrites.hoist import REWRITES, BranchInputs, HoistedStep
 
 BLOCKS = 2  # of the model's, at full width: a step's time grows with their number, and so do the ratios' numerators
 _SEED = 0
@@ -42,7 +42,7 @@ def measure_rewrites(
     dit = DiT(short).eval().requires_grad_(False)
     latents, inputs = _inputs(short, clip, text_rows, generator)
     chosen = {"none": (), **{rewrite.name: (rewrite,) for rewrite in REWRITES}, "all": REWRITES}
-    steps = {name: Step(dit, clip, [500.0], rewrites, text_rows) for name, rewrites in chosen.items()}
+    steps = {name: HoistedStep(dit, clip, [500.0], rewrites, text_rows) for name, rewrites in chosen.items()}
     found: dict[str, list[float]] = {name: [] for name in steps}
     with torch.no_grad():
         prepared = {name: step.prepare(inputs) for name, step in steps.items()}

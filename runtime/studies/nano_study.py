@@ -52,7 +52,7 @@ from ..play.contact_sheet import SheetRow, SheetStyle, contact_sheet
 from ..play.player import Player, PlayerConfig
 
 Video = NDArray[np.uint8]
-Record = dict[str, Any]
+Json = dict[str, Any]
 Report = Callable[[str], None]
 
 SEEDS = (0, 1000, 2000)  # of noise; further apart than there are clips
@@ -99,7 +99,7 @@ class Study:
         return load_nano(path=self.weights)
 
 
-def run_study(study: Study, only: Sequence[str] = ()) -> dict[str, Record]:
+def run_study(study: Study, only: Sequence[str] = ()) -> dict[str, Json]:
     """Does the sections named (all by default) and returns their records by name.
 
     Raises:
@@ -116,7 +116,7 @@ def run_study(study: Study, only: Sequence[str] = ()) -> dict[str, Record]:
     if not only and not espeak_available():
         study.report("voice is left out: espeak-ng is not installed")
     study.out.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Record] = {}
+    found: dict[str, Json] = {}
     for name in only or [name for name in SECTIONS if name != "voice" or espeak_available()]:
         path, basis = study.out / f"{name}.json", _basis(study, name)
         with suppress(OSError, ValueError):
@@ -132,7 +132,7 @@ def run_study(study: Study, only: Sequence[str] = ()) -> dict[str, Record]:
     return found
 
 
-def _basis(study: Study, section: str) -> Record:
+def _basis(study: Study, section: str) -> Json:
     """What a section's figures depend on: weights, plans, candidates and numbers of clips. Another basis is measured anew."""
     weights = {"studied": file_sha256(study.weights)}
     if section == "parts":
@@ -157,7 +157,7 @@ def _basis(study: Study, section: str) -> Record:
 # ---- the autoencoder, and what is generated from portrait and speech -------------------------------------------------------------
 
 
-def study_vae(study: Study) -> Record:
+def study_vae(study: Study) -> Json:
     model, record = study.model, {}
     for first in VAE_SETS:
         clips = held_out(TEST_CLIPS, first)
@@ -174,7 +174,7 @@ def study_vae(study: Study) -> Record:
     return {"clip_seeds_from": record, "mean": _rounded(means | {"clips": TEST_CLIPS * len(VAE_SETS)})}
 
 
-def study_generated(study: Study) -> Record:
+def study_generated(study: Study) -> Json:
     model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST)
     takes = [take(model, clips, build_plan(PLAN), seed=seed) for seed in SEEDS]
     _sheet(study, "generated", "Portrait and speech in, clip out", clips, takes[0].videos)
@@ -187,7 +187,7 @@ def study_generated(study: Study) -> Record:
     }  # fmt: skip
 
 
-def study_choices(study: Study) -> Record:
+def study_choices(study: Study) -> Json:
     model, clips = study.model, held_out(CHOICE_CLIPS, CHOICE_FIRST)
 
     def measured(options: PlanOptions) -> Measures:
@@ -208,7 +208,7 @@ def study_choices(study: Study) -> Record:
 # ---- all tasks from one set of weights -------------------------------------------------------------------------------------------
 
 
-def study_tasks(study: Study) -> Record:
+def study_tasks(study: Study) -> Json:
     model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST)
     voices = [replace(c, waveform=clips[i - 1].waveform) for i, c in enumerate(clips)]
     others = [clips[i - 1] for i in range(len(clips))]
@@ -226,7 +226,7 @@ def study_tasks(study: Study) -> Record:
         ("lip-sync", "i2v+lipsync", "All but the mouth and speech in, clip out", PLAN, voices),
         ("A2V", "a2v", "Speech and prompt in, clip out", PLAN, voices),
     )  # fmt: skip
-    record: Record = {"clips": _seeds_of(clips), "noise_seeds": SEEDS, "portrait_and_speech_alone": unaided, "tasks": {}}
+    record: Json = {"clips": _seeds_of(clips), "noise_seeds": SEEDS, "portrait_and_speech_alone": unaided, "tasks": {}}
     for name, task, title, options, controls in every:
         study.report(f"  {name}")
         takes = takes_of(task, options)
@@ -269,7 +269,7 @@ def _outside(clip: PuppetClip, video: Video) -> tuple[Video, Video]:
 # ---- every part turned off -------------------------------------------------------------------------------------------------------
 
 
-def study_switches(study: Study) -> Record:
+def study_switches(study: Study) -> Json:
     model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST)
 
     def measured(options: PlanOptions) -> Measures:
@@ -287,7 +287,7 @@ def study_switches(study: Study) -> Record:
     }  # fmt: skip
 
 
-def study_parts(study: Study) -> Record:
+def study_parts(study: Study) -> Json:
     model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST)
 
     def measured(model: Model, shown: str | None = None) -> Measures:
@@ -307,7 +307,7 @@ def study_parts(study: Study) -> Record:
     return {"clips": _seeds_of(clips), "noise_seeds": SEEDS, "plan": _described(PLAN), "switches": _compared(found)}
 
 
-def _compared(pairs: Mapping[str, tuple[Measures, Measures]]) -> Record:
+def _compared(pairs: Mapping[str, tuple[Measures, Measures]]) -> Json:
     return {name: {"on": table(on), "off": table(off), "off_minus_on": separated(on, off)} for name, (on, off) in pairs.items()}
 
 
@@ -335,11 +335,11 @@ MEMORY_SECONDS = (5, 20, 60)
 CUT = WindowRule(length=NANO_CLIP.latent_frames, overlap=0)
 
 
-def study_long(study: Study) -> Record:
+def study_long(study: Study) -> Json:
     model, frames = study.model, 25 * LONG_SECONDS - 25 * LONG_SECONDS % TEMPORAL_STRIDE + 1
     clips = [draw_clip(HELD_OUT_SEED + TEST_FIRST + i, frames) for i in range(LONG_CLIPS)]
     rules = {"long video guidance": PLAN.window or CUT, "hard cuts": CUT}
-    record: Record = {"clips": _seeds_of(clips), "seconds": LONG_SECONDS, "noise_seeds": [SEEDS[0] + i for i in range(LONG_CLIPS)]}
+    record: Json = {"clips": _seeds_of(clips), "seconds": LONG_SECONDS, "noise_seeds": [SEEDS[0] + i for i in range(LONG_CLIPS)]}
     videos = {}
     for name, rule in rules.items():
         study.report(f"  {name}")
@@ -405,9 +405,9 @@ def _play_and_measure(weights: Path, seconds: int) -> float:
     return round(peak_bytes() / 2**20, 1)
 
 
-def study_voice(study: Study) -> Record:
+def study_voice(study: Study) -> Json:
     player = player_of(study.model, build_plan(PLAN))
-    rows: list[Record] = []
+    rows: list[Json] = []
     shown: list[tuple[PuppetClip, Video]] = []
     for i, (voice, sentence) in enumerate((v, s) for v in VOICES for s in SENTENCES):
         speech = espeak(sentence, voice, words_per_minute=130).waveform
@@ -455,11 +455,11 @@ def _save(study: Study, name: str, rows: Sequence[SheetRow], fps: float = 25, **
         sheet.quantize(256).save(temporary, optimize=True)
 
 
-def _seeds_of(clips: Sequence[PuppetClip]) -> Record:
+def _seeds_of(clips: Sequence[PuppetClip]) -> Json:
     return {"count": len(clips), "first_seed": clips[0].seed, "frames": len(clips[0].frames)}
 
 
-def _described(options: PlanOptions) -> Record:
+def _described(options: PlanOptions) -> Json:
     plan = build_plan(options)
     guidance = options.guidance
     scale = guidance.scale if isinstance(guidance, AudioGuidance) else 1.0
@@ -471,7 +471,7 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
     return {key: round(value, 4) for key, value in values.items()}
 
 
-SECTIONS: dict[str, Callable[[Study], Record]] = {
+SECTIONS: dict[str, Callable[[Study], Json]] = {
     "vae": study_vae, "choices": study_choices, "generated": study_generated, "tasks": study_tasks, "switches": study_switches,
     "parts": study_parts, "long": study_long, "voice": study_voice,
 }  # fmt: skip

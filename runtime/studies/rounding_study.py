@@ -30,7 +30,7 @@ from .sensitivity import SensitivityStudy, decibels
 
 GROUP = 32
 UNIFORM = ("int8", "int4", "mixed")  # presets that searched recipes are held against
-Record = dict[str, Any]
+Json = dict[str, Any]
 
 
 def rounded_as(recipe: WeightRecipe, rounding: Rounding, name: str | None = None) -> WeightRecipe:
@@ -39,7 +39,7 @@ def rounded_as(recipe: WeightRecipe, rounding: Rounding, name: str | None = None
     return WeightRecipe(name=name or recipe.name, rules=tuple(rules))
 
 
-def compare(study: SensitivityStudy, journal: Journal, report: Report = lambda _: None) -> Record:
+def compare(study: SensitivityStudy, journal: Journal, report: Report = lambda _: None) -> Json:
     """Both tables, JSON-ready. `journal`: full measurements of every layer (`measure_layers`)."""
     full = study.full_mouth()
     roundings = [_row(study, full, name, study.bytes_of(PRESETS["int4"]), make(), report) for name, make in _ways(study)]
@@ -50,7 +50,7 @@ def compare(study: SensitivityStudy, journal: Journal, report: Report = lambda _
     }  # fmt: skip
 
 
-def _row(study: SensitivityStudy, full: Mouth, name: str, size: int, dit: DiT, report: Report) -> Record:
+def _row(study: SensitivityStudy, full: Mouth, name: str, size: int, dit: DiT, report: Report) -> Json:
     error, mouth = study.probe.error(dit), study.mouth(dit)
     shares = mouth.shares(full)
     report(f"{name}: {decibels(error.guided):.2f} dB, lip-sync {100 * shares.lipsync:.1f} % of full precision's")
@@ -100,7 +100,7 @@ def _transformed(study: SensitivityStudy, transform: Callable[..., nn.Module], r
 # ---- 2. Uniform and searched, at equal size ------------------------------------------------------------------------------------
 
 
-def _equal_sizes(study: SensitivityStudy, journal: Journal, full: Mouth, report: Report) -> Iterator[Record]:
+def _equal_sizes(study: SensitivityStudy, journal: Journal, full: Mouth, report: Report) -> Iterator[Json]:
     sizes = {layer: (linear.out_features, linear.in_features) for layer, linear in study.layers.items()}
     for name in UNIFORM:
         recipe = rounded_as(PRESETS[name], "gptq", name)

@@ -203,7 +203,7 @@ class Prepared:
     patch_bias: Tensor | None
 
 
-class Step:
+class HoistedStep:
     """The model at the plan's timesteps on clips of one shape, with `rewrites` applied and all else as in `DiT.forward`.
 
     `prepare` computes what leaves the step per branch, the constructor what leaves it for good. `text_rows`: of a collapsed prompt,

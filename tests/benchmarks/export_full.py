@@ -22,6 +22,7 @@ from pathlib import Path
 
 from echoedge.core.bundle import Bundle
 from echoedge.core.bundle.programs import Program
+from echoedge.core.weights.nano import assets
 from echoedge.docs.figures import Row, write_figures
 from echoedge.runtime.bench.clip import device_name
 
@@ -93,6 +94,24 @@ def references_of(bundle: Bundle) -> list[Row]:
     return [{"part": name, "peak_gb": round(peaks[name] / GB, 2), "seconds": seconds[name]} for name in names]
 
 
+def used(bundle: Path) -> list[Row]:
+    """`verify` and `animate --decoder tiny` of a bundle: wall time, and the peak of the command's process."""
+    portrait, speech = assets() / "demo" / "ada.png", assets() / "demo" / "hello.wav"
+    with tempfile.TemporaryDirectory() as scratch:
+        animate = ["animate", str(bundle), "--image", str(portrait), "--audio", str(speech), "--out", f"{scratch}/clip.mp4"]
+        commands = {"verify": ["verify", str(bundle)], "animate --decoder tiny": [*animate, "--decoder", "tiny", "--prompt", ""]}
+        rows = list[Row]()
+        for name, command in commands.items():
+            started = time.perf_counter()
+            process = subprocess.Popen([sys.executable, "-m", "echoedge.cli", *command])
+            _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                raise SystemExit(f"{name} failed.")
+            wall = round(time.perf_counter() - started)
+            rows.append({"command": name, "wall_s": wall, "peak_gb": round(usage.ru_maxrss * 1024 / GB, 2)})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
@@ -100,6 +119,7 @@ def main() -> None:
     parser.add_argument("--weights", nargs="+", default=["int4", "int8"])
     parser.add_argument("--decoders", nargs="+", default=["full,tiny", "tiny"])
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the bundles stay")
+    parser.add_argument("--use", action="store_true", help="also time verify and animate with the first bundle")
     parser.add_argument("--beside", default="No other program beside.", help="a sentence about what else ran")
     parser.add_argument("--record", type=Path, metavar="FILE", help="keep the figures there: records/export-flash.json")
     asked = parser.parse_args()
@@ -114,6 +134,8 @@ def main() -> None:
                 known = {(row["program"], row["weights"]) for row in tables["programs"]}
                 tables["programs"] += [row for row in programs_of(bundle) if (row["program"], row["weights"]) not in known]
                 tables["references"] = tables["references"] or references_of(bundle)
+                if asked.use and "use" not in tables:
+                    tables["use"] = used(out)
                 versions = bundle.manifest.versions
     print(json.dumps(tables, indent=1))
     if asked.record:

@@ -13,7 +13,7 @@ from echoedge.core.config import NANO, ModelConfig, VAEConfig
 from echoedge.core.errors import ConfigError
 from echoedge.core.model.vae import VAE, CausalConv3d
 from echoedge.core.train import train_vae as module
-from echoedge.core.train.pool import Pool
+from echoedge.core.train.pool import ClipPool
 from echoedge.core.train.puppets import draw_clip
 from echoedge.core.train.train_vae import VAETraining, draw_frames, picture_loss, train_vae
 
@@ -22,9 +22,9 @@ SHORT = VAETraining(image_steps=30, image_batch=4, image_rate=0.02, clip_steps=2
 
 
 @pytest.fixture(scope="module")
-def pool() -> Pool:
+def pool() -> ClipPool:
     clips = [draw_clip(seed, frames=9, size=16) for seed in range(16)]
-    return Pool(
+    return ClipPool(
         frames=np.stack([clip.frames for clip in clips]),
         waveforms=np.stack([clip.waveform for clip in clips]),
         openings=np.stack([clip.opening for clip in clips]),
@@ -33,23 +33,23 @@ def pool() -> Pool:
     )
 
 
-def error(vae: VAE, pool: Pool) -> float:
+def error(vae: VAE, pool: ClipPool) -> float:
     video = module.video_tensor(pool.frames[:, :5])
     with torch.no_grad():
         return float((vae.decode(vae.encode(video)) - video).square().mean())
 
 
 @pytest.fixture(scope="module")
-def trained(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> VAE:
+def trained(pool: ClipPool, tmp_path_factory: pytest.TempPathFactory) -> VAE:
     return train_vae(SMALL, pool, tmp_path_factory.mktemp("whole"), SHORT)
 
 
-def test_it_learns(trained: VAE, pool: Pool, tmp_path: Path) -> None:
+def test_it_learns(trained: VAE, pool: ClipPool, tmp_path: Path) -> None:
     untrained = train_vae(SMALL, pool, tmp_path, replace(SHORT, image_steps=1, clip_steps=0, image_rate=0.0))
     assert error(trained, pool) < 0.6 * error(untrained, pool)
 
 
-def test_latents_come_out_normalised(trained: VAE, pool: Pool) -> None:
+def test_latents_come_out_normalised(trained: VAE, pool: ClipPool) -> None:
     with torch.no_grad():
         latents = trained.encode(module.video_tensor(pool.frames))
     assert latents.mean((0, 2, 3, 4)).abs().max() < 1e-3
@@ -57,12 +57,12 @@ def test_latents_come_out_normalised(trained: VAE, pool: Pool) -> None:
 
 
 def test_an_interrupted_run_ends_where_a_whole_one_does(
-    trained: VAE, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: VAE, pool: ClipPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CHECKPOINT_EVERY", 10)
     drawn = module.draw_frames
 
-    def interrupted(pool: Pool, rng: np.random.Generator, training: VAETraining, step: int) -> tuple[torch.Tensor, np.ndarray]:
+    def interrupted(pool: ClipPool, rng: np.random.Generator, training: VAETraining, step: int) -> tuple[torch.Tensor, np.ndarray]:
         if step == 25:
             raise KeyboardInterrupt
         return drawn(pool, rng, training, step)
@@ -78,18 +78,18 @@ def test_an_interrupted_run_ends_where_a_whole_one_does(
     assert torch.equal(again.conv2.weight, trained.conv2.weight)
 
 
-def test_a_run_with_other_options_is_not_resumed(pool: Pool, tmp_path: Path) -> None:
+def test_a_run_with_other_options_is_not_resumed(pool: ClipPool, tmp_path: Path) -> None:
     train_vae(SMALL, pool, tmp_path, replace(SHORT, image_steps=1, clip_steps=0))
     with pytest.raises(ConfigError, match=r"vae\.pt belongs to a run with image_steps 1, not 2"):
         train_vae(SMALL, pool, tmp_path, replace(SHORT, image_steps=2, clip_steps=0))
 
 
-def test_it_goes_on_from_given_weights(trained: VAE, pool: Pool, tmp_path: Path) -> None:
+def test_it_goes_on_from_given_weights(trained: VAE, pool: ClipPool, tmp_path: Path) -> None:
     still = replace(SHORT, image_steps=1, clip_steps=0, image_rate=0.0)
     assert error(train_vae(SMALL, pool, tmp_path, still, trained), pool) == pytest.approx(error(trained, pool), rel=1e-3)
 
 
-def test_single_frames_move_the_newest_taps_alone(pool: Pool, tmp_path: Path) -> None:
+def test_single_frames_move_the_newest_taps_alone(pool: ClipPool, tmp_path: Path) -> None:
     vae = train_vae(SMALL, pool, tmp_path, replace(SHORT, image_steps=2, clip_steps=0))
     for conv in vae.decoder.modules():
         if isinstance(conv, CausalConv3d) and conv.taps > 1 and conv.padding:
@@ -97,7 +97,7 @@ def test_single_frames_move_the_newest_taps_alone(pool: Pool, tmp_path: Path) ->
             assert conv.weight[:, :, -1].any()
 
 
-def test_stages_draw_frames_then_clips(pool: Pool) -> None:
+def test_stages_draw_frames_then_clips(pool: ClipPool) -> None:
     rng = np.random.default_rng(0)
     assert draw_frames(pool, rng, SHORT, 29)[0].shape == (4, 1, 3, 16, 16)
     video, clips = draw_frames(pool, rng, SHORT, 30)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from echoedge.core.config import AudioConfig, ClipSpec, ModelConfig, VAEConfig
-from echoedge.core.train.pool import Pool
+from echoedge.core.train.pool import ClipPool
 from echoedge.core.train.preference import NDPO, Captions
 from echoedge.core.train.soup import ModalSoup, TaskSoup
 from echoedge.core.train.train_dit import DiTTraining, LatentCache
@@ -23,9 +23,9 @@ CONFIG = ModelConfig(
 )  # fmt: skip
 
 
-def tiny_pool(count: int = CLIPS) -> Pool:
+def tiny_pool(count: int = CLIPS) -> ClipPool:
     rng = np.random.default_rng(0)
-    return Pool(
+    return ClipPool(
         frames=rng.integers(0, 256, (count, CLIP.frames, CLIP.height, CLIP.width, 3), dtype=np.uint8),
         waveforms=rng.normal(0, 0.1, (count, CLIP.frames * CLIP.samples_per_frame)).astype(np.float32),
         openings=rng.random((count, CLIP.frames)).astype(np.float32),

@@ -32,9 +32,9 @@ from echoedge.targets.rewrites.hoist import (
     STEP_TABLES,
     TEXT_PADDING,
     BranchInputs,
+    HoistedStep,
     Prepared,
     Rewrite,
-    Step,
     accounting,
     strip,
 )
@@ -94,7 +94,7 @@ def off(ours: Tensor, theirs: Tensor) -> float:
 
 
 @torch.no_grad()
-def stepped(step: Step, latents: Tensor, prepared: Prepared, index: int = INDEX) -> Tensor:
+def stepped(step: HoistedStep, latents: Tensor, prepared: Prepared, index: int = INDEX) -> Tensor:
     return step(latents, index, prepared, weights(latents.dtype))
 
 
@@ -108,7 +108,7 @@ def stepped(step: Step, latents: Tensor, prepared: Prepared, index: int = INDEX)
 def test_equals_the_naive_step(rewrites: Collection[Rewrite], name: str, dtype: torch.dtype) -> None:
     dit = tiny_dit(CONFIGS[name]).to(dtype)
     latents, inputs = branch_inputs(CONFIGS[name], dtype=dtype)
-    step = Step(dit, CLIP, TIMESTEPS, rewrites, TEXT_ROWS)
+    step = HoistedStep(dit, CLIP, TIMESTEPS, rewrites, TEXT_ROWS)
     prepared = step.prepare(inputs)
     for index in range(len(TIMESTEPS)):
         assert off(stepped(step, latents, prepared, index), naive(dit, latents, inputs, index)) <= TOLERANCE[dtype]
@@ -120,7 +120,7 @@ def test_equals_the_naive_step(rewrites: Collection[Rewrite], name: str, dtype: 
 def test_dead_parameters_go_with_any_choice(rewrites: tuple[Rewrite, ...], name: str) -> None:
     dit = tiny_dit(CONFIGS[name]).double()
     latents, inputs = branch_inputs(CONFIGS[name], dtype=torch.float64)
-    step = Step(dit, CLIP, TIMESTEPS, (*rewrites, DEAD_PARAMETERS))
+    step = HoistedStep(dit, CLIP, TIMESTEPS, (*rewrites, DEAD_PARAMETERS))
     assert off(stepped(step, latents, step.prepare(inputs)), naive(dit, latents, inputs)) <= TOLERANCE[torch.float64]
 
 
@@ -131,7 +131,7 @@ def test_riflex_is_in_the_rotary_tables() -> None:
     latents, inputs = branch_inputs(config, dtype=torch.float64)
     wanted = naive(dit, latents, inputs, riflex=riflex)
     for rewrites in ((), (ROTARY_TABLES,)):
-        step = Step(dit, CLIP, TIMESTEPS, rewrites, riflex=riflex)
+        step = HoistedStep(dit, CLIP, TIMESTEPS, rewrites, riflex=riflex)
         assert off(stepped(step, latents, step.prepare(inputs)), wanted) <= TOLERANCE[torch.float64]
     assert off(naive(dit, latents, inputs), wanted) > WRONG
 
@@ -142,7 +142,7 @@ def test_reusing_equals_the_reference(name: str) -> None:
     dit = tiny_dit(CONFIGS[name]).double()
     latents, inputs = branch_inputs(CONFIGS[name], dtype=torch.float64)
     residual = torch.randn(1, CLIP.tokens, dit.config.dim, dtype=torch.float64)
-    plain, hoisted = (Step(dit, CLIP, TIMESTEPS, rewrites) for rewrites in ((), REWRITES))
+    plain, hoisted = (HoistedStep(dit, CLIP, TIMESTEPS, rewrites) for rewrites in ((), REWRITES))
     conditions = dit.encode_conditions(inputs.y, pad_text([inputs.prompt], dit.config.text_len), inputs.image, inputs.audio)
     time, _ = dit.step_tables(torch.tensor(TIMESTEPS[INDEX : INDEX + 1], dtype=torch.float64))
     wanted = dit.denoise_reusing(latents, time, residual, conditions.patch_bias)
@@ -154,39 +154,39 @@ def test_reusing_equals_the_reference(name: str) -> None:
 # ---- a wrong one is not ----------------------------------------------------------------------------------------------------------
 
 
-def of_another_timestep(step: Step, prepared: Prepared, _: Prepared) -> Prepared:
+def of_another_timestep(step: HoistedStep, prepared: Prepared, _: Prepared) -> Prepared:
     assert step.tables is not None
     step.tables = (step.tables[0].roll(1, 0), step.tables[1].roll(1, 0))
     return prepared
 
 
-def of_another_branch(_: Step, prepared: Prepared, other: Prepared) -> Prepared:
+def of_another_branch(_: HoistedStep, prepared: Prepared, other: Prepared) -> Prepared:
     return replace(prepared, keys_values=other.keys_values)
 
 
-def of_another_picture(_: Step, prepared: Prepared, other: Prepared) -> Prepared:
+def of_another_picture(_: HoistedStep, prepared: Prepared, other: Prepared) -> Prepared:
     return replace(prepared, patch_bias=other.patch_bias)
 
 
-def of_the_clip_on_its_side(step: Step, prepared: Prepared, _: Prepared) -> Prepared:
+def of_the_clip_on_its_side(step: HoistedStep, prepared: Prepared, _: Prepared) -> Prepared:
     """As many tokens, other rows and columns."""
     side = ClipSpec(CLIP.width, CLIP.height, CLIP.frames)
-    step.rope = Step(step.whole, side, TIMESTEPS, (ROTARY_TABLES,)).rope
+    step.rope = HoistedStep(step.whole, side, TIMESTEPS, (ROTARY_TABLES,)).rope
     return prepared
 
 
-def of_one_padding_row(_step: Step, prepared: Prepared, _other: Prepared) -> Prepared:
+def of_one_padding_row(_step: HoistedStep, prepared: Prepared, _other: Prepared) -> Prepared:
     assert prepared.text_bias is not None
     return replace(prepared, text_bias=prepared.text_bias.clamp(max=0.0))
 
 
-def of_other_weights(step: Step, prepared: Prepared, _: Prepared) -> Prepared:
+def of_other_weights(step: HoistedStep, prepared: Prepared, _: Prepared) -> Prepared:
     patches: Any = step.dit.patch_embedding
     patches.noise.weight = torch.nn.Parameter(step.whole.patch_embedding.weight[:, -16:].flatten(1), requires_grad=False)
     return prepared
 
 
-Spoil = Callable[[Step, Prepared, Prepared], Prepared]
+Spoil = Callable[[HoistedStep, Prepared, Prepared], Prepared]
 SPOILED: list[tuple[tuple[Rewrite, ...], Spoil]] = [
     ((STEP_TABLES,), of_another_timestep), ((KEYS_VALUES,), of_another_branch), ((PATCH_BIAS,), of_another_picture),
     ((ROTARY_TABLES,), of_the_clip_on_its_side), ((TEXT_PADDING,), of_one_padding_row),
@@ -201,7 +201,7 @@ def test_a_wrong_rewrite_is_far_off(rewrites: tuple[Rewrite, ...], spoil: Spoil,
     dit = tiny_dit(CONFIGS[name]).double()
     latents, inputs = branch_inputs(CONFIGS[name], dtype=torch.float64)
     silent = replace(inputs, y=inputs.y.flip(2), audio=torch.zeros_like(inputs.audio))
-    step = Step(dit, CLIP, TIMESTEPS, rewrites, TEXT_ROWS)
+    step = HoistedStep(dit, CLIP, TIMESTEPS, rewrites, TEXT_ROWS)
     prepared, wanted = step.prepare(inputs), naive(dit, latents, inputs)
     assert off(stepped(step, latents, prepared), wanted) <= TOLERANCE[torch.float64]
     assert off(stepped(step, latents, spoil(step, prepared, step.prepare(silent))), wanted) > WRONG
@@ -209,7 +209,7 @@ def test_a_wrong_rewrite_is_far_off(rewrites: tuple[Rewrite, ...], spoil: Spoil,
 
 def test_another_shape_is_refused() -> None:
     latents, inputs = branch_inputs(CONFIGS["flash"])
-    step = Step(tiny_dit(CONFIGS["flash"]), CLIP, TIMESTEPS)
+    step = HoistedStep(tiny_dit(CONFIGS["flash"]), CLIP, TIMESTEPS)
     with pytest.raises(ConfigError, match=r"The latents are \[1, 16, 3, 6, 4\]; this step is for \[1, 16, 3, 4, 6\]\."):
         step(latents.transpose(3, 4), INDEX, step.prepare(inputs))
 
@@ -217,14 +217,14 @@ def test_another_shape_is_refused() -> None:
 @pytest.mark.parametrize("index", [-1, 3])
 def test_a_step_that_the_plan_has_not_is_refused(index: int) -> None:
     latents, inputs = branch_inputs(CONFIGS["flash"])
-    step = Step(tiny_dit(CONFIGS["flash"]), CLIP, TIMESTEPS)
+    step = HoistedStep(tiny_dit(CONFIGS["flash"]), CLIP, TIMESTEPS)
     with pytest.raises(ConfigError, match=f"There is no step {index}; the plan has 3, counted from 0"):
         step(latents, index, step.prepare(inputs))
 
 
 def test_no_timesteps_are_refused() -> None:
     with pytest.raises(ConfigError, match="There are no timesteps"):
-        Step(tiny_dit(CONFIGS["flash"]), CLIP, ())
+        HoistedStep(tiny_dit(CONFIGS["flash"]), CLIP, ())
 
 
 # ---- parameters ------------------------------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def unread_by_the_step(dit: DiT, rewrites: Collection[Rewrite]) -> tuple[set[str
     """Whole parameters that the step's result does not depend on, and how many numbers that is, by differentiating it."""
     with torch.no_grad():
         latents, inputs = branch_inputs(dit.config)
-        step = Step(dit, CLIP, TIMESTEPS, rewrites)
+        step = HoistedStep(dit, CLIP, TIMESTEPS, rewrites)
         prepared = step.prepare(inputs)
     step(latents, INDEX, prepared, weights(torch.float32)).square().sum().backward()
     unread, count = set(), 0
@@ -322,7 +322,7 @@ def counted(dit: DiT, clip: ClipSpec, plan: SamplingPlan, rewrites: Collection[R
     latents, inputs = branch_inputs(dit.config, clip, prompt_rows=rows - 1)
     latents = latents.to(device)
     inputs = BranchInputs(*(value.to(device) for value in vars(inputs).values()))
-    step = Step(dit, clip, plan.timesteps, rewrites, rows)
+    step = HoistedStep(dit, clip, plan.timesteps, rewrites, rows)
     residual = torch.zeros(1, clip.tokens, dit.config.dim, device=device)
     # torch counts the attention of its mathematical form, not that of the fused CPU kernel
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -402,8 +402,8 @@ def test_kept_bytes_are_those_of_the_tensors(name: str) -> None:
     _, inputs = branch_inputs(config)
     told = by_name(savings(config, CLIP, plan, TEXT_ROWS))
 
-    def held(*rewrites: Rewrite) -> tuple[Step, Prepared, list[Tensor]]:
-        step = Step(tiny_dit(config), CLIP, plan.timesteps, rewrites, TEXT_ROWS)
+    def held(*rewrites: Rewrite) -> tuple[HoistedStep, Prepared, list[Tensor]]:
+        step = HoistedStep(tiny_dit(config), CLIP, plan.timesteps, rewrites, TEXT_ROWS)
         prepared = step.prepare(inputs)
         stacks = prepared.keys_values
         names = [f"{kind}_{part}" for kind in ("text", "image", "audio") for part in "kv"]
@@ -444,7 +444,7 @@ def test_every_rewrite_says_what_it_moves() -> None:
 def bench(benchmark: Any, dit: DiT, clip: ClipSpec, rewrites: Collection[Rewrite], text_rows: int, rounds: int) -> None:
     """One step; what left it is done before the clock starts."""
     latents, inputs = branch_inputs(dit.config, clip, prompt_rows=min(60, text_rows - 1))
-    step = Step(dit, clip, TIMESTEPS, rewrites, text_rows)
+    step = HoistedStep(dit, clip, TIMESTEPS, rewrites, text_rows)
     prepared = step.prepare(inputs)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
