@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from ..core.bundle import CONDITION_PROGRAMS, DECODE_PROGRAMS, Figures
-from ..core.metrics.agreement import lowest
+from ..core.bundle.agreement import lowest
 from ..core.plan import check_choice
 from ..quantize.schemes import Weights
 

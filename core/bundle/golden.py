@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BundleError
-from ..metrics.agreement import figures, worst
 from . import Figures
+from .agreement import figures, worst
 
 Array = NDArray[Any]
 GOLDEN = "tests/golden.safetensors"

@@ -1,7 +1,7 @@
 """Lip-sync: does the mouth open when the audio is loud, and does it open on time?
 
 Per clip it is Pearson's correlation, without a lag, between the mouth opening measured from the pixels (`mouth.mouth_opening`)
-and the audio's loudness per frame (`speech.envelope`). Correlation is taken per clip: pooled over clips it would compare
+and the audio's loudness per frame (`voice.envelope`). Correlation is taken per clip: pooled over clips it would compare
 faces. As a control, `shuffled_lipsync` scores every clip against other clips' audio; it must be near 0.
 
 `lag` repeats it with the audio moved by up to `LAGS` frames and says where it is highest.
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..train.speech import FPS, SAMPLE_RATE, envelope
 from .mouth import Box, mouth_opening
+from .voice import FPS, SAMPLE_RATE, envelope
 
 STILL = 1e-6
 """Standard deviation below which a track is constant; the correlation is then 0 by definition."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..files import atomic_file
+from ..metrics.voice import FPS, SAMPLE_RATE
 from . import speech
 from .people import Motion, prompt_text
 from .portraits import mouth_box, render
@@ -88,7 +89,7 @@ def draw_portrait(portrait: DemoPortrait, size: int = PORTRAIT_SIZE) -> tuple[ND
 
 def make_voice(voice: DemoVoice) -> tuple[NDArray[np.int16], dict[str, Any]]:
     """The voice, int16 [samples] at 16 kHz, and its entry of `demo.json`."""
-    seconds = voice.frames / speech.FPS
+    seconds = voice.frames / FPS
     said = speech.synthesise(voice.seed, seconds, voice.voice)
     entry = {"name": voice.name, "file": f"{voice.name}.wav", "seed": voice.seed, "voice": voice.voice, "frames": voice.frames}
     return np.round(said.waveform.astype(np.float64) * 32767.0).astype(np.int16), {**entry, "seconds": seconds}
@@ -107,7 +108,7 @@ def wav_bytes(samples: NDArray[np.int16]) -> bytes:
     with wave.open(buffer, "wb") as writer:
         writer.setnchannels(1)
         writer.setsampwidth(2)
-        writer.setframerate(speech.SAMPLE_RATE)
+        writer.setframerate(SAMPLE_RATE)
         writer.writeframes(samples.astype("<i2").tobytes())
     return buffer.getvalue()
 

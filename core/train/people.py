@@ -190,7 +190,7 @@ class Motion:
 
 
 def mouth_opening(loudness: Floats, articulation: float = 1.0) -> Floats:
-    """The mouth's opening, 0..1, for `speech.envelope` values: linear above a threshold, below which noise does not move it."""
+    """The mouth's opening, 0..1, for `voice.envelope` values: linear above a threshold, below which noise does not move it."""
     return np.asarray(np.clip((loudness - 0.06) / 0.94 * articulation, 0.0, 1.0), np.float32)
 
 
@@ -207,7 +207,7 @@ def _bumps(time: Field, start: float, rise: float, hold: float, rest: float) -> 
 def draw_motion(
     rng: np.random.Generator, head_action: str, face_action: str, loudness: Floats, rounding: Floats, articulation: float, fps: int
 ) -> Motion:
-    """The motion of a clip that follows its audio (`speech.envelope` and `speech.rounding` values) and its actions."""
+    """The motion of a clip that follows its audio (`voice.envelope` and `voice.rounding` values) and its actions."""
     frames = len(loudness)
     time = np.arange(frames, dtype=np.float32) / fps
     yaw, pitch, roll = HEAD_ACTIONS[head_action]

@@ -130,7 +130,7 @@ def open_pool(folder: Path, count: int, first_seed: int = 0, clip: ClipSpec = NA
         }
         prompts = []
         tasks = [(first_seed + i, clip.frames, clip.height) for i in range(count)]
-        with multiprocessing.get_context("spawn").ClipPool(processes) as workers:
+        with multiprocessing.get_context("spawn").Pool(processes) as workers:
             for i, drawn in enumerate(workers.imap(_draw, tasks, chunksize=16)):
                 arrays["frames"][i] = drawn.frames
                 arrays["waveforms"][i] = drawn.waveform[:samples]

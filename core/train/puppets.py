@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..metrics.voice import FPS, SAMPLE_RATE, envelope, rounding
 from . import speech
 from .people import FACE_ACTIONS, HEAD_ACTIONS, Floats, Identity, Motion, draw_identity, draw_motion, prompt_text
 from .portraits import mouth_box, render
@@ -39,8 +40,8 @@ class PuppetClip:
     head_action: str
     face_action: str
     motion: Motion = field(repr=False)
-    fps: int = speech.FPS
-    sample_rate: int = speech.SAMPLE_RATE
+    fps: int = FPS
+    sample_rate: int = SAMPLE_RATE
 
 
 def draw_clip(
@@ -74,8 +75,8 @@ def draw_clip(
     head = drawn_head if head_action is None else head_action
     face = drawn_face if face_action is None else face_action
     prompt = prompt_text(who.subject, who.hair, who.glasses, head, face)
-    seconds = frames / speech.FPS
-    samples = round(seconds * speech.SAMPLE_RATE)
+    seconds = frames / FPS
+    samples = round(seconds * SAMPLE_RATE)
     if waveform is None:
         voice = {"woman": "female", "man": "male", "child": "child"}[who.subject]
         audio = speech.synthesise(np.random.default_rng([seed, 3]), seconds, voice).waveform
@@ -85,10 +86,10 @@ def draw_clip(
             raise InputError(f"The waveform has shape {given.shape}; it must be mono samples, [samples].")
         given = given[:samples]
         audio = np.concatenate([given, np.zeros(samples - len(given), np.float32)])
-    loudness = speech.envelope(audio, frames)
+    loudness = envelope(audio, frames)
     if closed_start:
         loudness = loudness * np.minimum(np.arange(frames, dtype=np.float32) / 5.0, 1.0)
-    motion = draw_motion(rng, head, face, loudness, speech.rounding(audio, frames), who.articulation, speech.FPS)
+    motion = draw_motion(rng, head, face, loudness, rounding(audio, frames), who.articulation, FPS)
     if closed_start:
         motion.eyes[:3] = 1.0
     return PuppetClip(

@@ -14,9 +14,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from ...core.bundle import Figures, Kind, Method, Placement
+from ...core.bundle.agreement import falls_short
 from ...core.bundle.golden import Given, compare
 from ...core.errors import ExportError
-from ...core.metrics.agreement import falls_short
 from ...core.weights.source import unit
 from ...targets.bars import bar
 from ...targets.base import Built, Lowered, method_records

@@ -35,6 +35,8 @@ LOWERED_CONVOLUTIONS = 5  # copies of a VAE's weights while it is lowered: two m
 PROGRAM_BYTES = 4_000_000  # of a program and its goldens, besides its weights
 COPIES_HELD = 4  # of a model's weights in a job: its own, rewritten, traced, encoded
 _NOT_COMPILING = ("reference", "data", "proof")  # first words of jobs' names
+STATES_HELD = 4  # of a streaming program's states in its proof: recorded and computed, in and out
+ENCODERS_HELD = 3  # of an encoder's stored weights while it is lowered
 STATE_PER_PIXEL = {"vae_encode": 1404, "vae_decode": 2366, "tiny_decode": 84}  # elements at full width
 
 
@@ -158,7 +160,7 @@ def checkpoint_needs(
         "reference of the step": need(embeddings=outer, blocks=2 * block, conditions=2 * conditions, activations=activations),
         "reference of the decoders": need(
             weights=max(weights[name] for name in decoders),
-            state=3 * max(states[name] for name in decoders),
+            state=STATES_HELD * max(states[name] for name in decoders),
             activations=2 * picture,
         ),
     }
@@ -170,14 +172,15 @@ def checkpoint_needs(
         found[role], found[f"data of {role}"] = need(embeddings=2 * outer, weights=stored, blocks=block), need(weights=stored)
         found[f"proof of {role}"] = need(weights=stored, conditions=2 * conditions)
     for role in ("patch_conditions", "denoise_reusing"):
-        found[role] = found[f"data of {role}"] = found[f"proof of {role}"] = need(embeddings=2 * outer, activations=conditions)
+        found[role] = need(embeddings=2 * outer, activations=conditions)
+        found[f"data of {role}"] = found[f"proof of {role}"] = need(weights=outer, activations=conditions)
     for name in ("audio_encoder", "image_encoder", "vae_encode", *decoders):
         linear = name in ("audio_encoder", "image_encoder")  # the others are convolutions, which stay in full precision
         stored = weights[name] * bits_of(recipe, name, "blocks") // 32 if linear else weights[name]
-        found[name] = need(mapped_weights=RELIEF_BYTES, weights=(2 if linear else LOWERED_CONVOLUTIONS) * stored)
+        found[name] = need(mapped_weights=RELIEF_BYTES, weights=(ENCODERS_HELD if linear else LOWERED_CONVOLUTIONS) * stored)
         found[f"data of {name}"] = need(weights=stored)
         found[f"proof of {name}"] = need(
-            weights=2 * stored, state=2 * states.get(name, 0), activations=picture if name in states else 0
+            weights=2 * stored, state=STATES_HELD * states.get(name, 0), activations=picture if name in states else 0
         )
     found["programs"] = Need(
         {

@@ -190,7 +190,7 @@ def record_whole(request: ExportRequest, folder: Path) -> Recorded:
 
 def calibrate(request: ExportRequest, folder: Path) -> Recorded:
     """Calls of the transformer's programs on drawn clips of training's kind, for a model that is held."""
-    from ..studies.calibration import calibration_samples
+    from .calibration import calibration_samples
 
     model = request.source.held
     assert model is not None

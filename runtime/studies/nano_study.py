@@ -34,6 +34,7 @@ from ...core.memory import peak_bytes
 from ...core.metrics.lipsync import lipsync
 from ...core.metrics.psnr import psnr
 from ...core.metrics.seams import seam_jump
+from ...core.metrics.voice import SAMPLE_RATE
 from ...core.model.programs import Model, build_programs
 from ...core.plan import SamplingPlan, WindowRule, windows
 from ...core.plan.phases import PhaseWeights
@@ -43,7 +44,7 @@ from ...core.train.evaluate import Measures, held_out, measure, regions_of, scor
 from ...core.train.generate import Sampled, take
 from ...core.train.margins import preference_margins
 from ...core.train.puppets import HELD_OUT_SEED, PuppetClip, draw_clip
-from ...core.train.speech import SAMPLE_RATE, espeak, espeak_available
+from ...core.train.speech import espeak, espeak_available
 from ...core.train.train_dit import PARTS
 from ...core.weights.nano import load_nano
 from ..engines.torch import TorchEngine

@@ -29,8 +29,8 @@ from ...quantize.schemes import weight_bytes
 from ...quantize.weights import input_moments, linear_layers, quantise, quantise_layer
 from ...targets.executorch.storage import stored_weight
 from ...targets.rewrites.portable import make_portable
+from ..export.calibration import CLIPS, calibration_samples, record
 from ..verify.mouths import PLAYED_FIRST, Mouth, mouth_of
-from .calibration import CLIPS, calibration_samples, record
 
 PROGRAMS = ("encode_conditions", "denoise")  # whose layers are searched; the encoders are small and stay int8
 PROBE_FIRST = 12_000  # held-out clips on which errors are measured; mouths are judged on others

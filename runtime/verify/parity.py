@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...core.bundle import Bundle, Figures
+from ...core.bundle.agreement import demands, falls_short, figures, lowest
 from ...core.bundle.golden import GOLDEN, GOLDEN_INDEX, Given, Golden, compare
 from ...core.errors import BundleError, InputError
-from ...core.metrics.agreement import demands, falls_short, figures, lowest
 from ...core.metrics.lipsync import lipsync
 from ...core.metrics.psnr import in_words
 from ..engines.base import Array, Engine

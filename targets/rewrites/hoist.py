@@ -37,8 +37,8 @@ Per = Literal["branch", "plan", "program"]
 
 @dataclass(frozen=True)
 class Rewrite:
-    """One part that leaves the step: its name, what moves where, and how often it is then computed: once per window and guidance
-    branch, once per plan, or once per step program."""
+    """One part that leaves the step: its name, what moves where, and how often it is then computed: once per guidance branch (of
+    one window), once per plan, or once per step program."""
 
     name: str
     moves: str
@@ -48,7 +48,7 @@ class Rewrite:
 KEYS_VALUES = Rewrite(
     "keys-values",
     "Keys and values of text, image and audio in every block, and the embeddings before them, move to condition programs: once per "
-    "window and guidance branch.",
+    "guidance branch, those of audio once per window of it.",
     "branch",
 )
 PATCH_BIAS = Rewrite(

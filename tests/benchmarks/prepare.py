@@ -4,7 +4,7 @@
     prepare.py clip OLD=PATH:BUNDLE NEW=…   a voice played with several versions in turn; medians of "prepare": PATH
                                             holds a folder `echoedge`, BUNDLE is its own export
 
-On a quiet machine.
+Prints JSON; `--record records/conditions.json` puts the row of this clip there, beside those of others. On a quiet machine.
 """
 
 from __future__ import annotations
@@ -112,6 +112,27 @@ def clip(versions: Sequence[str], image: Path, audio: Path, rounds: int) -> dict
     return {"seconds": medians, "rounds": rounds, "ratio": {name: median / first for name, median in medians.items()}}
 
 
+def keep(path: Path, clip: str, joint: float, split: float) -> None:
+    """Writes a clip's row, in place of the one that was there."""
+    from echoedge.core.versions import library_versions
+    from echoedge.docs.figures import Row, write_figures
+    from echoedge.runtime.bench.clip import device_name
+
+    rows: list[Row] = json.loads(path.read_text())["figures"]["conditions"] if path.is_file() else []
+    row: Row = {
+        "clip": clip, "joint_ms": round(1000 * joint, 1), "split_ms": round(1000 * split, 1), "ratio": round(split / joint, 3),
+    }  # fmt: skip
+    write_figures(
+        path, command="python tests/benchmarks/prepare.py flash|clip …", source="the same with `--record`; one clip at a time.",
+        hardware=device_name(), versions=library_versions(), figures={"conditions": [r for r in rows if r["clip"] != clip] + [row]},
+        conditions=(
+            "int8, wall time, medians after one round that loads, side by side. nano: stage \"prepare\" of `animate`, two branches; "
+            "the joint program is that of another version with its own export. flash: two blocks at full width, random weights, "
+            "256×256, 25 frames, five windows, branches `prompt` and `prompt/no-audio`; both ways in one process."
+        ),
+    )  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -124,11 +145,18 @@ def main() -> None:
     two.add_argument("--audio", type=Path, required=True)
     for each in (one, two):
         each.add_argument("--rounds", type=int, default=5)
+        each.add_argument("--record", type=Path, metavar="FILE", help="keep the row there: records/conditions.json")
     given = parser.parse_args()
     if given.verb == "flash":
-        print(json.dumps(flash(given.windows, given.rounds, given.weights), indent=1))
+        found = flash(given.windows, given.rounds, given.weights)
+        seconds, name = found["seconds"], f"flash, 2 blocks, {given.windows} windows"
+        joint, split = seconds["joint"], seconds["split"]
     else:
-        print(json.dumps(clip(given.versions, given.image, given.audio, given.rounds), indent=1))
+        found = clip(given.versions, given.image, given.audio, given.rounds)
+        joint, split, name = *list(found["seconds"].values())[:2], f"nano, {given.audio.stem}"
+    print(json.dumps(found, indent=1))
+    if given.record:
+        keep(given.record, name, joint, split)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import pytest
 from scipy.ndimage import center_of_mass
 
 from echoedge.core.errors import InputError
-from echoedge.core.train import people, speech
+from echoedge.core.metrics import voice
+from echoedge.core.train import people
 from echoedge.core.train.people import HEAD_ACTIONS, PROMPTS, prompt_text
 from echoedge.core.train.portraits import regions
 from echoedge.core.train.puppets import HELD_OUT_SEED, draw_clip
@@ -222,9 +223,9 @@ def test_what_cannot_work_says_so(call, words: str) -> None:
 
 
 def test_opening_is_the_shared_loudness() -> None:
-    """The opening is proportional to `speech.envelope` above its threshold, so that metric and mouth agree on one definition."""
+    """The opening is proportional to `voice.envelope` above its threshold, so that metric and mouth agree on one definition."""
     clip = draw_clip(21)
-    loudness = speech.envelope(clip.waveform, 25)
+    loudness = voice.envelope(clip.waveform, 25)
     inside = (loudness > 0.1) & (clip.opening < 1.0)
     fit = np.polyfit(loudness[inside], clip.opening[inside], 1)
     assert np.abs(np.polyval(fit, loudness[inside]) - clip.opening[inside]).max() < 1e-5

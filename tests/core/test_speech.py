@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from echoedge.core.errors import InputError
+from echoedge.core.metrics import voice
 from echoedge.core.train import speech
 
 
@@ -76,7 +77,7 @@ def test_envelope_follows_a_known_loudness() -> None:
     """A tone whose amplitude is drawn by hand; the twin, another amplitude, does not match."""
     time = np.arange(32000) / 16000
     loudness = 0.5 - 0.5 * np.cos(2 * np.pi * 1.5 * time)
-    track = speech.envelope(loudness * np.sin(2 * np.pi * 300 * time), 50)
+    track = voice.envelope(loudness * np.sin(2 * np.pi * 300 * time), 50)
     middle = loudness[320::640]
     assert track.shape == (50,) and track.dtype == np.float32
     assert np.corrcoef(track, middle)[0, 1] > 0.99
@@ -85,15 +86,15 @@ def test_envelope_follows_a_known_loudness() -> None:
 
 def test_envelope_ignores_the_recording_level() -> None:
     audio = speech.synthesise(3, 1.0).waveform
-    loud, quiet = speech.envelope(audio, 25), speech.envelope(audio * np.float32(0.02), 25)
+    loud, quiet = voice.envelope(audio, 25), voice.envelope(audio * np.float32(0.02), 25)
     assert np.abs(loud - quiet).max() < 1e-5  # measured 2e-7
     assert 0.9 < np.percentile(loud, 95) < 1.1
 
 
 def test_silence_has_no_envelope_and_short_audio_is_padded() -> None:
-    assert not speech.envelope(np.zeros(16000), 25).any()
-    assert not speech.envelope(np.full(16000, 1e-5), 25).any()
-    half = speech.envelope(speech.synthesise(1, 0.5).waveform, 25)
+    assert not voice.envelope(np.zeros(16000), 25).any()
+    assert not voice.envelope(np.full(16000, 1e-5), 25).any()
+    half = voice.envelope(speech.synthesise(1, 0.5).waveform, 25)
     assert half[:10].max() > 0.5 and half[16:].max() == 0.0
 
 
@@ -104,7 +105,7 @@ def test_rounding_tells_o_from_i() -> None:
         formants, _ = speech.VOWELS[name]
         return sum(gain * np.sin(2 * np.pi * f * time) for f, gain in zip(formants, speech.FORMANT_GAINS, strict=True))
 
-    assert speech.rounding(vowel("o"), 25)[3:-3].min() > 0.4 > 0.1 > speech.rounding(vowel("i"), 25)[3:-3].max()
+    assert voice.rounding(vowel("o"), 25)[3:-3].min() > 0.4 > 0.1 > voice.rounding(vowel("i"), 25)[3:-3].max()
 
 
 @pytest.mark.parametrize(
@@ -112,11 +113,11 @@ def test_rounding_tells_o_from_i() -> None:
     [
         (lambda: speech.synthesise(0, 0.0), "at least one video frame"),
         (lambda: speech.synthesise(0, 1.0, "robot"), "robot"),
-        (lambda: speech.envelope(np.zeros((2, 100)), 5), "mono"),
-        (lambda: speech.envelope(np.full(100, np.nan), 5), "finite"),
-        (lambda: speech.envelope(np.zeros(100), 0), "frames is 0"),
-        (lambda: speech.rounding(np.zeros((2, 100)), 5), "mono"),
-        (lambda: speech.rounding(np.zeros(0), 5), "mono"),
+        (lambda: voice.envelope(np.zeros((2, 100)), 5), "mono"),
+        (lambda: voice.envelope(np.full(100, np.nan), 5), "finite"),
+        (lambda: voice.envelope(np.zeros(100), 0), "frames is 0"),
+        (lambda: voice.rounding(np.zeros((2, 100)), 5), "mono"),
+        (lambda: voice.rounding(np.zeros(0), 5), "mono"),
     ],
 )
 def test_what_cannot_work_says_so(call, words: str) -> None:

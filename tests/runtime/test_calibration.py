@@ -1,4 +1,4 @@
-"""runtime/studies/calibration.py: what is recorded is what nano is given, and none of it is held out."""
+"""runtime/export/calibration.py: what is recorded is what nano is given, and none of it is held out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
 from echoedge.core.train.generate import sample
 from echoedge.core.train.puppets import HELD_OUT_SEED, draw_clip
 from echoedge.core.weights.nano import load_nano
-from echoedge.runtime.studies.calibration import CLIPS, FIRST_SEED, calibration_samples, record
+from echoedge.runtime.export.calibration import CLIPS, FIRST_SEED, calibration_samples, record
 
 PLAN = build_plan(replace(PLAN_PRESETS["nano"], steps=2))
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from echoedge.core.bundle import CONDITION_PROGRAMS, Bundle, Figures, Hearing, shaped_name
+from echoedge.core.bundle.agreement import falls_short, figures
 from echoedge.core.config import ClipSpec, Variant
 from echoedge.core.errors import CheckpointError, ConfigError, EngineError, ExportError, OutputError, ResourceError
 from echoedge.core.files import file_sha256, folder_bytes
-from echoedge.core.metrics.agreement import falls_short, figures
 from echoedge.core.plan import WindowRule
 from echoedge.core.plan.samplers import NEGATIVE_PROMPT, PLAN_PRESETS, build_plan
 from echoedge.core.weights.checkpoints import Checkpoint

@@ -12,9 +12,9 @@ import pytest
 from safetensors.numpy import save, save_file
 
 from echoedge.core.bundle import CONDITION_PROGRAMS, Bundle, Figures, Manifest, Parity
+from echoedge.core.bundle.agreement import demands, falls_short, figures, lowest, worst
 from echoedge.core.bundle.golden import GOLDEN, GOLDEN_INDEX, Given, Golden
 from echoedge.core.errors import BundleError, EngineError, InputError
-from echoedge.core.metrics.agreement import demands, falls_short, figures, lowest, worst
 from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.base import Array, Engine
 from echoedge.runtime.export import pipeline

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from echoedge.core.bundle import Figures
+from echoedge.core.bundle.agreement import falls_short, figures, worst
 from echoedge.core.config import NANO, NANO_CLIP
 from echoedge.core.errors import ConfigError
-from echoedge.core.metrics.agreement import falls_short, figures, worst
 from echoedge.core.model.programs import EntryPoints, build_programs, vae_decode_program
 from echoedge.core.model.tiny_vae import TinyVAE
 from echoedge.core.weights.nano import load_nano

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Figures
 from ..errors import InputError
-from .psnr import cosine, max_abs, psnr
+from ..metrics.psnr import cosine, max_abs, psnr
+from .programs import Figures
 
 Array = NDArray[Any]
 
