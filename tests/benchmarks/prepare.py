@@ -126,8 +126,8 @@ def keep(path: Path, clip: str, joint: float, split: float) -> None:
         path, command="python tests/benchmarks/prepare.py flash|clip …", source="the same with `--record`; one clip at a time.",
         hardware=device_name(), versions=library_versions(), figures={"conditions": [r for r in rows if r["clip"] != clip] + [row]},
         conditions=(
-            "int8, wall time, medians after one round that loads, side by side. nano: stage \"prepare\" of `animate`, two branches; "
-            "the joint program is that of another version with its own export. flash: two blocks at full width, random weights, "
+            "int8, wall time, medians after one round that loads, side by side. nano: the stage of `animate`, two branches; the "
+            "joint program is that of another version with its own export. flash: two blocks at full width, random weights, "
             "256×256, 25 frames, five windows, branches `prompt` and `prompt/no-audio`; both ways in one process."
         ),
     )  # fmt: skip
