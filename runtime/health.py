@@ -39,7 +39,7 @@ def check_health(folders: Sequence[Path] = (), clean: bool = False) -> Health:
     deletes."""
     from ..core.weights.nano import load_nano
     from .bench.clip import device_name
-    from .play.media import h264_encoder
+    from .play.clips import h264_encoder
 
     found = leftovers(list(folders))
     probes: dict[str, Callable[[], str]] = {

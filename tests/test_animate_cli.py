@@ -21,7 +21,8 @@ from PIL import Image
 
 from echoedge.core.bundle import MANIFEST
 from echoedge.core.weights.nano import assets
-from echoedge.runtime.play.media import read_clip, read_speech
+from echoedge.runtime.play.clips import read_clip
+from echoedge.runtime.play.speech import read_speech
 
 from .bundles import CLIP
 from .commands import Run, complaint

@@ -94,7 +94,7 @@ def test_doctor_as_json(run: Run) -> None:
 
 
 def test_doctor_says_what_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("echoedge.runtime.play.media.H264_ENCODERS", ("none-such",))
+    monkeypatch.setattr("echoedge.runtime.play.clips.H264_ENCODERS", ("none-such",))
     ended = run("doctor", "--json")
     assert ended.status == 1
     assert [check["name"] for check in json.loads(ended.out)["checks"] if not check["passed"]] == ["video codec"]

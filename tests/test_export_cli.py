@@ -17,7 +17,7 @@ from echoedge.core.bundle import Bundle, Figures
 from echoedge.core.bundle.records import read_records
 from echoedge.runtime.export import pipeline
 from echoedge.runtime.export.compile import Proof
-from echoedge.runtime.play.media import read_clip
+from echoedge.runtime.play.clips import read_clip
 from echoedge.runtime.registry import REGISTRY
 
 from .bundles import HOLLOW

@@ -16,7 +16,7 @@ from echoedge.core.model import architecture
 from echoedge.core.weights import checkpoints
 from echoedge.core.weights.nano import assets
 from echoedge.runtime.export import pipeline
-from echoedge.runtime.play.media import read_clip
+from echoedge.runtime.play.clips import read_clip
 
 from .commands import Run
 from .core.tiny_checkpoint import playable_sizes

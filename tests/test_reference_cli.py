@@ -14,7 +14,7 @@ from echoedge.core.config import Variant
 from echoedge.core.model import architecture
 from echoedge.core.weights import checkpoints
 from echoedge.core.weights.nano import assets
-from echoedge.runtime.play.media import read_clip
+from echoedge.runtime.play.clips import read_clip
 
 from .commands import Ended, Run
 from .core.tiny_checkpoint import playable_sizes

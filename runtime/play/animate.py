@@ -13,10 +13,12 @@ from ...core.errors import ConfigError
 from ...core.files import human_bytes, require_free_disk, require_free_memory
 from ...core.plan import check_seed
 from ...core.sampling.inputs import byte_ids
-from .media import ClipWriter, clip_frames, output_size, portrait_size, read_portrait, read_speech
+from .clips import ClipWriter
+from .pictures import output_size, portrait_size, read_portrait
 from .player import Progress, silent
 from .prompts import read_prompts
 from .setting import Setting, Wanted
+from .speech import clip_frames, read_speech
 
 if TYPE_CHECKING:
     from ...core.model.masks import Box

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ...core.bundle import Bundle
 from ...core.files import atomic_file
+from .clips import read_clip
 from .contact_sheet import SheetRow, contact_sheet
-from .media import read_clip, read_portrait_pixels
+from .pictures import read_portrait_pixels
 
 
 def write_contact_sheet(bundle: Bundle, clip_path: Path, portrait: Path, out: Path, force: bool = False) -> None:

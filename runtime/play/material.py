@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ...core.config import ClipSpec
 from ...core.errors import ConfigError
 from ...core.weights.nano import assets
-from .media import fit_speech, read_portrait, read_speech
+from .pictures import read_portrait
+from .speech import fit_speech, read_speech
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ...core.weights.random_checkpoint import random_record
 from ...quantize.recipes import PRESETS
 from ...targets.executorch.lower import compile_program
 from ...targets.executorch.program_file import ProgramFile
-from ..play.media import normalise_loudness, read_speech
+from ..play.speech import normalise_loudness, read_speech
 
 Float32 = NDArray[np.float32]
 CONTEXTS = (0.0, 0.5, 1.0, 2.0, 4.0, 6.0)  # seconds

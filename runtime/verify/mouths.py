@@ -14,8 +14,9 @@ from ...core.train.generate import Sampled
 from ...core.train.puppets import PuppetClip
 from ..engines.base import Engine
 from ..engines.torch import TorchEngine
-from ..play.media import normalise_loudness, to_signed
+from ..play.pictures import to_signed
 from ..play.player import Player, PlayerConfig
+from ..play.speech import normalise_loudness
 
 PLAYED_FIRST = 5000  # of the held-out clips on which mouths are judged
 

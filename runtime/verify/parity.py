@@ -17,8 +17,9 @@ from ...core.errors import BundleError, InputError
 from ...core.metrics.lipsync import lipsync
 from ...core.metrics.psnr import in_words
 from ..engines.base import Array, Engine
-from ..play.media import normalise_loudness, to_signed
+from ..play.pictures import to_signed
 from ..play.player import Player, PlayerConfig
+from ..play.speech import normalise_loudness
 
 if TYPE_CHECKING:
     pass

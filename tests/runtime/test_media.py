@@ -1,4 +1,4 @@
-"""runtime/play/media.py: portraits and speech in every common format, what is refused, and sizes. Clips: test_media_clips.py."""
+"""runtime/play/pictures.py and speech.py: every common format, what is refused, and sizes. Clips: test_media_clips.py."""
 
 from __future__ import annotations
 
@@ -17,22 +17,17 @@ from PIL import Image
 from scipy.signal import resample_poly
 
 from echoedge.core.errors import InputError
-from echoedge.runtime.play import media
-from echoedge.runtime.play.media import (
-    clip_frames,
-    fit_speech,
-    loudness,
-    normalise_loudness,
+from echoedge.runtime.play.clips import read_clip
+from echoedge.runtime.play.pictures import (
     output_size,
-    read_clip,
     read_portrait,
     read_portrait_pixels,
-    read_speech,
     reference_video,
     resize_pixels,
     to_pixels,
     to_signed,
 )
+from echoedge.runtime.play.speech import clip_frames, fit_speech, loudness, normalise_loudness, read_speech
 
 
 def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -402,7 +397,7 @@ def test_shortest_speech(tmp_path: Path) -> None:
 def test_longest_speech(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = record(tmp_path / "a.wav", speech(2.5)[None], "pcm_s16le")
     assert read_speech(path).size == 40000
-    monkeypatch.setattr(media, "MAX_SPEECH_SECONDS", 2)
+    monkeypatch.setattr("echoedge.runtime.play.speech.MAX_SPEECH_SECONDS", 2)
     with pytest.raises(InputError, match="lasts longer than"):
         read_speech(path)
 

@@ -1,4 +1,4 @@
-"""runtime/play/media.py: clips that are written and read back, what is refused, and what an interruption leaves."""
+"""runtime/play/clips.py: clips that are written and read back, what is refused, and what an interruption leaves."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from echoedge.core.errors import EngineError, InputError, OutputError, ResourceError
-from echoedge.runtime.play import media
-from echoedge.runtime.play.media import ClipWriter, read_clip, read_speech
+from echoedge.runtime.play import clips
+from echoedge.runtime.play.clips import ClipWriter, read_clip
+from echoedge.runtime.play.speech import read_speech
 
 from .test_media import psnr, record, smooth, speech
 
@@ -138,7 +139,7 @@ def test_interruption_leaves_nothing(error: type[BaseException], after: int, tmp
 
 FILMING = """
 import sys, time, numpy as np
-from echoedge.runtime.play.media import ClipWriter
+from echoedge.runtime.play.clips import ClipWriter
 with ClipWriter(sys.argv[1], height=64, width=64, fps=25, audio=np.zeros(16000, np.float32)) as writer:
     for number in range(10**6):
         writer.write(np.full((64, 64, 3), number % 256, np.uint8))
@@ -195,7 +196,7 @@ def test_clips_that_cannot_be(options: dict[str, Any], words: str, tmp_path: Pat
 
 def test_no_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(av, "codecs_available", {"aac", "libopenh264"})
-    assert media.h264_encoder() == "libopenh264"
+    assert clips.h264_encoder() == "libopenh264"
     monkeypatch.setattr(av, "codecs_available", {"aac"})
     with pytest.raises(EngineError, match="libx264.*pip install"):
         film(tmp_path / "a.mp4", moving(1), None)
@@ -243,7 +244,7 @@ def test_files_that_are_no_video(tmp_path: Path) -> None:
 ENCODES = """
 import hashlib, sys
 import numpy as np
-from echoedge.runtime.play.media import ClipWriter
+from echoedge.runtime.play.clips import ClipWriter
 texture = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
 for height, width in ((64, 64), (48, 96), (80, 144)):
     with ClipWriter(sys.argv[1], height=height, width=width, fps=25, audio=np.zeros(6400, np.float32), force=True) as writer:

@@ -12,7 +12,7 @@ from echoedge.core.model.conditions import face_mask
 from echoedge.core.model.masks import Box
 from echoedge.core.plan.long_video import ChunkJoiner, pixel_chunks, to_uint8
 from echoedge.runtime.play.colour import match_colours
-from echoedge.runtime.play.media import reference_video
+from echoedge.runtime.play.pictures import reference_video
 
 from .goldens import Array, Comparison, Golden, check
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from echoedge.core.errors import InputError
-from echoedge.runtime.play.media import clip_frames, normalise_loudness, output_size
+from echoedge.runtime.play.pictures import output_size
+from echoedge.runtime.play.speech import clip_frames, normalise_loudness
 
 from .goldens import Comparison, Golden, check
 
