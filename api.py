@@ -140,14 +140,16 @@ def animate(
     face: Box | None = None,
     match_colours: bool = False,
     resident: bool = False,
+    audio_track: int | None = None,
     force: bool = False,
     progress: Progress = _silent,
     warn: Warn = print,
 ) -> Animated:
     """Makes a portrait speak: the film `out`, as long as the voice. Plays a bundle, or a `checkpoint` in full precision.
 
-    seed: 0 by default. clip: HEIGHTxWIDTHxFRAMES, which of a bundle's shapes; decoder: full or tiny; prompts: a pack of prompt
-    embeddings; threads: of a bundle's engine. model to resident go with `checkpoint`, see
+    audio: any file with sound, or "-" for standard input; audio_track: which of its sound tracks, from 1. seed: 0 by default. clip:
+    HEIGHTxWIDTHxFRAMES, which of a bundle's shapes; decoder: full or tiny; prompts: a pack of prompt embeddings; threads: of a
+    bundle's engine. model to resident go with `checkpoint`, see
     `runtime.play.animate.animate_checkpoint`; settings are `runtime.play.reference.Settings`, or some of them by name; seed and
     decoder, where given, take the place of theirs.
 
@@ -178,6 +180,7 @@ def animate(
             Path(audio),
             Path(out),
             seed=seed or 0,
+            audio_track=audio_track,
             force=force,
             progress=progress,
             warn=warn,
@@ -199,7 +202,8 @@ def animate(
     chosen = replace(settings, seed=settings.seed if seed is None else seed, decoder=decoder or settings.decoder)
     return animate_checkpoint(
         Path(checkpoint), chosen, Path(image), Path(audio), Path(out), model=model, prompt=prompt or "", prompts=pack, size=size,
-        frames=frames, face=face, match_colours=match_colours, resident=resident, force=force, progress=progress, warn=warn,
+        frames=frames, face=face, match_colours=match_colours, resident=resident, audio_track=audio_track, force=force,
+        progress=progress, warn=warn,
     )  # fmt: skip
 
 

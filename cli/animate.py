@@ -34,8 +34,12 @@ def animate(
         Path | None, typer.Argument(help="A bundle, NAME.echoedge; or give --checkpoint.", show_default=False)
     ] = None,
     image: Annotated[Path, typer.Option(help="The portrait: any common image file.", show_default=False)] = ...,  # type: ignore[assignment]
-    audio: Annotated[Path, typer.Option(help="The speech: any common audio or video file.", show_default=False)] = ...,  # type: ignore[assignment]
+    audio: Annotated[Path, typer.Option(help="The speech: an audio or video file; -: standard input.", show_default=False)] = ...,  # type: ignore[assignment]
     output: Annotated[Path, typer.Option("--out", help="The MP4 to write.", show_default=False)] = ...,  # type: ignore[assignment]
+    audio_track: Annotated[
+        int | None,
+        typer.Option(min=1, help="Which of the file's sound tracks.", show_default="the default one"),
+    ] = None,
     prompt: Annotated[
         str | None,
         typer.Option(help="What the head does, such as 'a woman nods and smiles'.", show_default="none, or the one it knows"),
@@ -127,7 +131,7 @@ def animate(
             bundle, image=image, audio=audio, out=output, prompt=prompt, seed=seed, engine=engine, clip=shape_of(clip),
             decoder=decoder, prompts=prompts, checkpoint=checkpoint, model=model, settings=settings, size=parse_size(size),
             frames=frames, face=None if face is None else parse_box(face, "--face"), match_colours=match_colours,
-            resident=resident, force=force, progress=progress, warn=warn,
+            resident=resident, audio_track=audio_track, force=force, progress=progress, warn=warn,
         )  # fmt: skip
     result = made.to_dict()
     if as_json:

@@ -106,7 +106,7 @@ def hear(
     reach, per_frame = samples // samples_per_frame, hearing.rows_per_frame
     more = samples % samples_per_frame  # that the program reads beyond a reading's last frame
     total = frames + hearing.tail_frames
-    own = (min(frames, len(speech) // samples_per_frame) + hearing.tail_frames) * samples_per_frame
+    own = (min(frames, -(-len(speech) // samples_per_frame)) + hearing.tail_frames) * samples_per_frame
     sound = lengthened(speech[: frames * samples_per_frame + more], total * samples_per_frame + more)
     statistics = []
     if hearing.window is not None:

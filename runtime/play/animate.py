@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.bundle import Bundle
-from ...core.config import ClipSpec
+from ...core.config import TEMPORAL_STRIDE, ClipSpec
 from ...core.errors import ConfigError
 from ...core.files import human_bytes, require_free_disk, require_free_memory
 from ...core.plan import check_seed
@@ -60,6 +60,7 @@ def animate_bundle(
     out: Path,
     *,
     seed: int = 0,
+    audio_track: int | None = None,
     force: bool = False,
     progress: Progress = silent,
     warn: Warn = print,
@@ -74,7 +75,7 @@ def animate_bundle(
     setting = Setting.of(bundle, wanted)
     clip, prompt = setting.clip, setting.prompt(wanted.prompt, default="")
     portrait = read_portrait(image, clip.height, clip.width)
-    speech = read_speech(audio, clip.sample_rate, clip.fps)
+    speech = read_speech(audio, clip.sample_rate, clip.fps, track=audio_track, warn=warn)
     seconds = len(speech) / clip.sample_rate
     require_free_disk(out, int(seconds * clip.fps * clip.height * clip.width * 3 / CLIP_COMPRESSION))
     said = prompt.encode("utf-8", errors="replace")
@@ -107,6 +108,7 @@ def animate_checkpoint(
     face: Box | None = None,
     match_colours: bool = False,
     resident: bool = False,
+    audio_track: int | None = None,
     force: bool = False,
     progress: Progress = silent,
     warn: Warn = print,
@@ -127,10 +129,12 @@ def animate_checkpoint(
     sizes = Architecture(checkpoint.config())
     image_height, image_width = portrait_size(image)
     height, width = output_size(image_height, image_width, *size)
-    speech = read_speech(audio)
     clip = ClipSpec(height, width, 1)
+    needed_seconds = None if frames is None else frames / clip.fps
+    speech = read_speech(audio, clip.sample_rate, clip.fps, track=audio_track, most_seconds=needed_seconds, warn=warn)
     most = clip_frames(len(speech) / clip.sample_rate, clip.fps, frames, settings.upstream_compat)
-    clip = replace(clip, frames=most)
+    speech = speech[: most * clip.samples_per_frame]
+    clip = replace(clip, frames=TEMPORAL_STRIDE * -(-(most - 1) // TEMPORAL_STRIDE) + 1)
     mask = None
     if face is not None:
         if not sizes.transformer.audio_path.masked:

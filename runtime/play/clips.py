@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...core.errors import EngineError, InputError, OutputError
 from ...core.files import atomic_file
 from .opening import existing_file, open_for_reading
-from .speech import read_audio
+from .speech import track_of
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -193,7 +193,7 @@ def read_clip(path: str | Path) -> Clip:
                 return Clip(np.stack(frames), fps, None, 0)
             sample_rate = container.streams.audio[0].rate
         with open_for_reading(path) as container:
-            return Clip(np.stack(frames), fps, read_audio(container, sample_rate, path), sample_rate)
+            return Clip(np.stack(frames), fps, track_of(container, 0, path, str(path), sample_rate).wave, sample_rate)
     except av.FFmpegError as error:
         raise InputError(f"{path} is not a video in a known format, or is damaged ({error.strerror}).") from error
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from ...core.errors import InputError
 
@@ -11,11 +12,12 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 
-def open_for_reading(path: Path) -> InputContainer:
-    """Open a media file; a playlist in it cannot make FFmpeg reach for the network."""
+def open_for_reading(source: Path | IO[bytes]) -> InputContainer:
+    """Open a media file; a playlist in it cannot make FFmpeg reach for the network, a colon in its name is no protocol."""
     import av
 
-    return av.open(str(path), options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    place = os.path.abspath(source) if isinstance(source, Path) else source
+    return av.open(place, options={"protocol_whitelist": "file"}, metadata_errors="replace")
 
 
 def existing_file(path: str | Path, noun: str) -> Path:

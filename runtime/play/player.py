@@ -158,18 +158,17 @@ class Player:
     ) -> Generated:
         """portrait [3, H, W] in [-1, 1], speech [n] at the bundle's rate -> a clip, to be decoded by `frames_of`.
 
-        The clip is as long as the speech, down to 4n+1 frames, one frame at least. `audio_mask` [S] is 1 where a frame's tokens
-        hear the speech, everywhere by default.
+        The clip is as long as the speech, up to whole frames: latent frames hold four, and what they hold beyond the speech is cut
+        off. `audio_mask` [S] is 1 where a frame's tokens hear the speech, everywhere by default.
 
         Raises:
             InputError: the speech is shorter than one frame, or the prompt cannot be used with this bundle.
         """
         clip, seconds = self.config.clip, dict.fromkeys(STAGES, 0.0)
-        available = len(speech) // clip.samples_per_frame
-        if available < 1:
+        if len(speech) < clip.samples_per_frame:
             raise InputError(f"The speech lasts {len(speech) / clip.sample_rate:.3f} s; one frame is {1 / clip.fps:.3f} s.")
-        frames = (available - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
-        latent_frames = (frames - 1) // TEMPORAL_STRIDE + 1
+        frames = -(-len(speech) // clip.samples_per_frame)
+        latent_frames = -(-(frames - 1) // TEMPORAL_STRIDE) + 1
         if not self.config.any_length:
             latent_frames = max(latent_frames, clip.latent_frames)
 

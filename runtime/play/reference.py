@@ -326,7 +326,8 @@ class Reference:
     def frames(
         self, portrait: Float32, speech: Float32, prompt: str = "", audio_mask: Float32 | None = None
     ) -> Iterator[NDArray[np.uint8]]:
-        """portrait [3, H, W] in [-1, 1], speech [n] -> the clip's frames, uint8 [H, W, 3], as they are decoded; at most the clip's.
+        """portrait [3, H, W] in [-1, 1], speech [n] -> the clip's frames, uint8 [H, W, 3], as they are decoded; as many as the
+        speech reaches into, at most the clip's.
 
         audio_mask [S]: 1 where a frame's tokens hear the speech; the original has no use for one without text guidance.
 
@@ -347,15 +348,19 @@ class Reference:
             made = self.player.generate(portrait, speech, prompt, self.settings.seed, audio_mask)
             self.seconds, self.evaluations = made.seconds, made.evaluations
             pieces = (_brightness(video) for video in self.player.video_of(made.latents, made.seconds, made.frames))
+        left = -(-len(speech) // self.clip.samples_per_frame)
         for piece in pieces:
-            yield from to_uint8(piece, compat)
+            yield from to_uint8(piece, compat)[:left]
+            left -= len(piece)
         if not self.resident:
             self.engine.release()
 
     def _chunks(self, portrait: Float32, speech: Float32, prompt: str, audio_mask: Float32 | None) -> Iterator[Float32]:
         """Chunk after chunk, each from the last frames of the one before: finished frames [t, H, W, 3] in [0, 1]."""
         player, settings, compat = self.player, self.settings, self.settings.upstream_compat
-        frames = min(self.clip.frames, len(speech) // self.clip.samples_per_frame)
+        frames = -(-len(speech) // self.clip.samples_per_frame)
+        if not compat:
+            frames = TEMPORAL_STRIDE * -(-(frames - 1) // TEMPORAL_STRIDE) + 1
         chunks = pixel_chunks(frames, settings.window, _overlap(settings), compat)
         self.seconds, self.evaluations = dict.fromkeys(STAGES, 0.0), 0
         with timed(self.seconds, "listen"):

@@ -283,8 +283,10 @@ def test_clip_frames_of_whole_frames() -> None:
     assert int(1.16 * 25) == 28
     assert clip_frames(1.16, 25) == 29
     assert clip_frames(1.16, 25, upstream_compat=True) == 25
-    assert [clip_frames(n / 25, 25) for n in range(1, 2000, 4)] == list(range(1, 2000, 4))
-    assert clip_frames(1.15, 25) == 25
+    assert [clip_frames(n / 25, 25) for n in range(1, 2000)] == list(range(1, 2000))
+    assert (clip_frames(1.15, 25), clip_frames(1.15, 25, upstream_compat=True)) == (29, 25)  # 28.75 frames
+    assert clip_frames(3.287, 25, cap=81) == 81
+    assert [clip_frames(seconds, 25) for seconds in (0.04, 0.041, 0.079, 0.3)] == [1, 2, 2, 8]
     for seconds, cap in ((0.039, None), (0.0, None), (1.0, 0)):
         with pytest.raises(InputError, match="less than one video frame"):
             clip_frames(seconds, 25, cap)
@@ -349,11 +351,8 @@ def test_formats(suffix: str, codec: str, rate: int | None, tmp_path: Path) -> N
     assert heard.dtype == np.float32
     assert heard.ndim == 1
     assert loudness(heard, 16000) == pytest.approx(-23, abs=0.01)
-    if suffix == "aac":  # a bare stream does not say that its first 1024 samples are the encoder's start
-        heard = heard[round(1024 * 16000 / RATE) :]
-    assert heard.size >= 16000
-    assert suffix == "aac" or heard.size == 16000
-    heard = heard[:16000]
+    assert heard.size == (15975 if suffix == "aac" else 16000)  # a bare stream has no room for the last block's end
+    expected = expected[: heard.size]
     assert np.corrcoef(heard, expected)[0, 1] > 0.99  # least measured: 0.9970, bare AAC
     assert np.corrcoef(heard[20:], expected[:-20])[0, 1] < 0.5  # 1.25 ms late: measured 0.19
 
@@ -363,8 +362,6 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     stereo = read_speech(record(tmp_path / "a.wav", np.stack([wave, np.zeros_like(wave)]), "pcm_f32le"))
     mono = read_speech(record(tmp_path / "b.wav", wave[None], "pcm_f32le"))
     np.testing.assert_allclose(stereo, mono, atol=1e-5)
-    with pytest.raises(InputError, match="is silent"):  # the channels cancel
-        read_speech(record(tmp_path / "c.wav", np.stack([wave, -wave]), "pcm_f32le"))
 
 
 def test_other_sample_rate(tmp_path: Path) -> None:

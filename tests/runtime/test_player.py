@@ -132,14 +132,26 @@ def test_progress_reaches_the_end_of_every_stage(engine: Recording, portrait: np
 
 
 @pytest.mark.parametrize(
-    ("available", "frames"), [(1, 1), (1.9, 1), (4, 1), (5, 5), (8.99, 5), (9, 9), (12, 9), (13, 13), (16.5, 13), (27, 25)]
+    ("available", "frames"), [(1, 1), (1.9, 2), (4, 4), (5, 5), (8.99, 9), (9, 9), (12, 12), (13, 13), (16.5, 17), (27, 27)]
 )
-def test_the_clip_is_as_long_as_the_speech_down_to_4n_plus_1(
+def test_the_clip_is_as_long_as_the_speech_up_to_whole_frames(
     available: float, frames: int, player: Player, portrait: np.ndarray
 ) -> None:
     made = player.generate(portrait, voice(available))
     assert made.frames == frames
     assert len(video(player, made)) == frames
+
+
+def test_the_last_syllable_is_heard(player: Player, portrait: np.ndarray) -> None:
+    """What lies behind the last whole group of four frames, and behind the last whole frame."""
+    speech = voice(15.6)
+    frames = video(player, player.generate(portrait, speech))
+    assert len(frames) == 16
+    for cut in (13, 15):
+        shorter = video(player, player.generate(portrait, speech[: cut * SAMPLES]))
+        assert len(shorter) == cut
+        silent = np.pad(speech[: cut * SAMPLES], (0, len(speech) - cut * SAMPLES))
+        assert np.abs(video(player, player.generate(portrait, silent)).astype(int) - frames).max() > 0
 
 
 def test_a_short_clip_is_the_beginning_of_a_window_with_silence_behind(player: Player, portrait: np.ndarray) -> None:

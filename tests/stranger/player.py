@@ -77,7 +77,7 @@ class Player:
         (reach, more), total, heard, given = divmod(samples, self.rate), frames + tail, [], {}
         sound = np.pad(speech[: frames * self.rate + more], (0, total * self.rate))[: total * self.rate + more]
         if self.hearing["window"]:
-            voice = sound[: (min(frames, len(speech) // self.rate) + tail) * self.rate].astype(F64)
+            voice = sound[: (min(frames, -(-len(speech) // self.rate)) + tail) * self.rate].astype(F64)
             sound = ((sound - voice.mean()) / np.sqrt(voice.var() + 1e-7)).astype(F32)
             given["moments"] = moments(sound[: len(voice)], *self.hearing["window"])
         while len(heard) < frames * rows:
@@ -117,9 +117,9 @@ class Player:
         return made | {"audio_mask": np.ones((1, y[0, 0, 0].size // self.playing["patch"] ** 2), F32)}
 
     def play(self, portrait, speech, prompt, seed):  # [3, H, W] in [-1, 1]; [n] -> latents [C, F, h, w]; frames [T, H, W, 3]
-        frames, length = ((n - 1) // self.stride * self.stride + 1 for n in (len(speech) // self.rate, self.clip["frames"]))
-        length, plan, rule = length // self.stride + 1, self.plan, self.plan["window"] or {"overlap": 0, "anchor": "window"}
-        total, own = max(frames // self.stride + 1, length), int(rule["anchor"] == "clip")  # own: a window knows what the clip does
+        frames, plan, rule = -(-len(speech) // self.rate), self.plan, self.plan["window"] or {"overlap": 0, "anchor": "window"}
+        needed, length = (-(-(n - 1) // self.stride) + 1 for n in (frames, self.clip["frames"]))  # latent frames
+        total, own = max(needed, length), int(rule["anchor"] == "clip")  # own: a window knows what the clip does
         heard, y = self.listen(speech, self.stride * (total - 1) + 1), self.look(portrait, total if own else length)
         image, self.said = self.call("image_encoder", portrait=portrait[None])["tokens"], {"prompt": prompt, **plan["texts"]}
         starts, given = [*range(0, total - length, length - rule["overlap"]), total - length], []
@@ -144,7 +144,7 @@ class Player:
                 parts[k, :, start : start + length] = combine(weights, velocities)
             history.append(np.stack([combine(share[:, f], parts[:, :, f]) for f in range(total)], 1))
             x = combine(plan["solver"][step], history)
-        chunks = (x[None, :, [f]] for f in range(frames // self.stride + 1))
+        chunks = (x[None, :, [f]] for f in range(needed))
         videos = self.stream(next(iter(self.playing["decoders"].values())), "latents", "video", chunks)
         pixels = np.concatenate([np.rint((video[0].transpose(0, 2, 3, 1) + 1) * F32(127.5)) for video in videos])
         return x, np.clip(pixels[:frames], 0, 255).astype(np.uint8)
