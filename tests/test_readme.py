@@ -16,6 +16,7 @@ from echoedge.core.model import architecture
 from echoedge.core.weights import checkpoints
 from echoedge.core.weights.nano import assets
 from echoedge.runtime.export import pipeline
+from echoedge.runtime.play import reference
 from echoedge.runtime.play.clips import read_clip
 
 from .commands import Run
@@ -49,7 +50,7 @@ def place(folders: dict[Variant, Path], tmp_path: Path, monkeypatch: pytest.Monk
     """A folder with the files that the lines name; flash at toy width, its jobs in this process."""
     toy = playable_sizes("flash")
     sizes = replace(toy, transformer=replace(toy.transformer, text_len=FLASH.text_len))  # prompts may be as long as the model's
-    for module in (architecture, checkpoints):
+    for module in (architecture, checkpoints, reference):
         monkeypatch.setattr(module, "Architecture", lambda _: sizes)
     monkeypatch.setattr(pipeline, "JobRunner", Inline)
     shutil.copytree(folders["flash"], tmp_path / "flash")

@@ -14,6 +14,7 @@ from echoedge.core.config import Variant
 from echoedge.core.model import architecture
 from echoedge.core.weights import checkpoints
 from echoedge.core.weights.nano import assets
+from echoedge.runtime.play import reference
 from echoedge.runtime.play.clips import read_clip
 
 from .commands import Ended, Run
@@ -26,7 +27,7 @@ PORTRAIT, VOICE = DEMO / "ada.png", DEMO / "hello.wav"
 @pytest.fixture(autouse=True)
 def _tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """flash and preview at toy width."""
-    for module in (architecture, checkpoints):
+    for module in (architecture, checkpoints, reference):
         monkeypatch.setattr(module, "Architecture", lambda transformer: playable_sizes(transformer.variant))
 
 

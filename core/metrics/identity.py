@@ -73,7 +73,7 @@ def identity_similarity(frames: NDArray[np.uint8], portrait: NDArray[np.uint8], 
 
 
 @dataclass(frozen=True)
-class RegionScore:
+class RegionSimilarity:
     """Likeness within a mask over a clip: PSNR in dB from the mean square error of all frames, and the mean SSIM."""
 
     psnr_db: float
@@ -89,7 +89,7 @@ def check_mask(frames: NDArray[np.uint8], mask: NDArray[np.bool_]) -> None:
         )
 
 
-def region_score(frames: NDArray[np.uint8], reference: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RegionScore:
+def region_score(frames: NDArray[np.uint8], reference: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RegionSimilarity:
     """How well the masked pixels of uint8 frames [T, H, W, 3] equal the reference's: a picture [H, W, 3] or a clip of that shape.
 
     SSIM windows at the rim of the mask see the reference outside it, so what happens there does not count.
@@ -106,4 +106,4 @@ def region_score(frames: NDArray[np.uint8], reference: NDArray[np.uint8], mask: 
         )
     wanted = np.broadcast_to(reference, frames.shape)
     masked = np.where(mask[..., None], frames, wanted)
-    return RegionScore(psnr(wanted[:, mask], frames[:, mask], 255.0), float(ssim_map(masked, wanted)[:, mask].mean()))
+    return RegionSimilarity(psnr(wanted[:, mask], frames[:, mask], 255.0), float(ssim_map(masked, wanted)[:, mask].mean()))

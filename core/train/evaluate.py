@@ -1,7 +1,8 @@
 """How good nano is, on heads and voices that training never saw. Everything is measured from pixels.
 
-1. `generate.take` lets a model make every clip from one noise seed. 2. `measure` applies every metric to every clip of every take.
-3. `table` gives means and spreads; `evaluate` is 2 and 3. 4. `separated` says which metrics tell two models or plans apart.
+1. `generate.sample_and_decode` lets a model make every clip from one noise seed: a run. 2. `measure` applies every metric to every
+clip of every run. 3. `table` gives means and spreads; `evaluate` is 2 and 3. 4. `separated` says which metrics tell two models or
+plans apart.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from .train_vae import video_tensor
 
 
 @dataclass(frozen=True)
-class VAEScore:
+class VAEMetrics:
     """Reconstruction of held-out clips: PSNR in dB over the clip and in the mouth box, and what is left of lip-sync and mouth
     motion. `mouth_correlation` is that of the mouth's opening with the truth's, both measured from pixels."""
 
@@ -47,7 +48,7 @@ class VAEScore:
 
 
 @dataclass(frozen=True)
-class ClipScore:
+class ClipMetrics:
     """Generated held-out clips: per-clip lip-sync (mean, lowest), against other clips' audio, mouth motion against the truth's,
     identity."""
 
@@ -65,12 +66,12 @@ def held_out(count: int, first: int = 5000, frames: int = 25) -> list[PuppetClip
 
 
 @torch.no_grad()
-def score_vae(vae: VAE, clips: list[PuppetClip]) -> tuple[VAEScore, list[Video]]:
+def score_vae(vae: VAE, clips: list[PuppetClip]) -> tuple[VAEMetrics, list[Video]]:
     """The autoencoder's own ceiling: what no generator behind it can exceed."""
     rebuilt = [to_pixels(vae.decode(vae.encode(video_tensor(clip.frames)[None])))[0] for clip in clips]
     mouths = [clip.mouth_box for clip in clips]
     pairs = list(zip(clips, rebuilt, mouths, strict=True))
-    score = VAEScore(
+    score = VAEMetrics(
         clips=len(clips),
         psnr_db=_mean(psnr(c.frames, r, 255.0) for c, r, _ in pairs),
         mouth_psnr_db=_mean(psnr(c.frames[:, a:b, x:y], r[:, a:b, x:y], 255.0) for c, r, (a, b, x, y) in pairs),
@@ -81,11 +82,11 @@ def score_vae(vae: VAE, clips: list[PuppetClip]) -> tuple[VAEScore, list[Video]]
     return score, rebuilt
 
 
-def score_clips(videos: list[Video], clips: list[PuppetClip]) -> ClipScore:
+def score_clips(videos: list[Video], clips: list[PuppetClip]) -> ClipMetrics:
     """Judges generated videos against the clips whose portrait, voice and prompt they were made from."""
     pairs = list(zip(videos, clips, strict=True))
     each = [lipsync(video, clip.waveform, clip.mouth_box) for video, clip in pairs]
-    return ClipScore(
+    return ClipMetrics(
         clips=len(clips),
         lipsync=_mean(each),
         lipsync_lowest=min(each),
@@ -99,8 +100,8 @@ def _mean(values: object) -> float:
     return float(np.mean(list(values)))  # type: ignore[call-overload]
 
 
-def as_metrics(*scores: VAEScore | ClipScore) -> dict[str, dict[str, float]]:
-    """{"VAEScore": {...}, "ClipScore": {...}}, rounded for a table."""
+def as_metrics(*scores: VAEMetrics | ClipMetrics) -> dict[str, dict[str, float]]:
+    """{"VAEMetrics": {...}, "ClipMetrics": {...}}, rounded for a table."""
     return {type(score).__name__: {key: round(value, 4) for key, value in asdict(score).items()} for score in scores}
 
 
@@ -137,7 +138,7 @@ def _decoded_look(clip: PuppetClip) -> Video:
 
 @lru_cache(maxsize=256)
 def regions_of(who: Identity, size: int) -> Regions:
-    """`puppets.regions`, remembered: every take and control of a clip asks for the same."""
+    """`puppets.regions`, remembered: every run and control of a clip asks for the same."""
     return regions(who, size)
 
 
@@ -216,27 +217,27 @@ def measure_clip(video: Video, truth: PuppetClip, reference: Video | None = None
 
 
 def measure(
-    takes: Sequence[Sampled], clips: Sequence[PuppetClip], reference: Sequence[Sampled] | None = None, only: Set[str] | None = None
+    runs: Sequence[Sampled], clips: Sequence[PuppetClip], reference: Sequence[Sampled] | None = None, only: Set[str] | None = None
 ) -> Measures:
-    """Every metric of every clip of every take, and of the set: `lipsync_shuffled`, and `frechet`.
+    """Every metric of every clip of every run, and of the set: `lipsync_shuffled`, and `frechet`.
 
-    `reference` holds the same seeds' takes in full precision; with latents on both sides there is a `latent_error` as well.
+    `reference` holds the same seeds' runs in full precision; with latents on both sides there is a `latent_error` as well.
     `only` names the metrics that are wanted; others may be left out.
 
     Raises:
-        InputError: there are fewer than two clips, or takes, clips and reference do not match.
+        InputError: there are fewer than two clips, or runs, clips and reference do not match.
     """
-    if not takes or len(clips) < 2 or any(len(t.videos) != len(clips) for t in takes):
+    if not runs or len(clips) < 2 or any(len(t.videos) != len(clips) for t in runs):
         raise InputError(
-            f"There are {len(clips)} clips, and takes of {[len(t.videos) for t in takes]}; give at least one take, and two clips "
+            f"There are {len(clips)} clips, and runs of {[len(t.videos) for t in runs]}; give at least one run, and two clips "
             "in each."
         )
-    if reference is not None and [len(t.videos) for t in reference] != [len(t.videos) for t in takes]:
+    if reference is not None and [len(t.videos) for t in reference] != [len(t.videos) for t in runs]:
         raise InputError(
-            f"There are {len(takes)} takes and {len(reference)} of the reference; they must have the same seeds and clips."
+            f"There are {len(runs)} runs and {len(reference)} of the reference; they must have the same seeds and clips."
         )
     rows: dict[str, list[list[float]]] = {}
-    for number, made in enumerate(takes):
+    for number, made in enumerate(runs):
         wanted = None if reference is None else reference[number]
         each = [
             measure_clip(v, c, None if wanted is None else wanted.videos[i], only)
@@ -284,14 +285,14 @@ def _summary(values: NDArray[np.float64]) -> dict[str, float | int | None]:
 
 
 def evaluate(
-    takes: Sequence[Sampled], clips: Sequence[PuppetClip], reference: Sequence[Sampled] | None = None
+    runs: Sequence[Sampled], clips: Sequence[PuppetClip], reference: Sequence[Sampled] | None = None
 ) -> dict[str, dict[str, float | int | None]]:
-    """`table` of `measure`: how good the takes of one or several seeds are, ready for a report.
+    """`table` of `measure`: how good the runs of one or several seeds are, ready for a report.
 
     Raises:
         InputError: as `measure`.
     """
-    return table(measure(takes, clips, reference))
+    return table(measure(runs, clips, reference))
 
 
 CHANCE = 0.005
@@ -301,7 +302,7 @@ FEWEST_PAIRS = 3
 
 
 def separated(a: Measures, b: Measures) -> dict[str, dict[str, float | bool | None]]:
-    """Which metrics tell two sets of takes of the same clips and seeds apart. JSON-ready.
+    """Which metrics tell two sets of runs of the same clips and seeds apart. JSON-ready.
 
     Per metric that both have: the mean of `b` minus `a`, the paired t statistic over clips (each the mean over its seeds), and
     whether its probability by chance is below `CHANCE`. Metrics of a whole set are paired over seeds. Fewer than `FEWEST_PAIRS`

@@ -148,7 +148,7 @@ class Sampled:
     latents: NDArray[np.float32] | None = None
 
 
-def take(
+def sample_and_decode(
     model: Model,
     clips: Sequence[PuppetClip],
     plan: SamplingPlan,

@@ -41,7 +41,7 @@ from ...core.plan.phases import PhaseWeights
 from ...core.plan.samplers import PLAN_PRESETS, VOICE_EARLY, AudioGuidance, NoGuidance, PlanOptions, build_plan
 from ...core.sampling.hearing import playing_of
 from ...core.train.evaluate import Measures, held_out, measure, regions_of, score_vae, separated, table
-from ...core.train.generate import Sampled, take
+from ...core.train.generate import Sampled, sample_and_decode
 from ...core.train.margins import preference_margins
 from ...core.train.puppets import HELD_OUT_SEED, PuppetClip, draw_clip
 from ...core.train.speech import espeak, espeak_available
@@ -177,12 +177,12 @@ def study_vae(study: Study) -> Json:
 
 def study_generated(study: Study) -> Json:
     model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST)
-    takes = [take(model, clips, build_plan(PLAN), seed=seed) for seed in SEEDS]
-    _sheet(study, "generated", "Portrait and speech in, clip out", clips, takes[0].videos)
+    runs = [sample_and_decode(model, clips, build_plan(PLAN), seed=seed) for seed in SEEDS]
+    _sheet(study, "generated", "Portrait and speech in, clip out", clips, runs[0].videos)
     rebuilt = Sampled(score_vae(model.vae, clips)[1])
     return {
         "clips": _seeds_of(clips), "noise_seeds": SEEDS, "plan": _described(PLAN),
-        "metrics": table(measure(takes, clips)),
+        "metrics": table(measure(runs, clips)),
         "rebuilt": table(measure([rebuilt], clips)),
         "drawn": table(measure([Sampled([c.frames for c in clips])], clips)),
     }  # fmt: skip
@@ -192,7 +192,7 @@ def study_choices(study: Study) -> Json:
     model, clips = study.model, held_out(CHOICE_CLIPS, CHOICE_FIRST)
 
     def measured(options: PlanOptions) -> Measures:
-        return measure([take(model, clips, build_plan(options), seed=seed) for seed in SEEDS[:2]], clips)
+        return measure([sample_and_decode(model, clips, build_plan(options), seed=seed) for seed in SEEDS[:2]], clips)
 
     schedules = {"uniform": PhaseWeights(), **PHASE_CANDIDATES}
     scales = {f"{scale:g}": measured(replace(PLAN, guidance=AudioGuidance(scale))) for scale in GUIDANCE_SCALES}
@@ -215,11 +215,11 @@ def study_tasks(study: Study) -> Json:
     others = [clips[i - 1] for i in range(len(clips))]
     silent = replace(PLAN, guidance=NoGuidance())
 
-    def takes_of(task: str, options: PlanOptions) -> list[Sampled]:
-        return [take(model, clips, build_plan(options), seed=seed, task=task) for seed in SEEDS]
+    def runs_of(task: str, options: PlanOptions) -> list[Sampled]:
+        return [sample_and_decode(model, clips, build_plan(options), seed=seed, task=task) for seed in SEEDS]
 
     study.report("  portrait and speech alone")
-    unaided = table(_measured(takes_of("i2v+a2v", PLAN), clips))
+    unaided = table(_measured(runs_of("i2v+a2v", PLAN), clips))
     every: tuple[tuple[str, str, str, PlanOptions, list[PuppetClip]], ...] = (
         ("T2V", "t2v", "Prompt in, clip out", silent, _other_prompts(clips)),
         ("I2V", "i2v", "Portrait and prompt in, clip out", silent, others),
@@ -230,11 +230,11 @@ def study_tasks(study: Study) -> Json:
     record: Json = {"clips": _seeds_of(clips), "noise_seeds": SEEDS, "portrait_and_speech_alone": unaided, "tasks": {}}
     for name, task, title, options, controls in every:
         study.report(f"  {name}")
-        takes = takes_of(task, options)
-        _sheet(study, name.lower().replace("-", ""), title, clips, takes[0].videos)
+        runs = runs_of(task, options)
+        _sheet(study, name.lower().replace("-", ""), title, clips, runs[0].videos)
         record["tasks"][name] = {
-            "task": task, "plan": _described(options), "metrics": table(_measured(takes, clips)),
-            "control": table(_measured(takes, controls)),
+            "task": task, "plan": _described(options), "metrics": table(_measured(runs, clips)),
+            "control": table(_measured(runs, controls)),
         }  # fmt: skip
     return record
 
@@ -251,10 +251,10 @@ def _other_prompts(clips: Sequence[PuppetClip]) -> list[PuppetClip]:
     return changed
 
 
-def _measured(takes: Sequence[Sampled], clips: Sequence[PuppetClip]) -> Measures:
+def _measured(runs: Sequence[Sampled], clips: Sequence[PuppetClip]) -> Measures:
     """`measure`, and two figures of tasks that give frames: the last frame and everything but the mouth, against the clip."""
-    found = measure(takes, clips)
-    pairs = [[(v, c) for v, c in zip(one.videos, clips, strict=True)] for one in takes]
+    found = measure(runs, clips)
+    pairs = [[(v, c) for v, c in zip(one.videos, clips, strict=True)] for one in runs]
     found["last_frame_psnr_db"] = np.array([[psnr(c.frames[-1], v[-1], 255.0) for v, c in row] for row in pairs])
     found["outside_mouth_psnr_db"] = np.array([[psnr(*_outside(c, v), 255.0) for v, c in row] for row in pairs])
     return found
@@ -274,7 +274,7 @@ def study_switches(study: Study) -> Json:
     model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST)
 
     def measured(options: PlanOptions) -> Measures:
-        return measure([take(model, clips, build_plan(options), seed=seed) for seed in SEEDS], clips)
+        return measure([sample_and_decode(model, clips, build_plan(options), seed=seed) for seed in SEEDS], clips)
 
     base = measured(PLAN)
     found = {
@@ -292,7 +292,7 @@ def study_parts(study: Study) -> Json:
     model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST)
 
     def measured(model: Model, shown: str | None = None) -> Measures:
-        return measure([take(model, clips, build_plan(PLAN), seed=seed, shown=shown) for seed in SEEDS], clips)
+        return measure([sample_and_decode(model, clips, build_plan(PLAN), seed=seed, shown=shown) for seed in SEEDS], clips)
 
     def margins(model: Model) -> Measures:
         return {f"margin, {kind}": values for kind, values in preference_margins(model, clips, seeds=SEEDS).items()}

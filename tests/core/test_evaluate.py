@@ -1,4 +1,4 @@
-"""The evaluation as a whole: every negative control is refused, tables hold what was measured, spoiled takes are told apart."""
+"""The evaluation as a whole: every negative control is refused, tables hold what was measured, spoiled runs are told apart."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def test_what_does_not_match_says_so(clips: list[PuppetClip]) -> None:
     few = clips[:2]
     true = Sampled([c.frames for c in few])
     one = Sampled(true.videos[:1])
-    for takes, judged, reference in (([], few, None), ([one], few, None), ([one], few[:1], None), ([true], few, [])):
+    for runs, judged, reference in (([], few, None), ([one], few, None), ([one], few[:1], None), ([true], few, [])):
         with pytest.raises(InputError):
-            measure(takes, judged, reference)
+            measure(runs, judged, reference)
     with pytest.raises(InputError, match="its truth"):
         measure_clip(few[0].frames[:20], few[0])
     with pytest.raises(InputError, match="on one side"):

@@ -16,7 +16,7 @@ from echoedge.core.errors import CheckpointError
 from echoedge.core.files import file_sha256
 from echoedge.core.model.programs import Model
 from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
-from echoedge.core.train.evaluate import ClipScore, VAEScore, held_out, score_clips, score_vae
+from echoedge.core.train.evaluate import ClipMetrics, VAEMetrics, held_out, score_clips, score_vae
 from echoedge.core.train.generate import generate
 from echoedge.core.train.puppets import HELD_OUT_SEED, draw_clip
 from echoedge.core.train.speech import espeak, espeak_available
@@ -131,28 +131,28 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_remedy(content: bytes | 
 
 
 @pytest.fixture(scope="module")
-def reconstruction(nano: Model) -> VAEScore:
+def reconstruction(nano: Model) -> VAEMetrics:
     return score_vae(nano.vae, held_out(32))[0]
 
 
 @pytest.fixture(scope="module")
-def generation(nano: Model) -> ClipScore:
+def generation(nano: Model) -> ClipMetrics:
     clips = held_out(24)
     return score_clips(generate(nano, clips, build_plan(PLAN_PRESETS["nano"])), clips)
 
 
-def test_shipped_nano_rebuilds_clips_and_their_mouths(reconstruction: VAEScore) -> None:
+def test_shipped_nano_rebuilds_clips_and_their_mouths(reconstruction: VAEMetrics) -> None:
     assert reconstruction.psnr_db >= 30
     assert reconstruction.mouth_psnr_db >= 27
     assert reconstruction.mouth_correlation >= 0.9
 
 
-def test_shipped_nano_speaks_in_step_with_the_voice(generation: ClipScore, reconstruction: VAEScore) -> None:
+def test_shipped_nano_speaks_in_step_with_the_voice(generation: ClipMetrics, reconstruction: VAEMetrics) -> None:
     assert generation.lipsync >= max(0.85, 0.93 * reconstruction.lipsync)
     assert generation.mouth_amplitude_share >= 0.8
 
 
-def test_shipped_nano_is_out_of_step_with_other_voices(generation: ClipScore) -> None:
+def test_shipped_nano_is_out_of_step_with_other_voices(generation: ClipMetrics) -> None:
     assert abs(generation.lipsync_shuffled) < 0.15
 
 
