@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,7 @@ from .opening import existing_file, open_for_reading
 from .speech import track_of
 
 if TYPE_CHECKING:
+    from av import VideoFrame
     from av.audio.stream import AudioStream
     from av.container import OutputContainer
     from av.video.reformatter import Interpolation
@@ -172,10 +174,14 @@ def h264_encoder() -> str:
 
 
 def read_clip(path: str | Path) -> Clip:
-    """All frames and the sound of a video, in memory.
+    """All frames and the sound of a video, in memory, as a player shows them: turned and mirrored as its display matrix says, at
+    the times that its frames have, the sound where it is beside the first frame.
+
+    A video whose frames come at varying times is given at its mean rate, each moment with the frame that is seen then.
 
     Raises:
-        InputError: there is no such file, it has no picture track, or is damaged.
+        InputError: there is no such file, it has no picture track, is damaged, in a high dynamic range (HLG, PQ), or turned by an
+            angle that is no quarter.
     """
     import av
 
@@ -185,17 +191,73 @@ def read_clip(path: str | Path) -> Clip:
         with open_for_reading(path) as container:
             if not container.streams.video:
                 raise InputError(f"{path} has no picture track.")
-            fps = float(container.streams.video[0].average_rate or 0)
-            frames = [frame.to_ndarray(format="rgb24", interpolation=interpolation) for frame in container.decode(video=0)]
+            stream = container.streams.video[0]
+            fps = float(stream.average_rate or 0)
+            frames, times = list[Pixels](), list[float | None]()
+            for frame in container.decode(video=0):
+                _refuse_high_range(frame, path)
+                frames.append(oriented(frame.to_ndarray(format="rgb24", interpolation=interpolation), _matrix(frame), path))
+                times.append(frame.time)
             if not frames:
                 raise InputError(f"{path} has no frames.")
+            pictures = np.stack([frames[index] for index in shown_at(times, fps)])
             if not container.streams.audio:
-                return Clip(np.stack(frames), fps, None, 0)
+                return Clip(pictures, fps, None, 0)
             sample_rate = container.streams.audio[0].rate
         with open_for_reading(path) as container:
-            return Clip(np.stack(frames), fps, track_of(container, 0, path, str(path), sample_rate).wave, sample_rate)
+            heard = track_of(container, 0, path, str(path), sample_rate, begins=times[0])
+            return Clip(pictures, fps, heard.wave, sample_rate)
     except av.FFmpegError as error:
         raise InputError(f"{path} is not a video in a known format, or is damaged ({error.strerror}).") from error
+
+
+def _refuse_high_range(frame: VideoFrame, path: Path) -> None:
+    from av.video.reformatter import ColorTrc
+
+    names = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
+    if frame.color_trc in names:
+        raise InputError(
+            f"{path} is in high dynamic range ({names[ColorTrc(frame.color_trc)]}), whose colours would come out grey. Convert it "
+            "to SDR (BT.709) first."
+        )
+
+
+def _matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
+    """a, b, c, d of a frame's display matrix in whole numbers: a point (x, y) is shown at (a·x + c·y, b·x + d·y)."""
+    from av.sidedata.sidedata import Type
+
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = struct.unpack_from("<5i", bytes(data))
+    return tuple(round(value / 65536) if abs(value / 65536 - round(value / 65536)) < 1e-3 else 2 for value in (a, b, c, d))  # type: ignore[return-value]
+
+
+def oriented(pixels: Pixels, matrix: tuple[int, int, int, int], path: Path) -> Pixels:
+    """A picture [H, W, 3] as a display matrix of -1, 0 and 1 says: one of the eight ways to turn and mirror it.
+
+    Raises:
+        InputError: it is none of those.
+    """
+    a, b, c, d = matrix
+    if (abs(a), abs(b), abs(c), abs(d)) not in ((1, 0, 0, 1), (0, 1, 1, 0)):
+        raise InputError(f"{path} is turned by an angle that is no quarter, or stretched. Export the video again.")
+    if a == 0:  # x becomes y
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(pixels[:: 1 if d > 0 else -1, :: 1 if a > 0 else -1])
+
+
+def shown_at(times: Sequence[float | None], fps: float) -> list[int]:
+    """Which frame is seen at each tick of `fps`, from the first frame on; every frame once where they come at equal distances or
+    have no times."""
+    known = [time for time in times if time is not None]
+    if len(known) < len(times) or not fps:
+        return list(range(len(times)))
+    since = np.asarray(known) - known[0]
+    if np.abs(since - np.arange(len(since)) / fps).max() < 0.5 / fps:
+        return list(range(len(times)))
+    ticks = np.arange(round(since[-1] * fps) + 1) / fps
+    return [int(index) for index in np.searchsorted(since, ticks + 1e-6, side="right") - 1]
 
 
 def _interpolation() -> Interpolation:

@@ -213,16 +213,23 @@ def _level(wave: Floats) -> str:
 
 
 def track_of(
-    container: InputContainer, index: int, source: Path | bytes, name: str, sample_rate: int, most_seconds: float | None = None
+    container: InputContainer,
+    index: int,
+    source: Path | bytes,
+    name: str,
+    sample_rate: int,
+    most_seconds: float | None = None,
+    begins: float | None = None,
 ) -> Heard:
-    """A sound track of an open container, from the container's beginning on, resampled and mixed to one channel.
+    """A sound track of an open container, resampled and mixed to one channel, from the container's beginning on, or from the time
+    stamp `begins` (seconds), such as that of the first picture.
 
     Raises:
         InputError: too many channels, more than an hour, samples that are not finite, or nothing can be decoded.
     """
     stream = container.streams.audio[index]
     check_channels(stream, name)
-    mixer, timeline = _Mixer(), _Timeline(container, stream, sample_rate)
+    mixer, timeline = _Mixer(), _Timeline(container, stream, sample_rate, begins)
     most = round((MAX_SPEECH_SECONDS if most_seconds is None else min(most_seconds, MAX_SPEECH_SECONDS)) * sample_rate)
     for block, layout in timeline.blocks():
         mixer.add(block, layout)
@@ -238,7 +245,7 @@ def track_of(
     end = _wav_seconds(source) if container.format.name == "wav" else _declared_seconds(container, stream)
     if "mp4" in container.format.name and end is not None and not timeline.damaged:  # the end of the last AAC block is padding
         wave = wave[: round(end * sample_rate)]
-    wave = wave[:most]
+    wave = wave[round(timeline.early_by * sample_rate) :][:most]
     read = wave.size / sample_rate
     if most_seconds is None and end is not None and read < end - LOST_SECONDS:
         said.append(f"{name}: {read:.2f} s of {end:.2f} s could be read; what is behind is missing or damaged.")
@@ -263,8 +270,10 @@ def check_channels(stream: AudioStream, name: str) -> None:
 class _Timeline:
     """Blocks of a track in order, [n, channels] float32 with the layout's channel names, silence where time stamps leave a hole."""
 
-    def __init__(self, container: InputContainer, stream: AudioStream, sample_rate: int) -> None:
+    def __init__(self, container: InputContainer, stream: AudioStream, sample_rate: int, begins: float | None = None) -> None:
         self.container, self.stream, self.sample_rate = container, stream, sample_rate
+        self.begins = (container.start_time or 0) / 1e6 if begins is None else begins
+        self.early_by = 0.0  # seconds of sound before `begins`
         self.damaged = 0  # packets that could not be decoded
         self.holes = 0.0  # seconds of silence put in behind the first sound
         codec = stream.codec_context.name
@@ -274,7 +283,7 @@ class _Timeline:
     def blocks(self) -> Iterator[tuple[Floats, tuple[str, ...]]]:
         import av
 
-        begins = (self.container.start_time or 0) / 1e6 + self.priming / (self.stream.rate or self.sample_rate)
+        begins = self.begins + self.priming / (self.stream.rate or self.sample_rate)
         done, resampler, kind, layout = 0.0, None, None, ("FC",)  # seconds that are out, or in the resampler
         started = False
         for frame in self._frames():
@@ -282,7 +291,9 @@ class _Timeline:
             at = frame.time
             if at is not None:
                 late = at - begins - done - (frame.samples / frame.sample_rate if self.early else 0.0)
-                if late > HOLE_SECONDS:
+                if not started and late < 0:
+                    self.early_by, done = -late, done + late
+                elif late > HOLE_SECONDS:
                     if resampler is not None:
                         yield from self._given(resampler, None, layout)
                         resampler = None
