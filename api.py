@@ -457,16 +457,18 @@ def make_random(
     return write_random_checkpoint(out, model, names, seed, types.get(dtype), base, force, progress)
 
 
-def encode_prompts(folder: Place, texts: Sequence[str], out: Place, *, device: str = "cpu", force: bool = False) -> dict[str, int]:
+def encode_prompts(
+    folder: Place, texts: Sequence[str], out: Place, *, device: str = "cpu", force: bool = False, warn: Warn = print
+) -> dict[str, int]:
     """Encodes prompts, and those that the model's guidance needs, with the text encoder of a folder of released weights, into a
     pack for `animate(prompts=…)`. -> tokens of each.
 
     Raises:
-        CheckpointError, InputError, OutputError: as `runtime.play.reference.write_prompts`.
+        CheckpointError, OutputError: as `runtime.play.reference.write_prompts`.
     """
     from .runtime.play.reference import write_prompts
 
-    return write_prompts(Path(folder), texts, Path(out), device, force)
+    return write_prompts(Path(folder), texts, Path(out), device, force, warn)
 
 
 def hearing(

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from .. import api
 from .options import distinct, parse_names, parse_seconds
-from .words import JsonOption, err, out
+from .words import JsonOption, err, out, warn
 
 if TYPE_CHECKING:
     from ..core.weights.accounts import Account
@@ -179,7 +179,9 @@ def prompts(
     force: Annotated[bool, typer.Option("--force", help="Replace the pack if it exists.")] = False,
 ) -> None:
     """Encode prompts once, so that `animate --prompts` needs no text encoder (11 GB)."""
-    encoded = api.encode_prompts(folder, distinct(texts, "The list of prompts", empty=True), output, device=device, force=force)
+    encoded = api.encode_prompts(
+        folder, distinct(texts, "The list of prompts", empty=True), output, device=device, force=force, warn=warn
+    )
     for prompt, tokens in encoded.items():
         out.print(f"{tokens:>4} tokens  {escape(repr(prompt))}", highlight=False)
     out.print(

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ..core.config import ClipSpec
     from ..core.model.masks import Box
 
-_WHOLE = re.compile(r"[0-9]{1,9}")  # more digits are no size, frame or block
+_WHOLE = re.compile(r"-?[0-9]{1,9}")  # more digits are no size, frame or block
+_ANY = -(10**9)  # what a number must be is said by what it is for
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _AMOUNT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([a-z]*)")
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
@@ -77,7 +78,10 @@ def parse_size(text: str, option: str = "--size") -> tuple[int, int]:
     Raises:
         ConfigError: it is not two such numbers.
     """
-    height, width = _whole_numbers(text, "x", option, "HEIGHTxWIDTH, such as 256x256", 2, least=1)
+    height, width = _whole_numbers(text, "x", option, "HEIGHTxWIDTH, such as 256x256", 2, least=_ANY)
+    for name, value in (("height", height), ("width", width)):
+        if value < 1:
+            raise ConfigError(f"{option} is {text!r}; its {name} must be at least 1, such as 16 or 32.")
     return height, width
 
 
@@ -100,7 +104,7 @@ def parse_shape(text: str, option: str) -> ClipSpec:
     """
     from ..core.config import ClipSpec
 
-    return ClipSpec(*_whole_numbers(text, "x", option, "HEIGHTxWIDTHxFRAMES, such as 256x256x25", 3, least=1))
+    return ClipSpec(*_whole_numbers(text, "x", option, "HEIGHTxWIDTHxFRAMES, such as 256x256x25", 3, least=_ANY))
 
 
 def parse_shapes(texts: Sequence[str], option: str) -> tuple[ClipSpec, ...]:

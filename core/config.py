@@ -34,6 +34,12 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def _near(value: int, step: int, least: int) -> str:
+    """The two of least, least + step, … that lie around `value`."""
+    below = max(least, least + (value - least) // step * step)
+    return f"{below} or {below + step}"
+
+
 @dataclass(frozen=True)
 class AudioPath:
     """How the transformer of a variant hears.
@@ -223,11 +229,12 @@ class ClipSpec:
             value = getattr(self, name)
             _require(
                 value >= SIZE_MULTIPLE and value % SIZE_MULTIPLE == 0,
-                f"{name} is {value}; it must be a multiple of {SIZE_MULTIPLE}, at least {SIZE_MULTIPLE}.",
+                f"{name} is {value}; it must be a multiple of {SIZE_MULTIPLE}, such as "
+                f"{_near(value, SIZE_MULTIPLE, SIZE_MULTIPLE)}.",
             )
         _require(
             self.frames >= 1 and (self.frames - 1) % TEMPORAL_STRIDE == 0,
-            f"frames is {self.frames}; it must be 4n+1. The nearest below is {max(1, (self.frames - 1) // 4 * 4 + 1)}.",
+            f"frames is {self.frames}; it must be 4n+1, such as {_near(self.frames, TEMPORAL_STRIDE, 1)}.",
         )
         _require(self.fps >= 1, f"fps is {self.fps}; it must be at least 1.")
         _require(

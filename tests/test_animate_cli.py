@@ -111,7 +111,18 @@ def test_the_same_seed_makes_the_same_film(run: Run, given: dict[str, object], t
 
 @pytest.mark.parametrize(
     "prompt",
-    ["", "她微笑着点头", "😀🎬", "[/red] [bold", "a 'quoted' prompt that goes on and on", "-", "\udcff\udcfe broken bytes"],
+    [
+        "",
+        "a word " * 2000,
+        "她" * 600,
+        "tabs\tand\nnewlines",
+        "她微笑着点头",
+        "😀🎬",
+        "[/red] [bold",
+        "a 'quoted' prompt that goes on and on",
+        "-",
+        "\udcff\udcfe broken bytes",
+    ],
 )
 def test_any_prompt_plays(prompt: str, run: Run, given: dict[str, object]) -> None:
     ended = run(*arguments(given), f"--prompt={prompt}")
@@ -121,7 +132,7 @@ def test_any_prompt_plays(prompt: str, run: Run, given: dict[str, object]) -> No
 
 def test_a_prompt_that_is_cut_is_said_to_be(run: Run, given: dict[str, object]) -> None:
     ended = run(*arguments(given), "--prompt", "她微笑着点头")
-    assert "The prompt is longer than this model reads; it ends after '她微笑着'." in ended.err
+    assert "The prompt is longer than this model reads: its first 12 bytes count, " in ended.err
 
 
 def test_a_portrait_of_20_megapixels_plays(run: Run, given: dict[str, object], tmp_path: Path) -> None:

@@ -81,6 +81,11 @@ def _with_zero_rows(embedding: Array, rows: int) -> Array:
     return np.concatenate([embedding, np.zeros((rows - len(embedding), embedding.shape[1]), embedding.dtype)])
 
 
+def cut_sentence(read: int, unit: str, left_out: int) -> str:
+    """What there is to say of a prompt of which only the first `read` `unit` count."""
+    return f"The prompt is longer than this model reads: its first {read:,} {unit} count, {left_out:,} are left out."
+
+
 # -- speech ----------------------------------------------------------------------------------------------------------------------
 
 

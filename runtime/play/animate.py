@@ -12,7 +12,7 @@ from ...core.config import TEMPORAL_STRIDE, ClipSpec
 from ...core.errors import ConfigError
 from ...core.files import human_bytes, require_free_disk, require_free_memory
 from ...core.plan import check_seed
-from ...core.sampling.inputs import byte_ids
+from ...core.sampling.inputs import byte_ids, cut_sentence
 from .clips import ClipWriter
 from .pictures import output_size, portrait_size, read_portrait
 from .player import Progress, silent
@@ -81,7 +81,7 @@ def animate_bundle(
     said = prompt.encode("utf-8", errors="replace")
     _, used = byte_ids(prompt, setting.config.playing.text_length)
     if setting.reads_text and used < len(said):
-        warn(f"The prompt is longer than this model reads; it ends after {said[:used].decode()!r}.")
+        warn(cut_sentence(used, "bytes", len(said) - used))
     player = setting.player(seconds, progress)
     with ClipWriter(
         out, height=clip.height, width=clip.width, fps=clip.fps, audio=speech, sample_rate=clip.sample_rate, force=force

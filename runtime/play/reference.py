@@ -46,6 +46,7 @@ from ...core.plan.samplers import (
 )
 from ...core.sampling.front import windows_under_way
 from ...core.sampling.hearing import playing_of
+from ...core.sampling.inputs import cut_sentence
 from ...core.weights import checkpoints
 from ...core.weights.checkpoints import Checkpoint
 from ..engines.reference import Loader, ReferenceEngine
@@ -226,11 +227,18 @@ def peak_memory(needed: Mapping[str, int], resident: bool) -> int:
 # -- prompts -----------------------------------------------------------------------------------------------------------------------
 
 
-def write_prompts(folder: Path, texts: Sequence[str], output: Path, device: str = "cpu", force: bool = False) -> dict[str, int]:
+def write_prompts(
+    folder: Path,
+    texts: Sequence[str],
+    output: Path,
+    device: str = "cpu",
+    force: bool = False,
+    warn: Callable[[str], None] = print,
+) -> dict[str, int]:
     """Encodes prompts once, with those that the model's guidance needs, into the pack `output`. -> tokens of each.
 
     Raises:
-        CheckpointError, InputError: as `encode_prompts`.
+        CheckpointError: as `encode_prompts`.
         OutputError: `output` exists and `force` is off, or cannot be written.
     """
     from safetensors.torch import save_file
@@ -240,19 +248,23 @@ def write_prompts(folder: Path, texts: Sequence[str], output: Path, device: str 
     needed = dict(PLAN_PRESETS[sizes.transformer.variant].texts).values()
     wanted = [*texts, *(text for text in needed if text not in texts)]
     with atomic_file(output, force) as temporary:
-        encoded = encode_prompts(checkpoint, wanted, sizes, device)
+        encoded = encode_prompts(checkpoint, wanted, sizes, device, warn=warn)
         save_file(encoded, temporary)
     return {prompt: len(rows) for prompt, rows in encoded.items()}
 
 
 def encode_prompts(
-    checkpoint: Checkpoint, prompts: list[str], sizes: Architecture, device: str = "cpu", progress: Progress = silent
+    checkpoint: Checkpoint,
+    prompts: list[str],
+    sizes: Architecture,
+    device: str = "cpu",
+    progress: Progress = silent,
+    warn: Callable[[str], None] = print,
 ) -> dict[str, Tensor]:
-    """{prompt: rows [L, text_dim]} as umT5 gives them, in bfloat16, without padding.
+    """{prompt: rows [L, text_dim]} as umT5 gives them, in bfloat16, without padding; a prompt is cut where the model's text ends.
 
     Raises:
         CheckpointError: the text encoder or its tokenizer is missing or not the right one.
-        InputError: a prompt has more tokens than the model reads.
     """
     tokenizer = checkpoints.load_tokenizer(checkpoint)
     encoder = checkpoints.load_text_encoder(checkpoint, torch.bfloat16, device, sizes.text_encoder)
@@ -260,7 +272,7 @@ def encode_prompts(
     for index, prompt in enumerate(dict.fromkeys(prompts)):
         found = tokenizer.ids(prompt, sizes.transformer.text_len)
         if found.cut:
-            raise InputError(f"The prompt {prompt!r} is {found.cut} tokens longer than the {sizes.transformer.text_len} that fit.")
+            warn(cut_sentence(int(found.mask.sum()), "tokens", found.cut))
         length = int(found.mask.sum())
         with torch.no_grad():
             ids = found.ids[None, :length].to(device)
@@ -320,7 +332,7 @@ class Reference:
         found = checkpoints.load_tokenizer(self.checkpoint).ids(prompt, most)
         length = int(found.mask.sum())
         if found.cut:
-            self.warn(f"The prompt is {found.cut} tokens longer than the {most} that the model reads; the rest is left out.")
+            self.warn(cut_sentence(length, "tokens", found.cut))
         return found.ids[None, :length].numpy(), length
 
     def frames(

@@ -493,6 +493,11 @@ def test_any_64_bit_seed_is_taken(seed: Any) -> None:
     assert not np.array_equal(noise(seed, (1, 1, 1, 3)), noise(int(seed) ^ 1, (1, 1, 1, 3)))
 
 
+def test_the_ends_and_the_middle_of_the_range_are_six_noises() -> None:
+    made = [noise(seed, (4, 2, 3, 3)).tobytes() for seed in (0, 1, 2**32, 2**32 + 1, 2**63, 2**64 - 1)]
+    assert len(set(made)) == 6
+
+
 @pytest.mark.parametrize(("shape", "frame"), [((1, 1, 1), 0), ((1, 0, 1, 1), 0), ((1, 1, 1, 1), -1), ((1, 1, 1, 1), 2**32)])
 def test_a_bad_shape_is_refused(shape: tuple[int, ...], frame: int) -> None:
     with pytest.raises(ConfigError, match="Noise of shape"):
