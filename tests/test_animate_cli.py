@@ -126,7 +126,7 @@ def test_a_prompt_that_is_cut_is_said_to_be(run: Run, given: dict[str, object]) 
 
 
 def test_a_portrait_of_20_megapixels_plays(run: Run, given: dict[str, object], tmp_path: Path) -> None:
-    Image.new("RGB", (5000, 4000), (200, 150, 120)).save(tmp_path / "big.png", compress_level=1)
+    Image.open(DEMO / "ada.png").convert("RGB").resize((5000, 4000)).save(tmp_path / "big.png", compress_level=1)
     assert run(*arguments(given | {"--image": tmp_path / "big.png"})).status == 0
 
 
