@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -223,7 +224,7 @@ def _to_rgb(image: Image.Image, path: Path, notes: list[str]) -> Image.Image:
     return shown
 
 
-def _levels(values: NDArray[np.generic], path: Path, notes: list[str]) -> NDArray[np.uint8]:
+def _levels(values: NDArray[Any], path: Path, notes: list[str]) -> NDArray[np.uint8]:
     """Numbers of any type [H, W] -> grey levels. Pillow's own conversion clips at 255.
 
     16-bit numbers that fill a quarter of their range keep their high byte; numbers that fill less, or whose range is not known, are
