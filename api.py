@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 Place = str | Path
 Size = tuple[int, int]
+Corner = tuple[int, int, int]  # top, left, size: a part of a picture
 Progress = Callable[[str, int, int], None]
 Warn = Callable[[str], None]
 
@@ -127,6 +128,7 @@ def animate(
     out: Place,
     prompt: str | None = None,
     seed: int | None = None,
+    crop: Corner | None = None,
     engine: str = "auto",
     clip: str | None = None,
     decoder: str | None = None,
@@ -147,11 +149,12 @@ def animate(
 ) -> Animated:
     """Makes a portrait speak: the film `out`, as long as the voice. Plays a bundle, or a `checkpoint` in full precision.
 
-    audio: any file with sound, or "-" for standard input; audio_track: which of its sound tracks, from 1. seed: 0 by default. clip:
-    HEIGHTxWIDTHxFRAMES, which of a bundle's shapes; decoder: full or tiny; prompts: a pack of prompt embeddings; threads: of a
-    bundle's engine. model to resident go with `checkpoint`, see
-    `runtime.play.animate.animate_checkpoint`; settings are `runtime.play.reference.Settings`, or some of them by name; seed and
-    decoder, where given, take the place of theirs.
+    audio: any file with sound, or "-" for standard input; audio_track: which of its sound tracks, from 1. seed: 0 by default. crop:
+    (top, left, size) in the portrait's pixels, upright: `size` rows, and as many columns as the clip's aspect asks for (a
+    checkpoint's clip is square then); without it a portrait of another aspect keeps its face. clip: HEIGHTxWIDTHxFRAMES, which of
+    a bundle's shapes; decoder: full or tiny; prompts: a pack of prompt embeddings; threads: of a bundle's engine. model to resident
+    go with `checkpoint`, see `runtime.play.animate.animate_checkpoint`; settings are `runtime.play.reference.Settings`, or some of
+    them by name; seed and decoder, where given, take the place of theirs.
 
     Raises:
         ConfigError: neither or both of bundle and checkpoint, or an option out of range.
@@ -159,10 +162,11 @@ def animate(
     """
     from .core.bundle import Bundle
     from .core.errors import ConfigError, EngineError
+    from .runtime.play.cropping import Crop
 
     if (bundle is None) == (checkpoint is None):
         raise ConfigError("Give a bundle to play, or --checkpoint FOLDER to play the released model; one of the two.")
-    pack = None if prompts is None else Path(prompts)
+    pack, part = None if prompts is None else Path(prompts), None if crop is None else Crop.of(crop)
     if bundle is not None:
         from .runtime.play.animate import animate_bundle
         from .runtime.play.setting import Wanted
@@ -181,6 +185,7 @@ def animate(
             Path(out),
             seed=seed or 0,
             audio_track=audio_track,
+            crop=part,
             force=force,
             progress=progress,
             warn=warn,
@@ -202,7 +207,7 @@ def animate(
     chosen = replace(settings, seed=settings.seed if seed is None else seed, decoder=decoder or settings.decoder)
     return animate_checkpoint(
         Path(checkpoint), chosen, Path(image), Path(audio), Path(out), model=model, prompt=prompt or "", prompts=pack, size=size,
-        frames=frames, face=face, match_colours=match_colours, resident=resident, audio_track=audio_track, force=force,
+        frames=frames, crop=part, face=face, match_colours=match_colours, resident=resident, audio_track=audio_track, force=force,
         progress=progress, warn=warn,
     )  # fmt: skip
 
@@ -418,15 +423,18 @@ def study(
         return run_study(Study(Path(weights) if weights else weights_path(), Path(out), runs, report), only)
 
 
-def contact_sheet(bundle: Place, *, clip: Place, image: Place, out: Place, force: bool = False) -> None:
-    """A picture of a bundle, of the portrait and of frames of a film that it made, beside how the mouth follows the voice.
+def contact_sheet(bundle: Place, *, clip: Place, image: Place, out: Place, crop: Corner | None = None, force: bool = False) -> None:
+    """A picture of a bundle, of the portrait and of frames of a film that it made, beside how the mouth follows the voice. What was
+    cut off of the portrait is faded; crop: the one that the film was made with.
 
     Raises:
         BundleError, InputError, OutputError: as `runtime.play.demo.write_contact_sheet`.
     """
+    from .runtime.play.cropping import Crop
     from .runtime.play.demo import write_contact_sheet
 
-    write_contact_sheet(inspect(bundle), Path(clip), Path(image), Path(out), force)
+    part = None if crop is None else Crop.of(crop)
+    write_contact_sheet(inspect(bundle), Path(clip), Path(image), Path(out), force, part)
 
 
 def make_random(

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from .. import api
-from .options import parse_box, parse_size
+from .options import parse_box, parse_crop, parse_size
 from .words import (
     ClipOption,
     DecoderOption,
@@ -45,6 +45,10 @@ def animate(
         typer.Option(help="What the head does, such as 'a woman nods and smiles'.", show_default="none, or the one it knows"),
     ] = None,
     seed: Annotated[int, typer.Option(help="0 … 2^64-1; the same seed gives the same clip on every device.")] = 0,
+    crop: Annotated[
+        str | None,
+        typer.Option(help="TOP,LEFT,SIZE of the part of the portrait to keep, in its pixels.", show_default="around the face"),
+    ] = None,
     engine: EngineOption = "auto",
     clip: ClipOption = None,
     force: ForceOption = False,
@@ -128,7 +132,8 @@ def animate(
         }  # fmt: skip
     with bars(as_json) as progress:
         made = api.animate(
-            bundle, image=image, audio=audio, out=output, prompt=prompt, seed=seed, engine=engine, clip=shape_of(clip),
+            bundle, image=image, audio=audio, out=output, prompt=prompt, seed=seed,
+            crop=None if crop is None else parse_crop(crop, "--crop"), engine=engine, clip=shape_of(clip),
             decoder=decoder, prompts=prompts, checkpoint=checkpoint, model=model, settings=settings, size=parse_size(size),
             frames=frames, face=None if face is None else parse_box(face, "--face"), match_colours=match_colours,
             resident=resident, audio_track=audio_track, force=force, progress=progress, warn=warn,

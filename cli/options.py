@@ -126,6 +126,19 @@ def parse_box(text: str, option: str) -> Box:
     return Box(*_whole_numbers(text, ",", option, form, 4))
 
 
+def parse_crop(text: str, option: str = "--crop") -> tuple[int, int, int]:
+    """ "0,120,800" -> top, left and size.
+
+    Raises:
+        ConfigError: it is not three whole numbers, or the size is 0.
+    """
+    form = "TOP,LEFT,SIZE in pixels of the portrait, such as 0,120,800"
+    top, left, size = _whole_numbers(text, ",", option, form, 3)
+    if size == 0:
+        raise ConfigError(f"{option} is {text!r}, of no size; write {form}.")
+    return top, left, size
+
+
 def parse_bytes(text: str, option: str) -> int:
     """ "4GB", "3.5 GiB" -> bytes.
 

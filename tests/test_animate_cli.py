@@ -136,7 +136,7 @@ def test_a_prompt_that_is_cut_is_said_to_be(run: Run, given: dict[str, object]) 
 
 
 def test_a_portrait_of_20_megapixels_plays(run: Run, given: dict[str, object], tmp_path: Path) -> None:
-    Image.new("RGB", (5000, 4000), (200, 150, 120)).save(tmp_path / "big.png", compress_level=1)
+    Image.open(DEMO / "ada.png").convert("RGB").resize((5000, 4000)).save(tmp_path / "big.png", compress_level=1)
     assert run(*arguments(given | {"--image": tmp_path / "big.png"})).status == 0
 
 
@@ -157,6 +157,25 @@ def made(path: Path, data: bytes) -> Path:
     return path
 
 
+def test_a_tall_portrait_is_cropped_and_said_to_be(run: Run, given: dict[str, object], tmp_path: Path) -> None:
+    side = CLIP.height
+    small = Image.open(DEMO / "ada.png").convert("RGB").resize((side, side))
+    small.save(tmp_path / "small.png")
+    tall = Image.new("RGB", (side, 2 * side), (110, 110, 110))
+    tall.paste(small, (0, side))
+    tall.save(tmp_path / "tall.png")
+    films = []
+    for name, options in {"tall.png": {}, "./tall.png": {"--crop": f"{side},0,{side}"}, "small.png": {}}.items():
+        film = tmp_path / f"{len(films)}.mp4"
+        ended = run(*arguments(given | {"--image": tmp_path / name, "--out": film} | options))
+        assert ended.status == 0, ended
+        cropped = f"tall.png is cropped to {side}x{side}" in " ".join(ended.err.split())
+        assert cropped == (name == "tall.png")
+        films.append(film.read_bytes())
+    assert films[1] == films[2]
+    assert films[0] != films[2]
+
+
 def silent_wav(path: Path) -> Path:
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, 16000, 16000, "NONE", ""))
@@ -166,6 +185,14 @@ def silent_wav(path: Path) -> Path:
 
 def dot(path: Path) -> Path:
     Image.new("RGB", (1, 1)).save(path)
+    return path
+
+
+MP4 = bytes.fromhex("00000014") + b"ftypisom" + bytes(4) + b"mp42" + bytes(200)
+
+
+def plain(path: Path, colour: tuple[int, ...]) -> Path:
+    Image.new("RGBA" if len(colour) == 4 else "RGB", (64, 64), colour).save(path)
     return path
 
 
@@ -195,6 +222,12 @@ WRONG: dict[str, tuple[str, Callable[[Path, Path], object], str]] = {
     "an image that is no image": ("--image", lambda t, _: made(t / "a.png", b"hello" * 100), "not an image in a known format"),
     "an image cut off": ("--image", lambda t, _: made(t / "a.png", (DEMO / "ada.png").read_bytes()[:3000]), "a.png cannot be read"),
     "an image of one pixel": ("--image", lambda t, _: dot(t / "a.png"), "1 pixels wide and 1 high; it needs at least 16 a side"),
+    "a black image": ("--image", lambda t, _: plain(t / "a.png", (3, 3, 3)), "a.png is nearly black"),
+    "a transparent image": ("--image", lambda t, _: plain(t / "a.png", (0, 0, 0, 0)), "a.png is fully transparent"),
+    "a film as an image": ("--image", lambda t, _: made(t / "a.jpg", MP4), "a.jpg is a video or a sound"),
+    "a crop beyond the image": ("--crop", lambda *_: "100,0,500", "--crop 100,0,500 ends at row 600 and column 500"),
+    "a crop of a few pixels": ("--crop", lambda *_: "0,0,15", "--crop is 0,0,15; top and left must be 0 at least, the size 16"),
+    "a crop that is none": ("--crop", lambda *_: "0,0", "--crop is '0,0'; write TOP,LEFT,SIZE"),
     "speech as an image": ("--image", lambda *_: DEMO / "hello.wav", "not an image in a known format"),
     "a bundle that is not there": ("bundle", lambda t, _: t / "gone.echoedge", "There is no bundle .*gone.echoedge"),
     "a file as a bundle": ("bundle", lambda t, _: made(t / "a.echoedge", b"x"), "is a file; a bundle is a folder"),

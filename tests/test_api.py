@@ -55,6 +55,18 @@ def test_a_film_is_the_one_of_the_command(bundle_path: Path, tmp_path: Path, run
     assert (tmp_path / "c.mp4").read_bytes() != (tmp_path / "a.mp4").read_bytes()
 
 
+def test_the_contact_sheet_shows_the_crop_of_the_film(bundle_path: Path, tmp_path: Path) -> None:
+    sheets = []
+    for index, crop in enumerate((None, (0, 0, 300), (200, 200, 300))):
+        film, sheet = tmp_path / f"{index}.mp4", tmp_path / f"{index}.png"
+        echoedge.animate(bundle_path, image=DEMO / "ada.png", audio=DEMO / "hello.wav", out=film, crop=crop)
+        api.contact_sheet(bundle_path, clip=film, image=DEMO / "ada.png", out=sheet, crop=crop)
+        sheets.append(sheet.read_bytes())
+    assert len(set(sheets)) == 3
+    with pytest.raises(InputError, match=r"crop is \(1, 2\); give \(top, left, size\)"):
+        echoedge.animate(bundle_path, image=DEMO / "ada.png", audio=DEMO / "hello.wav", out=film, crop=(1, 2))  # type: ignore[arg-type]
+
+
 def test_verify_and_bench_give_what_the_commands_print(bundle_path: Path, tmp_path: Path, run: Run) -> None:
     bundle = tmp_path / "b.echoedge"
     shutil.copytree(bundle_path, bundle)

@@ -72,6 +72,7 @@ def test_a_checkpoint_is_played(animate: Run, tmp_path: Path, variant: Variant) 
         ("--dtype", "bf16"), ("--decoder", "tiny"),
         ("--window", 5, "--overlap", 0), ("--window", 5, "--overlap", 1, "--long-video", "chunks"), ("--prompt", "a woman"),
         ("--window", 5, "--overlap", 0, "--anchor", "clip", "--seed", 0, "--resident"), ("--match-colours",),
+        ("--crop", "0,100,300"),
     ],
     ids=str,
 )  # fmt: skip
@@ -84,7 +85,8 @@ def test_every_option_does_something(animate: Run, tmp_path: Path, options: tupl
 
 @pytest.mark.parametrize(
     "options",
-    [("--guidance", 9), ("--negative-prompt", "a dog"), ("--face", "0,16,0,16"), ("--audio-scale", 0.2), ("--guidance", 1)],
+    [("--guidance", 9), ("--negative-prompt", "a dog"), ("--face", "0,16,0,16"), ("--audio-scale", 0.2), ("--guidance", 1),
+     ("--crop", "100,100,300", "--face", "100,250,100,250")],
     ids=str,
 )  # fmt: skip
 def test_every_option_of_preview_does_something(animate: Run, tmp_path: Path, options: tuple[object, ...]) -> None:
@@ -102,6 +104,8 @@ def test_what_cannot_work_is_one_sentence(animate: Run, run: Run, folders: dict[
         (("--audio-scale", 0.5), "only preview's audio attention"),
         (("--device", "cuda:77"), "cannot compute on 'cuda:77'"),
         (("--face", "1,2,3,4"), "flash hears it everywhere"),
+        (("--crop", "100,0,500"), "ends at row 600 and column 500"),
+        (("--crop", "0"), "--crop is '0'; write TOP,LEFT,SIZE"),
         (("--engine", "executorch"), "A checkpoint is played by torch"),
         (("--model", "preview"), "flash"),
         (("--dtype", "int8"), "dtype is 'int8'"),

@@ -14,7 +14,8 @@ from ...core.files import human_bytes, require_free_disk, require_free_memory
 from ...core.plan import check_seed
 from ...core.sampling.inputs import byte_ids, cut_sentence
 from .clips import ClipWriter
-from .pictures import output_size, portrait_size, read_portrait
+from .cropping import Crop, within_crop
+from .pictures import Portrait, output_size, read_portrait, to_signed
 from .player import Progress, silent
 from .prompts import read_prompts
 from .setting import Setting, Wanted
@@ -61,11 +62,12 @@ def animate_bundle(
     *,
     seed: int = 0,
     audio_track: int | None = None,
+    crop: Crop | None = None,
     force: bool = False,
     progress: Progress = silent,
     warn: Warn = print,
 ) -> Animated:
-    """Plays a bundle.
+    """Plays a bundle. `crop`: the part of the portrait that is played.
 
     Raises:
         InputError, ConfigError: the portrait, the voice or the prompt cannot be used; the bundle has no such shape or decoder.
@@ -74,7 +76,7 @@ def animate_bundle(
     check_seed(seed)
     setting = Setting.of(bundle, wanted)
     clip, prompt = setting.clip, setting.prompt(wanted.prompt, default="")
-    portrait = read_portrait(image, clip.height, clip.width)
+    portrait = read_portrait(image, clip.height, clip.width, crop, warn)
     speech = read_speech(audio, clip.sample_rate, clip.fps, track=audio_track, warn=warn)
     seconds = len(speech) / clip.sample_rate
     require_free_disk(out, int(seconds * clip.fps * clip.height * clip.width * 3 / CLIP_COMPRESSION))
@@ -105,6 +107,7 @@ def animate_checkpoint(
     prompts: Path | None = None,
     size: tuple[int, int] = (512, 512),
     frames: int | None = None,
+    crop: Crop | None = None,
     face: Box | None = None,
     match_colours: bool = False,
     resident: bool = False,
@@ -114,7 +117,8 @@ def animate_checkpoint(
     warn: Warn = print,
 ) -> Animated:
     """Plays a checkpoint's own model, without a bundle. `size`: (height, width) whose area the clip fills; `frames`: at most so
-    many; `face`: in the portrait's pixels, the only part that hears the voice (preview).
+    many; `crop`: the part of the portrait that is played, a square; `face`: in the whole portrait's pixels, the only part that
+    hears the voice (preview).
 
     Raises:
         CheckpointError, ConfigError, InputError, OutputError, ResourceError: as the message says.
@@ -127,8 +131,10 @@ def animate_checkpoint(
 
     checkpoint = Checkpoint.open(folder, model)
     sizes = Architecture(checkpoint.config())
-    image_height, image_width = portrait_size(image)
+    portrait = Portrait.open(image, warn, crop, 4 * max(size))
+    image_height, image_width = portrait.size
     height, width = output_size(image_height, image_width, *size)
+    pixels = portrait.pixels(height, width)
     clip = ClipSpec(height, width, 1)
     needed_seconds = None if frames is None else frames / clip.fps
     speech = read_speech(audio, clip.sample_rate, clip.fps, track=audio_track, most_seconds=needed_seconds, warn=warn)
@@ -139,6 +145,8 @@ def animate_checkpoint(
     if face is not None:
         if not sizes.transformer.audio_path.masked:
             raise ConfigError("--face says which tokens hear the speech; only preview knows that, flash hears it everywhere.")
+        if crop is not None:
+            face = within_crop(face, crop)
         mask = face_mask(face, image_height, image_width, height, width).numpy()
     pack = read_prompts(prompts, sizes.transformer.text_dim) if prompts else {}
     reference = Reference(checkpoint, clip, settings, sizes, pack, resident, progress, warn=warn)
@@ -151,7 +159,7 @@ def animate_checkpoint(
     with ClipWriter(
         out, height=height, width=width, fps=clip.fps, audio=speech, sample_rate=clip.sample_rate, force=force
     ) as writer:
-        for frame in reference.frames(read_portrait(image, height, width), speech, prompt, mask):
+        for frame in reference.frames(to_signed(pixels), speech, prompt, mask):
             writer.write(matcher(frame) if matcher else frame)
     written = writer.frames_written
     return Animated(

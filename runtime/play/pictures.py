@@ -6,96 +6,116 @@ Whatever cannot be used raises `InputError` with a sentence that names the file,
 from __future__ import annotations
 
 import math
-import struct
-import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from ...core.config import SIZE_MULTIPLE
 from ...core.errors import InputError
 from ...core.plan.long_video import to_uint8
-from .opening import existing_file
+from .cropping import Crop, Part, cut_sentence, is_cut, largest_part, place_part
+from .faces import Face, find_faces
+from .picture_files import Picture, Warn, open_picture
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
-MIN_PORTRAIT_SIDE = 16
-MATTE = (128, 128, 128)  # behind transparent pixels: the model's zero
-_REDUCE_ABOVE_PIXELS = 24_000_000
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, RuntimeError, struct.error)  # of damaged files
+_SHOWN_ASPECT = 3  # of a picture that is shown whole: beyond, its kept part would be too small to see
+_FADE = 0.25  # how much stays of what was cut off, where it is shown
 
 
-def read_portrait(path: str | Path, height: int, width: int) -> Floats:
+@dataclass(frozen=True)
+class Portrait:
+    """A picture file, decoded once, of which clips of any size take what they need.
+
+    crop: what the user wants kept; without one it is the largest rectangle of the clip's aspect.
+    """
+
+    picture: Picture
+    crop: Crop | None
+    warn: Warn
+
+    @classmethod
+    def open(cls, path: str | Path, warn: Warn = print, crop: Crop | None = None, enough: int | None = None) -> Portrait:
+        """Reads a file as `open_picture` does; `enough`: pixels a side that the clip makes use of.
+
+        Raises:
+            InputError: the file cannot be used; the crop reaches beyond the picture.
+        """
+        portrait = cls(open_picture(path, warn, None if crop else enough), crop, warn)
+        if crop is not None:
+            crop.part(portrait.picture.height, portrait.picture.width)
+        return portrait
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels of the file, upright: of the crop, a square, if there is one."""
+        return (self.crop.size, self.crop.size) if self.crop else (self.picture.height, self.picture.width)
+
+    def part(self, height: int, width: int) -> Part:
+        """What a clip of height × width keeps, in pixels of the file; `warn` hears what is cut off.
+
+        Raises:
+            InputError: the crop, at the clip's aspect, reaches beyond the picture.
+        """
+        sides = (self.picture.height, self.picture.width)
+        if self.crop is not None:
+            return self.crop.part(*sides, width / height)
+        part = largest_part(*sides, height, width)
+        if not is_cut(part, *sides):
+            return part
+        image = self.picture.image
+        scale, faces = sides[1] / image.width, find_faces(image)
+        if faces:
+            faces = [Face(face.top * scale, face.left * scale, face.size * scale) for face in faces]
+        part = place_part(part, *sides, faces or ())
+        self.warn(cut_sentence(self.picture.path, part, *sides, f"{height}x{width}", faces))
+        return part
+
+    def pixels(self, height: int, width: int) -> Pixels:
+        """uint8 [height, width, 3]: the kept part resized with Lanczos in 8 bits, as upstream resizes. Raises as `part`."""
+        return self._resized(self.part(height, width), height, width)
+
+    def _resized(self, part: Part, height: int, width: int) -> Pixels:
+        image = self.picture.image
+        across, down = image.width / self.picture.width, image.height / self.picture.height
+        box = (part.left * across, part.top * down, min(part.right * across, image.width), min(part.bottom * down, image.height))
+        return np.array(image.resize((width, height), Image.Resampling.LANCZOS, box=box))
+
+    def shown(self, height: int, width: int) -> Pixels:
+        """uint8 [h, w, 3]: the whole picture, faded where a clip of height × width does not reach, with the part that it shows as
+        large as the clip; of a very long picture, or one that is not cut, that part alone. Raises as `part`."""
+        part, (whole_height, whole_width) = self.part(height, width), (self.picture.height, self.picture.width)
+        scale = height / part.height
+        shape = (round(whole_height * scale), round(whole_width * scale))
+        if not is_cut(part, whole_height, whole_width) or max(shape) > _SHOWN_ASPECT * max(height, width):
+            return self._resized(part, height, width)
+        whole = np.array(self.picture.image.resize(shape[::-1], Image.Resampling.LANCZOS))
+        faded = np.rint(255 - (255 - whole.astype(np.float32)) * np.float32(_FADE)).astype(np.uint8)
+        kept = (
+            slice(round(part.top * scale), round(part.bottom * scale)),
+            slice(round(part.left * scale), round(part.right * scale)),
+        )
+        faded[kept] = whole[kept]
+        return faded
+
+
+def read_portrait(path: str | Path, height: int, width: int, crop: Crop | None = None, warn: Warn = print) -> Floats:
     """An image file as float32 [3, height, width] in [-1, 1]; see `read_portrait_pixels`."""
-    return to_signed(read_portrait_pixels(path, height, width))
+    return to_signed(read_portrait_pixels(path, height, width, crop, warn))
 
 
-def read_portrait_pixels(path: str | Path, height: int, width: int) -> Pixels:
-    """An image file as uint8 [height, width, 3].
-
-    Any format and mode that Pillow reads, turned as its EXIF tag says; transparent parts become mid grey; of an animation the first
-    frame. The largest centred rectangle of the target's aspect is kept and resized with Lanczos in 8 bits, as upstream resizes.
+def read_portrait_pixels(path: str | Path, height: int, width: int, crop: Crop | None = None, warn: Warn = print) -> Pixels:
+    """An image file as uint8 [height, width, 3], resized with Lanczos as upstream resizes; see `open_picture`, `Portrait`.
 
     Raises:
-        InputError: there is no such file; it is no image, is damaged, is smaller than 16 pixels a side, or has more pixels than
-            Pillow accepts (179 million).
+        InputError: the file cannot be used; the crop reaches beyond the picture.
     """
-    rgb = _open_portrait(path, 4 * max(height, width))
-    scale = min(rgb.width / width, rgb.height / height)
-    left, top = (rgb.width - width * scale) / 2, (rgb.height - height * scale) / 2
-    box = (left, top, min(left + width * scale, rgb.width), min(top + height * scale, rgb.height))
-    return np.array(rgb.resize((width, height), Image.Resampling.LANCZOS, box=box))
-
-
-def portrait_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of an image file in pixels, turned as its EXIF tag says. Raises as `read_portrait_pixels`."""
-    rgb = _open_portrait(path, None)
-    return rgb.height, rgb.width
-
-
-def _open_portrait(path: str | Path, enough: int | None) -> Image.Image:
-    """The picture in 8-bit RGB; of a very large JPEG a smaller version whose sides still have `enough` pixels."""
-    path = existing_file(path, "portrait")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images and sloppy metadata
-            with Image.open(path) as image:
-                if min(image.size) < MIN_PORTRAIT_SIDE:
-                    raise InputError(
-                        f"The portrait {path} is {image.width} pixels wide and {image.height} high; it needs at least "
-                        f"{MIN_PORTRAIT_SIDE} a side."
-                    )
-                if enough and image.width * image.height > _REDUCE_ABOVE_PIXELS:  # JPEG decodes to a half, a quarter or an eighth
-                    image.draft(None, (enough, enough))
-                return _to_rgb(ImageOps.exif_transpose(image))
-    except InputError:
-        raise
-    except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise InputError(f"The portrait {path} has more than {limit} million pixels. Save a smaller copy.") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"The portrait {path} is not an image in a known format. Save it as JPEG or PNG.") from error
-    except _PILLOW_ERRORS as error:
-        raise InputError(f"The portrait {path} cannot be read ({error}). Save it again as JPEG or PNG.") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of an image of any mode."""
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it at 255
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError(f"its values run from {grey.min()} to {grey.max()}, beyond 16 bits")
-        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers without a known range")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, (*MATTE, 255)), rgba).convert("RGB")
-    return image.convert("RGB")
+    return Portrait.open(path, warn, crop, 4 * max(height, width)).pixels(height, width)
 
 
 def to_signed(pixels: Pixels) -> Floats:
