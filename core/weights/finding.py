@@ -77,18 +77,18 @@ def _is_base_folder(folder: Path, names: list[str]) -> bool:
 
 
 def _transformer_groups(names: list[str], merge: bool) -> list[tuple[str, ...]]:
-    """Of the files in one folder, those that may hold a transformer: one file, an index, or (`merge`) shards without an index."""
+    """Of the files in one folder, those that may hold a transformer: one file, an index, or (`merge`) shards without an index;
+    where there is nothing else, a file in a format of quantised weights, so that it is refused by its name."""
     groups: list[tuple[str, ...]] = [(name,) for name in names if _OVERLAY_CHECKPOINT.fullmatch(name)]
     whole = next((name for name in (f"{_MODEL}.bin", f"{_MODEL}.safetensors", _MODEL + INDEX_SUFFIX) if name in names), None)
     if whole:
         return [*groups, (whole,)]
-    if not merge:
-        return groups
     known = (*_SINGLE_FILES.values(), _OVERLAY_CHECKPOINT)
     loose = [name for name in names if name.endswith(".safetensors") and not any(p.fullmatch(name) for p in known)]
-    if loose:
+    if merge and loose:
         return [*groups, tuple(loose)]
-    return groups or [(name,) for name in names if name.endswith(".gguf") and not any(p.fullmatch(name) for p in known)][:1]
+    quantised = [name for name in names if name.endswith(".gguf") and not any(p.fullmatch(name) for p in known)]
+    return groups or ([(quantised[0],)] if quantised else [])
 
 
 def folders_beside(folder: Path) -> list[Path]:
