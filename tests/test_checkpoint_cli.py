@@ -225,7 +225,10 @@ def test_inspect_says_what_was_taken(folder: Path, run: Run) -> None:
     (folder / OVERLAY_FILE).unlink()
     ended = run("inspect", folder)
     assert ended.status == 0
-    assert "transformer: The tensors of checkpoint-9.pth are those of 'generator_ema'; 'generator' is left aside.\n" in ended.out
+    assert (
+        "transformer: The tensors of checkpoint-9.pth are those of 'generator_ema'; those of 'generator' are left aside.\n"
+        in ended.out
+    )
     assert "transformer: The names of checkpoint-9.pth are read without '_orig_mod'.\n" in ended.out
     assert len(json.loads(run("inspect", folder, "--json").out)["components"][0]["notes"]) == 2
 

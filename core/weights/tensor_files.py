@@ -270,13 +270,17 @@ def _read_pickle(path: Path, size: int, start: bytes) -> TensorFile:
     keys = choose_set(sets, path)
     tensors = _plain(path, sets[keys])
     infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    left = [".".join(other) for other in sets if other not in (keys, keys[:-1], ())]
-    notes = [f"The tensors of {path.name} are those of {'.'.join(keys)!r}{_left_aside(left)}."] if keys else []
+    left = [other for other, named in sets.items() if other != keys and any(tensor.dim() for tensor in named.values())]
+    notes = [f"The tensors of {path.name} are {_place(keys)}{_left_aside(left)}."] if keys or left else []
     return TensorFile(path, infos, size, mapped, lambda: _tensors_at(path, mapped, keys), tuple(notes))
 
 
-def _left_aside(sets: list[str]) -> str:
-    return f"; {', '.join(map(repr, sets))} {'is' if len(sets) == 1 else 'are'} left aside" if sets else ""
+def _place(keys: Words) -> str:
+    return f"those of {'.'.join(keys)!r}" if keys else "those outside all dictionaries"
+
+
+def _left_aside(sets: list[Words]) -> str:
+    return f"; {', '.join(map(_place, sets))} are left aside" if sets else ""
 
 
 def _tensors_at(path: Path, mapped: bool, keys: Words) -> dict[str, Tensor]:

@@ -131,6 +131,7 @@ SETS: dict[str, Callable[[Tensors, Tensors], dict[str, Any]]] = {
     "ema": lambda plain, ema: {"state_dict": plain, "ema": ema},
     "swa": lambda plain, ema: {"model": plain, "swa_model": ema},
     "deep": lambda plain, ema: {"train": {"model": plain, "model_ema": {"module": ema}}, "epoch": 3},
+    "outside all": lambda plain, ema: plain | {"ema": ema},
     "beside an optimizer": lambda plain, ema: {"model": plain, "ema": ema, "optimizer": {"exp_avg": plain}, "exp_avg": plain},
     "compiled": lambda plain, ema: {"generator": before("_orig_mod.", plain), "generator_ema": ema},
 }
@@ -144,6 +145,13 @@ def test_of_several_dictionaries_the_average_is_taken_and_told(name: str, folder
     (note,) = account(folder).notes
     assert note.startswith("The tensors of checkpoint-9.pth are those of '")
     assert ("ema" in note or "swa" in note) and "left aside" in note
+
+
+def test_numbers_beside_the_tensors_are_not_told(folder: Path) -> None:
+    written(folder, {"state_dict": own(), "step": torch.tensor(7), "epoch": 3}, "pth")
+    assert account(folder).notes == ("The tensors of checkpoint-9.pth are those of 'state_dict'.",)
+    written(folder, own() | {"optimizer": {"state": {"a": torch.ones(2)}}}, "pth")
+    assert (account(folder).status, account(folder).notes) == ("complete", ())
 
 
 @pytest.mark.parametrize("name", ["ema", "state_dict", "model", "generator_ema", "student"])
@@ -170,7 +178,7 @@ def test_an_average_of_a_part_is_not_taken_for_the_whole(folder: Path) -> None:
     part = {name: tensor for name, tensor in own(6).items() if "audio" in name}
     written(folder, {"model": plain, "ema": part}, "pth")
     assert same(load_transformer(Checkpoint.open(folder), torch.float32, config=tiny_config()), alive(plain))
-    assert account(folder).notes == ("The tensors of checkpoint-9.pth are those of 'model'; 'ema' is left aside.",)
+    assert account(folder).notes == ("The tensors of checkpoint-9.pth are those of 'model'; those of 'ema' are left aside.",)
 
 
 @pytest.mark.parametrize(("one", "two"), [("generator.", "generator_ema."), ("", "ema."), ("model.net.", "model.ema_net.")])
