@@ -17,7 +17,7 @@ from ..model.pretrained import EncoderConfig, Shapes
 from ..model.pretrained_text import PromptTokenizer
 from .recognition import audio_variant, recognise, scales_among
 from .tensor_files import SHORT_NAMES, TensorFile, TensorInfo
-from .wrappings import Unwrapped, adapters_among, unwrap
+from .wrappings import Unwrapped, adapters_among, fitting, unwrap
 
 NEEDED_FOR: dict[ComponentName, str] = {
     "transformer": "everything",
@@ -63,8 +63,10 @@ class TensorSource:
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
-        """Raises:
-        CheckpointError: two files have one tensor, or there are several sets of the same tensors and none is to be preferred.
+        """By name, without what tools put into it.
+
+        Raises:
+            CheckpointError: two files have one tensor, or there are several sets of the same tensors and none is to be preferred.
         """
         files: dict[str, TensorFile] = {}
         for file in self.files:
@@ -192,8 +194,8 @@ def refusal(sources: list[TensorSource]) -> str | None:
     """Why files cannot be read although their tensors may have the right names: adapters that are not merged, quantised weights."""
     for source in sources:
         where, stored = source.files[0].path, [name for file in source.files for name in file.tensors]
-        adapters, whole = adapters_among(stored), len(source.entries)
-        if adapters and len(adapters) < whole / 2:
+        adapters = adapters_among(stored)
+        if adapters and fitting(set(stored).difference(adapters)):
             return (
                 f"{where} holds {len(adapters):,} tensors of an adapter beside the weights, such as {min(adapters)}. "
                 "Merge them into the weights first, with the program that made the file."

@@ -230,6 +230,12 @@ def test_an_adapter_around_base_layers_is_named_and_refused(folder: Path) -> Non
     assert "holds 2 tensors of an adapter beside the weights" in complaint(folder)
 
 
+def test_an_adapter_of_more_tensors_than_the_weights_is_named_and_refused(folder: Path) -> None:
+    adapter = {f"blocks.0.self_attn.q.lora_A.{number}.weight": torch.ones(4, 48) for number in range(200)}
+    written(folder, own() | adapter)
+    assert "holds 200 tensors of an adapter beside the weights" in complaint(folder)
+
+
 def test_an_adapter_alone_is_no_transformer_of_its_own(folder: Path) -> None:
     """Not even the base, whose names it has within its own; beside a whole transformer it harms nothing."""
     lora = {
