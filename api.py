@@ -285,7 +285,8 @@ def inspect(bundle: Place) -> Bundle:
 
 
 def inspect_checkpoint(folder: Place) -> Checkpoint:
-    """Opens a folder of released weights: `.accounts()` says of every component whether each tensor is there. No data is read.
+    """Opens a folder of released weights: `.accounts()` says of every component whether each tensor is there,
+    `.accounts(values=True)` also whether its numbers can be meant. Opening reads no data.
 
     Raises:
         CheckpointError: nothing known is there, or two files could be meant.

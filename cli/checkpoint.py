@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..core.weights.checkpoints import Checkpoint
 
 checkpoint_app = typer.Typer(help="Folders of released weights, or of random ones in their place.", no_args_is_help=True)
-STATUS_COLOURS = {"complete": "green", "incomplete": "red", "unreadable": "red", "absent": "dim"}
+STATUS_COLOURS = {"complete": "green", "incomplete": "red", "damaged": "red", "unreadable": "red", "absent": "dim"}
 
 
 # -- inspect ---------------------------------------------------------------------------------------------------------------------
@@ -35,15 +35,16 @@ def is_checkpoint(path: Path) -> bool:
 
     if path.is_dir():
         return path.suffix != ".echoedge" and not (path / MANIFEST).exists() and any(path.iterdir())
-    return path.suffix in (".safetensors", ".pth", ".pt", ".bin")
+    return path.suffix in (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".gguf")
 
 
 def inspect_checkpoint(path: Path, as_json: bool) -> bool:
-    """Prints what a folder of weights holds. -> whether everything that is there is whole, and a transformer is."""
+    """Prints what a folder of weights holds, values included. -> whether all that is there is whole, and a transformer is."""
     from ..core.weights.random_checkpoint import random_record
 
     checkpoint = api.inspect_checkpoint(path)
-    accounts = checkpoint.accounts()
+    with _byte_bars(as_json or not err.is_terminal, transient=True) as progress:
+        accounts = checkpoint.accounts(values=True, progress=progress)
     whole = all(account.status in ("complete", "absent") for account in accounts) and accounts[0].status == "complete"
     if as_json:
         components = [account.to_dict() for account in accounts]
@@ -52,7 +53,7 @@ def inspect_checkpoint(path: Path, as_json: bool) -> bool:
         return whole
     _print_accounts(checkpoint, accounts)
     for account in accounts:
-        if account.status in ("incomplete", "unreadable") or (account.name == "transformer" and account.status == "absent"):
+        if account.status not in ("complete", "absent") or (account.name == "transformer" and account.status == "absent"):
             out.print(f"\n[red]{account.name}:[/] {escape(account.complaint())}", soft_wrap=True, highlight=False)
     return whole
 
@@ -91,6 +92,8 @@ def _print_accounts(checkpoint: Checkpoint, accounts: list[Account]) -> None:
         files = ", ".join(_relative(path, checkpoint.folder) for path in account.files)
         out.print(f"{account.name:<13}{escape(files)}", soft_wrap=True, highlight=False)
     for account in accounts:
+        for note in account.notes:
+            out.print(f"{account.name}: {escape(note)}", soft_wrap=True, highlight=False)
         for reason, count in account.dropped.items():
             out.print(
                 f"[dim]{account.name}: {count:,} of {account.stored:,} tensors are dropped; {escape(reason)}.[/]", soft_wrap=True
@@ -112,6 +115,8 @@ def _status(account: Account) -> str:
     if account.status == "absent":
         return f"[{colour}]absent; for {NEEDED_FOR[account.name]}[/]"
     faults = ", ".join(f"{len(names):,} {kind}" for kind, names in account.faults.items())
+    if account.status == "damaged":
+        faults = f"{sum(map(len, account.wrong_values.values())):,} with numbers that cannot be meant"
     return f"[{colour}]{account.status}[/]" + (f": {faults}" if faults else "")
 
 
@@ -123,10 +128,11 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 @contextmanager
-def _byte_bars(quiet: bool) -> Iterator[Any]:
-    """Progress bars on the error stream, one per component, as a function (component, bytes done, bytes in all)."""
+def _byte_bars(quiet: bool, transient: bool = False) -> Iterator[Any]:
+    """Progress bars on the error stream, one per component, as a function (component, bytes done, bytes in all). `transient`: they
+    vanish at the end."""
     columns = (TextColumn("{task.description:<12}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, disable=quiet) as bars:
+    with Progress(*columns, console=err, disable=quiet, transient=transient) as bars:
         tasks: dict[str, Any] = {}
 
         def advance(component: str, done: int, total: int) -> None:

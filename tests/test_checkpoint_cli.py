@@ -176,6 +176,73 @@ def test_a_damaged_file_is_one_row_among_the_others(folder: Path, run: Run) -> N
     assert f"vae: {path} is damaged" in ended.out
 
 
+def changed(folder: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    tensors = load_file(folder / OVERLAY_FILE)
+    tensors[name] = change(tensors[name])
+    save_file(tensors, folder / OVERLAY_FILE)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [
+        ("head.head.bias", lambda t: t * torch.nan, "head.head.bias holds 64 NaN"),
+        ("blocks.1.ffn.0.weight", torch.zeros_like, "blocks.1.ffn.0.weight is all zeros"),
+        ("blocks.1.ffn.0.weight", lambda t: t * 5000, "times as large as in the other blocks"),
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_exit_status_1(
+    name: str, change: Callable[[torch.Tensor], torch.Tensor], expected: str, folder: Path, run: Run
+) -> None:
+    changed(folder, name, change)
+    ended = run("inspect", folder)
+    assert ended.status == 1
+    assert row(ended.out, "transformer")[-1] == "damaged: 1 with numbers that cannot be meant"
+    assert row(ended.out, "vae")[-1] == "complete"
+    said = next(line for line in ended.out.splitlines() if line.startswith("transformer: The numbers"))
+    assert str(folder / OVERLAY_FILE) in said
+    assert expected in said
+    ended = run("inspect", folder, "--json")
+    told = json.loads(ended.out)
+    assert (ended.status, told["complete"], told["components"][0]["status"]) == (1, False, "damaged")
+    ((path, phrases),) = told["components"][0]["wrong_values"].items()
+    assert path == str(folder / OVERLAY_FILE)
+    assert expected in phrases[0]
+
+
+def test_biases_of_zeros_are_no_damage(folder: Path, run: Run) -> None:
+    changed(folder, "blocks.1.ffn.0.bias", torch.zeros_like)
+    changed(folder, "head.head.weight", torch.zeros_like)
+    ended = run("inspect", folder, "--json")
+    assert ended.status == 0
+    assert json.loads(ended.out)["components"][0]["wrong_values"] == {}
+
+
+def test_inspect_says_what_was_taken(folder: Path, run: Run) -> None:
+    tensors = load_file(folder / OVERLAY_FILE)
+    assert "are read without" not in run("inspect", folder).out
+    ema = {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}
+    torch.save({"generator": tensors, "generator_ema": ema}, folder / "transformer" / "checkpoint-9.pth")
+    (folder / OVERLAY_FILE).unlink()
+    ended = run("inspect", folder)
+    assert ended.status == 0
+    assert (
+        "transformer: The tensors of checkpoint-9.pth are those of 'generator_ema'; those of 'generator' are left aside.\n"
+        in ended.out
+    )
+    assert "transformer: The names of checkpoint-9.pth are read without '_orig_mod'.\n" in ended.out
+    assert len(json.loads(run("inspect", folder, "--json").out)["components"][0]["notes"]) == 2
+
+
+@pytest.mark.parametrize("suffix", ["gguf", "safetensors"])
+def test_a_gguf_file_may_be_inspected(suffix: str, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "alone").mkdir()
+    path = tmp_path / "alone" / f"model.{suffix}"
+    path.write_bytes(b"GGUF\x03\0\0\0" + bytes(64))
+    ended = run("inspect", path)
+    assert ended.status == 1
+    assert f"transformer: {path} is a GGUF file, which holds quantised weights. Take the file in bf16, fp16 or fp32" in ended.out
+
+
 def test_a_file_of_weights_may_be_inspected(folder: Path, run: Run) -> None:
     ended = run("inspect", folder / OVERLAY_FILE)
     assert ended.status == 0

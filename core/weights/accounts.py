@@ -15,8 +15,9 @@ from ..errors import CheckpointError
 from ..model.architecture import ComponentName, TransformerLayout
 from ..model.pretrained import EncoderConfig, Shapes
 from ..model.pretrained_text import PromptTokenizer
-from .recognition import audio_variant, recognise
-from .tensor_files import SHORT_NAMES, TensorFile, TensorInfo, without_prefix
+from .recognition import audio_variant, recognise, scales_among
+from .tensor_files import SHORT_NAMES, TensorFile, TensorInfo
+from .wrappings import Unwrapped, adapters_among, fitting, unwrap
 
 NEEDED_FOR: dict[ComponentName, str] = {
     "transformer": "everything",
@@ -29,6 +30,7 @@ NEEDED_FOR: dict[ComponentName, str] = {
 }
 BASE_FOLDER = "Wan2.1-Fun-V1.1-1.3B-InP"
 OVERLAY_FILE = "transformer/diffusion_pytorch_model.safetensors"
+_FLOAT8 = tuple(getattr(torch, name) for name in dir(torch) if name.startswith("float8_"))
 _LISTED = 4  # names of each kind in an error
 _LOOKED_FOR: dict[ComponentName, str] = {
     "transformer": f"diffusion_pytorch_model.safetensors (or .bin, or checkpoint-….pth) in transformer/ and {BASE_FOLDER}/",
@@ -55,21 +57,50 @@ class Entry:
 
 @dataclass(frozen=True)
 class TensorSource:
-    """Files that are read as one: a file, or the shards of one. Their tensors, under names without a common prefix."""
+    """Files that are read as one: a file, or the shards of one. Their tensors, under names without what tools put into them."""
 
     files: tuple[TensorFile, ...]
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
-        stored = {name: file for file in self.files for name in file.tensors}
-        return {name: Entry(stored[own], own) for name, own in without_prefix(stored).items()}
+        """By name, without what tools put into it.
+
+        Raises:
+            CheckpointError: two files have one tensor, or there are several sets of the same tensors and none is to be preferred.
+        """
+        files: dict[str, TensorFile] = {}
+        for file in self.files:
+            for name in file.tensors:
+                twin = files.setdefault(name, file)
+                if twin is not file:
+                    raise CheckpointError(f"{twin.path} and {file.path} both hold {name}. Take away the file that is not meant.")
+        return {name: Entry(files[own], own) for name, own in self._unwrapped.names.items()}
+
+    @cached_property
+    def _unwrapped(self) -> Unwrapped:
+        return unwrap([name for file in self.files for name in file.tensors], self.files[0].path)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was read otherwise than it is stored, a sentence each."""
+        notes = [note for file in self.files for note in file.notes]
+        found, where = self._unwrapped, self.files[0].path.name
+        if found.words:
+            notes.append(f"The names of {where} are read without {', '.join(map(repr, found.words))}.")
+        for front, count in found.left.items():
+            what = f"of {front!r}" if front else "without a prefix"
+            taken = f"those of {found.chosen!r}" if found.chosen else "those without a prefix"
+            notes.append(f"Of {where} {count:,} tensors {what} are left aside: {taken} are read.")
+        return tuple(notes)
 
     @property
     def infos(self) -> dict[str, TensorInfo]:
-        return {name: entry.info for name, entry in self.entries.items()}
+        """Of all tensors, as they are stored and as they are read."""
+        stored = {name: info for file in self.files for name, info in file.tensors.items()}
+        return stored | {name: entry.info for name, entry in self.entries.items()}
 
 
-Status = Literal["complete", "incomplete", "unreadable", "absent"]
+Status = Literal["complete", "incomplete", "damaged", "unreadable", "absent"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +128,8 @@ class Account:
     conflicts: tuple[str, ...] = ()
     hint: str | None = None
     problem: str | None = None  # why the files cannot be read at all
+    notes: tuple[str, ...] = ()  # what was read otherwise than it is stored
+    wrong_values: Mapping[Path, tuple[str, ...]] = field(default_factory=dict)  # see `values.examine`; looked for where asked for
 
     @property
     def status(self) -> Status:
@@ -104,7 +137,9 @@ class Account:
             return "unreadable"
         if not self.files:
             return "absent"
-        return "incomplete" if self.faults else "complete"
+        if self.faults:
+            return "incomplete"
+        return "damaged" if self.wrong_values else "complete"
 
     @property
     def faults(self) -> dict[str, tuple[str, ...]]:
@@ -121,6 +156,8 @@ class Account:
             return self.problem
         if not self.files:
             return f"{no_such(self.name)} It is needed for {NEEDED_FOR[self.name]}."
+        if self.wrong_values and not self.faults:
+            return in_a_sentence(self.wrong_values, self.title)
         where = ", ".join(map(str, self.files))
         lines = [f"{where} does not hold the {self.title}: {self.found:,} of {self.expected:,} tensors fit."]
         if len(self.files) > 1:
@@ -137,7 +174,39 @@ class Account:
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain |= {"files": [str(path) for path in self.files], "origins": {str(p): n for p, n in self.origins.items()}}
         plain |= {key: dict(plain[key]) for key in ("types", "dropped")}
+        plain["wrong_values"] = {str(path): list(phrases) for path, phrases in self.wrong_values.items()}
         return plain | {"status": self.status, "needed_for": NEEDED_FOR[self.name]}
+
+
+def in_a_sentence(wrong: Mapping[Path, tuple[str, ...]], title: str) -> str:
+    """The error of weights with wrong values."""
+    said = []
+    for path, phrases in wrong.items():
+        more = f", and {len(phrases) - _LISTED:,} more" if len(phrases) > _LISTED else ""
+        said.append(f"in {path} {', '.join(phrases[:_LISTED])}{more}")
+    return (
+        f"The numbers of the {title} cannot be meant: {'; '.join(said)}. Download the file again, or take an earlier one of its "
+        "training."
+    )
+
+
+def refusal(sources: list[TensorSource]) -> str | None:
+    """Why files cannot be read although their tensors may have the right names: adapters that are not merged, quantised weights."""
+    for source in sources:
+        where, stored = source.files[0].path, [name for file in source.files for name in file.tensors]
+        adapters = adapters_among(stored)
+        if adapters and fitting(set(stored).difference(adapters)):
+            return (
+                f"{where} holds {len(adapters):,} tensors of an adapter beside the weights, such as {min(adapters)}. "
+                "Merge them into the weights first, with the program that made the file."
+            )
+        scales = scales_among(stored)
+        eighths = [name for file in source.files for name, info in file.tensors.items() if info.dtype in _FLOAT8]
+        if scales or eighths:
+            counted = [f"{len(eighths):,} tensors of fp8, such as {min(eighths)}"] if eighths else []
+            counted += [f"{len(scales):,} of scales, such as {min(scales)}"] if scales else ["none of scales"]
+            return f"{where} is quantised: {', '.join(counted)}. Take the file in bf16, fp16 or fp32; `export` quantises it."
+    return None
 
 
 def no_such(name: ComponentName) -> str:
@@ -174,6 +243,10 @@ def account_of(empty: Account, layout: EncoderConfig, sources: list[TensorSource
     mistyped = {name for name, entry in known.items() if entry.info.dtype not in SHORT_NAMES}
     found = {name: entry for name, entry in known.items() if name not in misshaped | mistyped}
     used = {name: entry for name, entry in found.items() if name not in left}
+    empty = replace(empty, notes=tuple(note for source in sources for note in source.notes))
+    problem = refusal(sources)
+    if problem is not None:
+        return replace(empty, problem=problem)
     result = replace(
         empty,
         stored=len(entries),

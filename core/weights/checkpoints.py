@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -49,8 +50,10 @@ from .accounts import (
 )
 from .finding import Candidate, base_of, folders_beside, folders_in, nearest, overlay_of, places, read_source, require_variant
 from .recognition import AUDIO_PARTS
+from .values import examine
 
 M = TypeVar("M", bound=nn.Module)
+Progress = Callable[[str, int, int], None]
 
 SPEECH_FILES: dict[Variant, str] = {
     "flash": "chinese-wav2vec2-base/pytorch_model.bin",
@@ -87,7 +90,7 @@ class Checkpoint:
         """
         wanted = _wanted_variant(model)
         path = Path(os.path.abspath(path))
-        if not path.exists():
+        if not path.exists() and not path.is_symlink():
             raise CheckpointError(f"{path} does not exist. {_GIVE_THE_FOLDER}")
         folder = path if path.is_dir() else path.parent
         inside, beside = places(folders_in(folder)), places(folders_beside(folder))
@@ -142,10 +145,28 @@ class Checkpoint:
 
     # -- accounts ----------------------------------------------------------------------------------------------------------------
 
-    def accounts(self, sizes: Architecture | None = None) -> list[Account]:
-        """What of every component is there, against the released sizes of the variant or others."""
+    def accounts(
+        self, sizes: Architecture | None = None, values: bool = False, progress: Progress = lambda *_: None
+    ) -> list[Account]:
+        """What of every component is there, against the released sizes of the variant or others. `values`: every tensor is
+        read, and those whose numbers cannot be meant are named; `progress(component, bytes done, bytes in all)`."""
         sizes = sizes or Architecture(self.config())
-        return [self.account(name, sizes.layout(name)) for name in NEEDED_FOR]
+        accounts = [self.account(name, sizes.layout(name)) for name in NEEDED_FOR]
+        if not values:
+            return accounts
+        return [self.examined(account, sizes.layout(account.name), partial(progress, account.name)) for account in accounts]
+
+    def examined(
+        self, account: Account, layout: EncoderConfig | None, progress: Callable[[int, int], None] = lambda *_: None
+    ) -> Account:
+        """A complete component's account with what is wrong with its tensors' values; another one's as it is.
+
+        Raises:
+            CheckpointError: a file has changed or vanished since it was looked at.
+        """
+        if account.status != "complete" or layout is None:
+            return account
+        return replace(account, wrong_values=examine(self._used(account.name, layout), progress))
 
     def account(self, name: ComponentName, layout: EncoderConfig | None = None) -> Account:
         """What of one component is there, held against `layout`; None for the tokenizer, which is no tensors."""
@@ -209,6 +230,9 @@ class Checkpoint:
         account = self.account(name, layout)
         if account.status != "complete":
             raise CheckpointError(account.complaint())
+        return self._used(name, layout)
+
+    def _used(self, name: ComponentName, layout: EncoderConfig) -> dict[str, Entry]:
         return {n: entry for n, entry in united(self.sources(name, layout), layout).items() if layout.ignored(n) is None}
 
 

@@ -17,12 +17,12 @@ from .recognition import AUDIO_PARTS, audio_variant
 from .tensor_files import INDEX_SUFFIX, TensorFile, read_shards, read_tensor_file
 
 _SINGLE_FILES: dict[ComponentName, re.Pattern[str]] = {
-    "vae": re.compile(r"wan2[._]1[._-]vae.*\.(safetensors|pth|pt)", re.IGNORECASE),
-    "clip": re.compile(r"(models_clip|open-clip).*\.(safetensors|pth|pt)", re.IGNORECASE),
-    "text_encoder": re.compile(r"(models_t5_)?umt5.*\.(safetensors|pth|pt)", re.IGNORECASE),
+    "vae": re.compile(r"wan2[._]1[._-]vae.*\.(safetensors|pth|pt|gguf)", re.IGNORECASE),
+    "clip": re.compile(r"(models_clip|open-clip).*\.(safetensors|pth|pt|gguf)", re.IGNORECASE),
+    "text_encoder": re.compile(r"(models_t5_)?umt5.*\.(safetensors|pth|pt|gguf)", re.IGNORECASE),
     "tiny_vae": re.compile(r"taew2_1\.(safetensors|pth)", re.IGNORECASE),
 }
-_QUANTISED = re.compile(r"fp8|int8|nf4|gguf", re.IGNORECASE)
+_QUANTISED = re.compile(r"fp8|int8|nf4|gguf", re.IGNORECASE)  # copies that are passed over where there are others
 _OVERLAY_CHECKPOINT = re.compile(r"checkpoint-.*\.(pth|pt|safetensors)")
 _MODEL = "diffusion_pytorch_model"
 _DEPTH = 3
@@ -42,7 +42,7 @@ def folders_in(top: Path, depth: int = _DEPTH) -> Iterator[Path]:
 
 def _names_in(folder: Path) -> list[str]:
     try:
-        return sorted(path.name for path in folder.iterdir() if path.is_file())
+        return sorted(path.name for path in folder.iterdir() if path.is_file() or (path.is_symlink() and not path.exists()))
     except OSError:
         return []
 
@@ -56,7 +56,8 @@ def places(folders: Iterable[Path]) -> Places:
     for folder in folders:
         names = _names_in(folder)
         for component, pattern in _SINGLE_FILES.items():
-            matching = [name for name in names if pattern.fullmatch(name) and not _QUANTISED.search(name)]
+            matching = [name for name in names if pattern.fullmatch(name)]
+            matching = [name for name in matching if not _QUANTISED.search(name)] or matching
             by_stem = {Path(name).stem: name for name in sorted(matching, key=lambda name: name.endswith(".safetensors"))}
             found[component] += [(folder / name,) for name in by_stem.values()]
         groups = _transformer_groups(names, merge=_is_base_folder(folder, names) or folder.name == "transformer")
@@ -76,16 +77,18 @@ def _is_base_folder(folder: Path, names: list[str]) -> bool:
 
 
 def _transformer_groups(names: list[str], merge: bool) -> list[tuple[str, ...]]:
-    """Of the files in one folder, those that may hold a transformer: one file, an index, or (`merge`) shards without an index."""
+    """Of the files in one folder, those that may hold a transformer: one file, an index, or (`merge`) shards without an index;
+    where there is nothing else, a file in a format of quantised weights, so that it is refused by its name."""
     groups: list[tuple[str, ...]] = [(name,) for name in names if _OVERLAY_CHECKPOINT.fullmatch(name)]
     whole = next((name for name in (f"{_MODEL}.bin", f"{_MODEL}.safetensors", _MODEL + INDEX_SUFFIX) if name in names), None)
     if whole:
         return [*groups, (whole,)]
-    if not merge:
-        return groups
     known = (*_SINGLE_FILES.values(), _OVERLAY_CHECKPOINT)
     loose = [name for name in names if name.endswith(".safetensors") and not any(p.fullmatch(name) for p in known)]
-    return [*groups, tuple(loose)] if loose else groups
+    if merge and loose:
+        return [*groups, tuple(loose)]
+    quantised = [name for name in names if name.endswith(".gguf") and not any(p.fullmatch(name) for p in known)]
+    return groups or ([(quantised[0],)] if quantised else [])
 
 
 def folders_beside(folder: Path) -> list[Path]:
@@ -124,10 +127,17 @@ class Candidate:
 
 
 def read_source(paths: tuple[Path, ...]) -> TensorSource:
+    """What these files hold, read as one.
+
+    Raises:
+        CheckpointError: one cannot be read, or it is not clear which of its tensors are meant.
+    """
     files: list[TensorFile] = []
     for path in paths:
         files += read_shards(path) if path.name.endswith(INDEX_SUFFIX) else [read_tensor_file(path)]
-    return TensorSource(tuple(files))
+    source = TensorSource(tuple(files))
+    _ = source.entries  # whatever is wrong with the names is said here
+    return source
 
 
 def overlay_of(candidates: list[Candidate], wanted: Variant | None) -> Candidate | None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..config import AUDIO_PATHS, Variant
 from ..model.architecture import ComponentName
-from .tensor_files import TensorInfo, without_prefix
+from .tensor_files import TensorInfo
+from .wrappings import adapters_among
 
 AUDIO_PARTS: dict[Variant, str] = {variant: f"{path.module}." for variant, path in AUDIO_PATHS.items()}
+
+
+_SCALE = re.compile(
+    r"(?:^|[._])(?:scale_(?:weight|input)|(?:weight|input|output)_scale(?:_\w+)?|scaled_fp8|weight_zero_point|comfy_quant|absmax"
+    r"|quant_map|quant_state\.\w+|qweight|qzeros)$"
+)
 
 
 @dataclass(frozen=True)
@@ -22,8 +30,8 @@ class Kind:
 
 def recognise(tensors: Mapping[str, TensorInfo]) -> Kind | None:
     """What a file holds, judged by characteristic names and shapes; None where it resembles nothing known."""
-    names = set(without_prefix(tensors))
-    found = {name.removeprefix("wav2vec2."): tensors[own] for name, own in without_prefix(tensors).items()}
+    names = set(tensors)
+    found = {name.removeprefix("wav2vec2."): info for name, info in tensors.items()}
 
     def has(*parts: str) -> bool:
         return any(part in name for name in names for part in parts)
@@ -32,7 +40,7 @@ def recognise(tensors: Mapping[str, TensorInfo]) -> Kind | None:
         shape = found[name].shape if name in found else ()
         return shape[axis] if axis < len(shape) else 0
 
-    if has("lora_A", "lora_down", "lora_up"):
+    if adapters_among(names):
         return Kind("a LoRA adapter, not a whole model; take the merged checkpoint")
     if has("attn1.to_q.", "condition_embedder."):
         return Kind("a transformer in the layout of diffusers; take the original file, which has blocks.0.self_attn.q.weight")
@@ -74,6 +82,11 @@ def recognise(tensors: Mapping[str, TensorInfo]) -> Kind | None:
             return Kind("a wav2vec2-large (width 1024); EchoMimicV3 needs a wav2vec2-base (768)")
         return Kind(f"a wav2vec2 of width {width}", "wav2vec2")
     return None
+
+
+def scales_among(names: Iterable[str]) -> list[str]:
+    """The names of tensors without which a quantised file's numbers mean nothing."""
+    return [name for name in names if _SCALE.search(name)]
 
 
 def audio_variant(names: Iterable[str]) -> Variant | None:

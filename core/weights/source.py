@@ -90,7 +90,7 @@ class ModelSource(Protocol):
         """SHA-256 by component of what its programs are made from.
 
         Raises:
-            CheckpointError: something is missing or not what it should be.
+            CheckpointError: something is missing or not what it should be, or a tensor's numbers cannot be meant.
         """
         ...
 
@@ -216,16 +216,18 @@ class CheckpointSource:
         return Checkpoint.open(self.folder, self.variant)
 
     def digests(self, decoders: tuple[str, ...]) -> dict[str, str]:
-        checkpoint, found = self._opened(), {}
+        checkpoint, accounts, found = self._opened(), [], {}
         wanted: list[ComponentName] = ["transformer", "vae", "clip", "wav2vec2", *(["tiny_vae"] if "tiny" in decoders else [])]  # type: ignore[list-item]
         for name in wanted:
             layout = self.sizes.layout(name)
             assert layout is not None
-            account = checkpoint.account(name, layout)
+            account = checkpoint.examined(checkpoint.account(name, layout), layout)
             if account.status != "complete":
                 raise CheckpointError(account.complaint())
+            accounts.append(account)
+        for account in accounts:
             used = [path for path in account.files if account.origins.get(path)]  # in the order in which they are read
-            found[str(name)] = hashlib.sha256("".join(f"{file_sha256(path)}\n" for path in used).encode()).hexdigest()
+            found[str(account.name)] = hashlib.sha256("".join(f"{file_sha256(path)}\n" for path in used).encode()).hexdigest()
         return found
 
     def part(self, name: Part) -> nn.Module:

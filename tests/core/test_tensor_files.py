@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -14,12 +16,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from echoedge.core.config import PRESETS
 from echoedge.core.errors import CheckpointError
-from echoedge.core.model.architecture import TransformerLayout
+from echoedge.core.model.architecture import Architecture, TransformerLayout
 from echoedge.core.weights import checkpoints
 from echoedge.core.weights.accounts import BASE_FOLDER
 from echoedge.core.weights.checkpoints import Checkpoint, load_speech_encoder, load_transformer, load_vae
+from echoedge.core.weights.recognition import scales_among
 from echoedge.core.weights.tensor_files import TensorFile
+from echoedge.core.weights.wrappings import adapters_among
 
 from .test_checkpoints import BASE, LOADERS, OWN, SINGLE, alive, complaint, same
 from .tiny import tiny_config, tiny_vae
@@ -154,7 +159,12 @@ def test_a_truncated_pickle_from_before_torch_1_6_is_named(part: float, folder: 
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "is a pointer of Git LFS.*git lfs pull"),
         (b"", "is empty"),
-        (b"<!DOCTYPE html><html>Not found</html>", "is damaged"),
+        (b"<!DOCTYPE html><html>Not found</html>", "is a saved web page, not the weights. Download the file itself"),
+        (b"\n <html><body>Sign in</body></html>", "is a saved web page"),
+        (b"Entry not found\n", r"is text \('Entry not found'\), not weights. Download the file itself"),
+        (b'{"error": "Access is restricted"}', "is text .*not weights"),
+        (bytes(4096), "is full of zeros where it should begin: a download that did not finish"),
+        (b"GGUF\x03\0\0\0" + bytes(64), "is a GGUF file, which holds quantised weights. Take the file in bf16"),
     ],
 )
 def test_what_is_no_file_of_tensors_is_named(suffix: str, content: bytes, expected: str, folder: Path) -> None:
@@ -185,14 +195,198 @@ def test_a_torchscript_program_is_no_checkpoint(folder: Path) -> None:
         load_vae(Checkpoint.open(folder), config=tiny_config().vae)
 
 
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
-def test_quantised_weights_are_refused(dtype: torch.dtype, folder: Path) -> None:
+def test_a_header_that_begins_like_a_web_page_is_none(folder: Path) -> None:
+    save_file(stored(transformer_tensors()), folder / OWN)
+    data = (folder / OWN).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    padding = (ord("<") - length) % 256
+    (folder / OWN).write_bytes(
+        (length + padding).to_bytes(8, "little") + data[8 : 8 + length] + b" " * padding + data[8 + length :]
+    )
+    assert (folder / OWN).read_bytes()[:1] == b"<"
+    assert same(load_transformer(Checkpoint.open(folder), torch.float32, config=tiny_config()), alive(transformer_tensors()))
+
+
+@pytest.mark.parametrize("cut", [1, 40, -1, -40])
+def test_bytes_too_many_or_too_few_are_counted(cut: int, folder: Path) -> None:
+    data = (folder / OWN).read_bytes()
+    (folder / OWN).write_bytes(data + bytes(cut) if cut > 0 else data[:cut])
+    (folder / BASE).unlink()
+    expected = f"{cut} bytes lie behind its last tensor" if cut > 0 else f"it ends after {len(data) + cut:,} of {len(data):,} bytes"
+    assert complaint(folder) == f"{folder / OWN} is damaged: {expected}. Download it again."
+    (folder / OWN).write_bytes(data)
+    assert Checkpoint.open(folder).account("transformer", TransformerLayout(tiny_config())).status == "complete"
+
+
+@pytest.mark.parametrize("component", ["transformer", *SINGLE])
+def test_a_file_cut_at_99_percent_says_so(component: str, folder: Path) -> None:
+    path = folder / (OWN if component == "transformer" else SINGLE[component][0])
+    shortened(path, 0.99)
+    account = next(a for a in Checkpoint.open(folder).accounts(tiny_sizes()) if a.name == component)
+    assert account.status == "unreadable"
+    size = path.stat().st_size
+    said = (
+        f"it ends after {size:,} of"
+        if component == "transformer"
+        else f"it was cut; of its bytes only the first {size:,} are there"
+    )
+    assert account.complaint().startswith(f"{path} is damaged: {said}")
+    assert account.complaint().endswith("Download it again.")
+
+
+@pytest.mark.parametrize("component", ["transformer", "vae"])
+def test_a_link_to_nowhere_is_named(component: str, folder: Path) -> None:
+    path = folder / (OWN if component == "transformer" else SINGLE[component][0])
+    moved = path.rename(folder.parent / "blob")
+    path.symlink_to(moved)
+    assert next(a for a in Checkpoint.open(folder).accounts(tiny_sizes()) if a.name == component).status == "complete"
+    moved.unlink()
+    for given in (folder, path):
+        account = next(a for a in Checkpoint.open(given).accounts(tiny_sizes()) if a.name == component)
+        assert account.status == "unreadable"
+        assert account.complaint() == (
+            f"{path} is a link to {moved}, which is not there. Bring that file back, or copy the weights here."
+        )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_locked_file_is_named(folder: Path) -> None:
+    (folder / OWN).chmod(0)
+    assert complaint(folder) == f"{folder / OWN} may not be read by you (Permission denied). Allow it: chmod u+r {folder / OWN}."
+    (folder / OWN).chmod(0o600)
+    assert Checkpoint.open(folder).account("transformer", TransformerLayout(tiny_config())).status == "complete"
+
+
+def test_what_the_system_refuses_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a file without the right to read it would be, for root too."""
+    real = Path.open
+
+    def refused(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == folder / OWN:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    assert complaint(folder) == f"{folder / OWN} may not be read by you (Permission denied). Allow it: chmod u+r {folder / OWN}."
+
+
+def test_what_a_file_is_decides_and_not_its_name(folder: Path) -> None:
+    tensors = stored(transformer_tensors(seed=5))
+    torch.save(tensors, folder / OWN)
+    assert same(load_transformer(Checkpoint.open(folder), torch.float32, config=tiny_config()), alive(tensors))
+    account = Checkpoint.open(folder).account("transformer", TransformerLayout(tiny_config()))
+    assert account.notes == (f"{MODEL}.safetensors is read as a file of torch.save, which it is.",)
+    (folder / OWN).unlink()
+    save_file(tensors, folder / "transformer" / f"{MODEL}.bin")
+    account = Checkpoint.open(folder).account("transformer", TransformerLayout(tiny_config()))
+    assert (account.status, account.notes) == ("complete", (f"{MODEL}.bin is read as safetensors, which it is.",))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "00002-of-00003.safetensors is empty. Download it again."),
+        (b"\x02\0\0\0\0\0\0\0{}", "00002-of-00003.safetensors holds no tensors. Download it again."),
+        (b"version https://git-lfs.github.com/spec/v1\n", "00002-of-00003.safetensors is a pointer of Git LFS"),
+    ],
+)
+def test_an_empty_shard_is_named(content: bytes, expected: str, folder: Path) -> None:
+    (folder / OWN).unlink()
+    sharded(folder / "transformer", stored(transformer_tensors()))
+    assert Checkpoint.open(folder).account("transformer", TransformerLayout(tiny_config())).status == "complete"
+    (folder / "transformer" / f"{MODEL}-00002-of-00003.safetensors").write_bytes(content)
+    assert expected in complaint(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"weight_map": {}}', "names no shards. Download it again."),
+        ("<html></html>", "is a saved web page, not the weights."),
+        ("version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS, not the weights. Fetch them: git lfs pull."),
+    ],
+)
+def test_what_is_no_index_is_named(content: str, expected: str, folder: Path) -> None:
+    (folder / OWN).unlink()
+    index = folder / "transformer" / f"{MODEL}.safetensors.index.json"
+    index.write_text(content)
+    assert complaint(folder).startswith(f"{index} {expected}")
+
+
+def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
+    (folder / OWN).unlink()
+    sharded(folder / "transformer", stored(transformer_tensors()), index=False)
+    assert Checkpoint.open(folder).account("transformer", TransformerLayout(tiny_config())).status == "complete"
+    save_file({"blocks.0.modulation": torch.ones(1, 6, 48)}, folder / "transformer" / "more.safetensors")
+    assert re.search(r"both hold blocks\.0\.modulation\. Take away the file that is not meant\.", complaint(folder))
+
+
+# ---- quantised copies ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_type_that_is_not_read_is_named(folder: Path) -> None:
     tensors = transformer_tensors()
-    tensors["head.head.weight"] = tensors["head.head.weight"].to(dtype)
+    tensors["head.head.weight"] = tensors["head.head.weight"].to(torch.int8)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / OWN)
     message = complaint(folder)
-    assert f"1 of a type that is not read: head.head.weight ({str(dtype).removeprefix('torch.')})" in message
+    assert "1 of a type that is not read: head.head.weight (int8)" in message
     assert "Take the file in bf16, fp16 or fp32." in message
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("scale", [None, "scale_weight", "weight_scale"])
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_fp8_is_refused_in_a_sentence(dtype: torch.dtype, scale: str | None, suffix: str, folder: Path) -> None:
+    tensors = stored(transformer_tensors())
+    linear = [name for name in tensors if name.endswith("attn.q.weight")]
+    for name in linear:
+        tensors[name] = tensors[name].to(dtype)
+        if scale:
+            tensors[name.removesuffix("weight") + scale] = torch.ones([])
+    (folder / OWN).unlink()
+    FORMATS[suffix](folder / "transformer", tensors)
+    scales = "4 of scales, such as blocks.0.cross_attn.q." + scale if scale else "none of scales"
+    assert complaint(folder) == (
+        f"{folder}/transformer/{MODEL}.{suffix} is quantised: 4 tensors of fp8, such as blocks.0.cross_attn.q.weight, {scales}. "
+        "Take the file in bf16, fp16 or fp32; `export` quantises it."
+    )
+
+
+def test_scales_alone_are_enough_to_refuse(folder: Path) -> None:
+    save_file(stored(transformer_tensors() | {"blocks.0.ffn.0.scale_weight": torch.ones([])}), folder / OWN)
+    assert "is quantised: 1 of scales, such as blocks.0.ffn.0.scale_weight." in complaint(folder)
+
+
+def test_no_released_name_is_taken_for_a_scale_or_an_adapter() -> None:
+    for variant in ("flash", "preview"):
+        sizes = Architecture(PRESETS[variant])
+        for component in ("transformer", *SINGLE):
+            layout = sizes.layout(component)  # type: ignore[arg-type]
+            assert layout is not None
+            assert not scales_among(layout.tensors())
+            assert not adapters_among(layout.tensors())
+
+
+def test_a_gguf_file_is_named_where_there_is_nothing_else(folder: Path) -> None:
+    gguf = folder / "transformer" / "echomimic-Q4_K_M.gguf"
+    gguf.write_bytes(b"GGUF\x03\0\0\0" + bytes(64))
+    assert Checkpoint.open(folder).account("transformer", TransformerLayout(tiny_config())).status == "complete"
+    (folder / OWN).unlink()
+    for given in (folder, gguf):
+        with pytest.raises(CheckpointError, match="Q4_K_M.gguf is a GGUF file, .* Take the file in bf16"):
+            load_transformer(Checkpoint.open(given), config=tiny_config())
+
+
+def test_a_quantised_encoder_is_named_where_there_is_nothing_else(folder: Path) -> None:
+    path, config = SINGLE["text_encoder"]
+    (folder / path).unlink()
+    tensors = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in encoder_tensors(config).items()}
+    save_file(tensors, folder / BASE_FOLDER / "umt5-xxl-enc-fp8_e4m3fn.safetensors")
+    with pytest.raises(CheckpointError, match="umt5-xxl-enc-fp8_e4m3fn.safetensors is quantised"):
+        LOADERS["text_encoder"](Checkpoint.open(folder), config=config)
+
+
+# ---- twins -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_tensor_that_is_there_twice_is_refused(folder: Path) -> None:

@@ -20,6 +20,7 @@ from echoedge.runtime.engines.base import Array, Engine
 from echoedge.runtime.export import pipeline
 from echoedge.runtime.export.request import nano_request
 from echoedge.runtime.registry import REGISTRY
+from echoedge.runtime.verify import parity
 from echoedge.runtime.verify.parity import (
     LIPSYNC_SHARE,
     NO_CALLS,
@@ -136,6 +137,21 @@ def test_not_a_number_fails(bundle: Bundle) -> None:
     verdict = verify(bundle, Broken(small_engine()))
     assert {"denoise", "latents", "frames"} <= failed(verdict)
     json.dumps(verdict.to_dict(), allow_nan=False)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_not_a_number_on_both_sides_fails(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle that was exported from broken weights: what was recorded is played, and it is no agreement."""
+    golden = parity.read_golden(bundle)
+    calls = [call for calls in golden.index["programs"]["denoise"].values() for call in calls]
+    entries = [entry for call in calls for entry in call["outputs"] if entry is not None]
+    keys = {entry["key"] if isinstance(entry, dict) else entry for entry in entries} | {golden.index["clip"]["latents"]}
+    recorded = {key: np.full_like(array, np.nan) if key in keys else array for key, array in golden.tensors.items()}
+    monkeypatch.setattr(parity, "read_golden", lambda _: Golden(recorded, golden.index))
+    verdict = verify(bundle, Broken(small_engine()))
+    assert {"denoise", "latents"} <= failed(verdict)
+    assert not verdict.passed
+    assert row(verdict, "latents").measured == Figures(psnr_db=0.0, cosine=0.0, max_abs=None)
 
 
 @pytest.fixture
@@ -378,7 +394,7 @@ def test_figures_of_a_known_error() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_is_no_agreement(bad: float) -> None:
     sound, broken = np.arange(4.0), np.asarray([0, 1, bad, 3])
-    for pair in ((sound, broken), (broken, sound)):
+    for pair in ((sound, broken), (broken, sound), (broken, broken)):
         assert figures(*pair) == Figures(psnr_db=0.0, cosine=0.0, max_abs=None)
 
 
