@@ -73,3 +73,25 @@ def test_the_readme_is_short() -> None:
     for cell in cells:
         words = re.sub(r"\]\([^)]*\)", "]", cell)
         assert len(re.findall(r"\d[\d.,]*", words)) <= 3, cell
+
+
+def unknown_tests(page: str, known: set[str]) -> set[str]:
+    """Tests that a page names and nobody has written; `test_beginning_…` stands for all that begin so."""
+    named = re.findall(r"\b(test_\w+)(…?)(?!\w*\.py)", page)
+    return {
+        name
+        for name, more in named
+        if name not in known and not (more and any(each.startswith(name) for each in known)) and f"{name}.py" not in page
+    }
+
+
+def test_every_input_has_its_test() -> None:
+    known = {name for path in (REPO / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
+    page = (REPO / "docs" / "INPUTS.md").read_text(encoding="utf-8")
+    assert page.count("\n| ") > 60
+    assert unknown_tests(page, known) == set()
+    files = set(re.findall(r"\btest_\w+\.py", page))
+    assert files <= {path.name for path in (REPO / "tests").rglob("test_*.py")}
+    rows = [line.split("|")[-2] for line in page.splitlines() if line.startswith("| ") and not line.startswith("| input")]
+    assert all("test" in cell or "`" in cell or cell.strip() == "the same" for cell in rows)
+    assert unknown_tests("`test_nobody_wrote` `test_li…` `test_link_…`", {"test_links"}) == {"test_nobody_wrote", "test_link_"}
