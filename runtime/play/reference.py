@@ -13,6 +13,7 @@ before it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -57,6 +58,7 @@ DECODERS = ("full", "tiny")
 OVERLAP = {"windows": 4, "chunks": 8}  # latent frames, video frames
 LONG_VIDEO = tuple(OVERLAP)
 ANCHORS = ("window", "clip")
+SPEECH_COPIES = 2.5  # of the speech encoder's first layer at once: 16.4 MB a second of voice, measured for 30 to 120 s
 VAE_STATE_PER_PIXEL = 155_000_000 // 256**2  # elements of the decoder's state at full width (UPSTREAM §9)
 
 
@@ -185,7 +187,7 @@ def loaders(checkpoint: Checkpoint, sizes: Architecture, settings: Settings) -> 
 
 def memory_needed(sizes: Architecture, clip: ClipSpec, plan: SamplingPlan, settings: Settings) -> dict[str, int]:
     """Bytes that playing `clip` takes: of the transformer's weights, the conditions of the branches and the windows under way, one
-    step, and, at other times, the VAE with its states.
+    step, and, at other times, the VAE with its states, and the speech encoder with the voice.
 
     Activations are those of the widest moment of a block: the feed-forward's hidden layer, or the logits of cross-attention. What
     branches or windows have in common is counted once, as the player holds it.
@@ -215,13 +217,23 @@ def memory_needed(sizes: Architecture, clip: ClipSpec, plan: SamplingPlan, setti
         "one step": size * (moment + 6 * tokens * model.dim + residuals)
         + 4 * ((plan.steps + 2) * min(total, under_way * length) + 2 * total) * latent_frame,
         "vae": size * (weights["vae"] + states),
+        "speech encoder": _speech_memory(sizes, clip),
     }
+
+
+def _speech_memory(sizes: Architecture, clip: ClipSpec) -> int:
+    """Of the speech encoder in float32, which hears the whole voice at once, and of what its first layer makes of it."""
+    encoder = sizes.wav2vec2
+    weights = sum(math.prod(shape) for shape in encoder.tensors().values())
+    first = clip.frames * clip.samples_per_frame // encoder.conv_strides[0] * encoder.conv_dims[0]
+    return 4 * round(weights + SPEECH_COPIES * first)
 
 
 def peak_memory(needed: Mapping[str, int], resident: bool) -> int:
     """Of what `memory_needed` gives, the most that is in memory at once."""
     denoise = needed["transformer"] + needed["conditions"] + needed["one step"]
-    return denoise + needed["vae"] if resident else max(denoise, needed["vae"])
+    apart = (needed["vae"], needed["speech encoder"])
+    return denoise + sum(apart) if resident else max(denoise, *apart)
 
 
 # -- prompts -----------------------------------------------------------------------------------------------------------------------
