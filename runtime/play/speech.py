@@ -294,6 +294,7 @@ class _Timeline:
                 if not started and late < 0:
                     self.early_by, done = -late, done + late
                 elif late > HOLE_SECONDS:
+                    late = min(late, MAX_SPEECH_SECONDS + 1.0)  # a damaged time stamp may say anything
                     if resampler is not None:
                         yield from self._given(resampler, None, layout)
                         resampler = None
