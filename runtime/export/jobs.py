@@ -35,6 +35,7 @@ from ...targets.idle import return_freed_memory
 
 _LABEL = "request"
 _POLL_SECONDS = 0.1
+_GRACE_SECONDS = 5.0  # for processes that are told to end
 Progress = Callable[[str, int, int], None]
 LIGHT_BYTES = 1_000_000_000
 _CLOCK_SECONDS = 2  # a file system's clock may be behind by so much
@@ -140,6 +141,13 @@ class _Worker:
         """Lets a process go that has nothing to do."""
         self.connection.close()
         self.process.join()
+
+    def kill_after(self, seconds: float) -> None:
+        """Waits for a process that was told to end, and kills it where a library has swallowed that."""
+        self.process.join(seconds)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
 
 
 def _sync_written(folder: Path, began: float) -> None:
@@ -256,7 +264,8 @@ class JobRunner:
         finally:
             for worker in workers:
                 worker.process.terminate()
-                worker.process.join()
+            for worker in workers:
+                worker.kill_after(_GRACE_SECONDS)
         return results
 
     def _begin(self, job: Job, request: Any, given: Sequence[BaseModel], workers: list[_Worker]) -> None:

@@ -97,10 +97,16 @@ def ended(name: str, verb: Verb, moments: int, folder: Path) -> tuple[Row, list[
     for moment in range(moments):
         number = SIGNALS[moment % len(SIGNALS)]
         process = started(verb, folder)
-        time.sleep(rng.uniform(0.05, verb.within))
+        after = rng.uniform(0.05, verb.within)
+        time.sleep(after)
         finished += process.poll() is not None
         process.send_signal(number)
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            wrong.append(f"{name}: {number.name} after {after:.1f} s of run {moment + 1} had not ended it a minute later")
+            process.kill()
+            process.wait()
         time.sleep(1.5)  # its own processes end with it
         wrong += [f"{name}, {number.name}: {sentence}" for sentence in wrong_in(folder, verb)]
         output = folder / verb.output

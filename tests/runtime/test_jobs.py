@@ -68,6 +68,20 @@ def dies_once(_request: Any, folder: Path, *_given: BaseModel) -> BaseModel:
     return Noted()
 
 
+def does_not_end(_request: Any, folder: Path, *_given: BaseModel) -> BaseModel:
+    """As where a library swallows what a signal's handler raises."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (folder / "pid").write_text(str(os.getpid()))
+    time.sleep(120)
+    return Noted()
+
+
+def refuses_then(request: Any, folder: Path, *_given: BaseModel) -> BaseModel:
+    while not (folder / "pid").exists():
+        time.sleep(0.05)
+    raise ConfigError(f"{request} cannot be.")
+
+
 def sends_itself(number: int, _folder: Path) -> BaseModel:
     os.kill(os.getpid(), number)
     return Noted()
@@ -116,6 +130,13 @@ def test_light_jobs_share_a_process_and_a_heavy_one_has_its_own(tmp_path: Path) 
     pids = {name: each.result.pid for name, each in done.items()}
     assert pids["one"] == pids["two"]
     assert len({pids["two"], pids["three"], pids["four"]}) == 3
+
+
+def test_a_job_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("echoedge.runtime.export.jobs._GRACE_SECONDS", 0.5)
+    with pytest.raises(ConfigError, match="r cannot be"), JobRunner(tmp_path / "w", "key", at_once=2) as runner:
+        runner.run([task(does_not_end, "one"), task(refuses_then, "two")], "r", silent)
+    assert not psutil.pid_exists(int((tmp_path / "w" / "pid").read_text()))
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
