@@ -196,7 +196,7 @@ def read_clip(path: str | Path) -> Clip:
             frames, times = list[Pixels](), list[float | None]()
             for frame in container.decode(video=0):
                 _refuse_high_range(frame, path)
-                frames.append(oriented(frame.to_ndarray(format="rgb24", interpolation=interpolation), _matrix(frame), path))
+                frames.append(oriented(_pixels(frame, interpolation), _matrix(frame), path))
                 times.append(frame.time)
             if not frames:
                 raise InputError(f"{path} has no frames.")
@@ -209,6 +209,10 @@ def read_clip(path: str | Path) -> Clip:
             return Clip(pictures, fps, heard.wave, sample_rate)
     except av.FFmpegError as error:
         raise InputError(f"{path} is not a video in a known format, or is damaged ({error.strerror}).") from error
+
+
+def _pixels(frame: VideoFrame, interpolation: Interpolation) -> Pixels:
+    return np.asarray(frame.to_ndarray(format="rgb24", interpolation=interpolation), np.uint8)
 
 
 def _refuse_high_range(frame: VideoFrame, path: Path) -> None:
@@ -226,7 +230,7 @@ def _matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     """a, b, c, d of a frame's display matrix in whole numbers: a point (x, y) is shown at (a·x + c·y, b·x + d·y)."""
     from av.sidedata.sidedata import Type
 
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    data = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
     if data is None:
         return 1, 0, 0, 1
     a, b, _, c, d = struct.unpack_from("<5i", bytes(data))

@@ -17,7 +17,7 @@ def open_for_reading(source: Path | IO[bytes]) -> InputContainer:
     import av
 
     place = os.path.abspath(source) if isinstance(source, Path) else source
-    return av.open(place, options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    return av.open(place, "r", options={"protocol_whitelist": "file"}, metadata_errors="replace")
 
 
 def existing_file(path: str | Path, noun: str) -> Path:

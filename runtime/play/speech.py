@@ -284,8 +284,10 @@ class _Timeline:
         import av
 
         begins = self.begins + self.priming / (self.stream.rate or self.sample_rate)
-        done, resampler, kind, layout = 0.0, None, None, ("FC",)  # seconds that are out, or in the resampler
-        started = False
+        done, started = 0.0, False  # seconds that are out, or in the resampler
+        resampler: av.AudioResampler | None = None
+        kind: tuple[str, str, int] | None = None
+        layout: tuple[str, ...] = ("FC",)
         for frame in self._frames():
             this = (frame.format.name, frame.layout.name, frame.sample_rate)
             at = frame.time
@@ -319,7 +321,7 @@ class _Timeline:
         self, resampler: av.AudioResampler, frame: av.AudioFrame | None, layout: tuple[str, ...]
     ) -> Iterator[tuple[Floats, tuple[str, ...]]]:
         for made in resampler.resample(frame):
-            yield made.to_ndarray().reshape(-1, len(layout)), layout
+            yield np.asarray(made.to_ndarray(), np.float32).reshape(-1, len(layout)), layout
 
     def _frames(self) -> Iterator[av.AudioFrame]:
         """What can be decoded; what cannot is counted."""
