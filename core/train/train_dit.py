@@ -195,7 +195,9 @@ class LatentCache:
 
 
 def cache_latents(vae: VAE, pool: ClipPool, path: Path, clips: int, lipsync_clips: int, clip: ClipSpec = NANO_CLIP) -> LatentCache:
-    """Encodes the pool's first `clips` clips once; later calls read `path` if it is of this VAE and these numbers of clips."""
+    """Encodes the pool's first `clips` clips once; later calls read `path` if it is of this VAE and these numbers of clips. A pool
+    that has fewer gives all."""
+    lipsync_clips = min(lipsync_clips, len(pool))
     saved = load_checkpoint(path)
     made_from = f"{fingerprint(vae)} {min(clips, len(pool))} {lipsync_clips}"
     if saved is None or saved.get("made_from") != made_from:
@@ -224,15 +226,16 @@ def cache_extras(
 ) -> LatentCache:
     """The cache with what the tasks and negatives of `training` need besides; each part is encoded once by a VAE, into `folder`."""
 
+    count = min(training.lipsync_clips, len(pool))
+
     def once(name: str, encode: partial[Tensor]) -> Tensor:
-        saved, made_from = load_checkpoint(folder / f"{name}.pt"), f"{fingerprint(vae)} {training.lipsync_clips}"
+        saved, made_from = load_checkpoint(folder / f"{name}.pt"), f"{fingerprint(vae)} {count}"
         if saved is None or saved.get("made_from") != made_from:
             saved = {"y": encode().half(), "made_from": made_from}
             save_checkpoint(folder / f"{name}.pt", saved)
         return saved["y"].float()
 
     pictures = {picture_of(name) for name in training.soup.names} - {"", "i2v", LIPSYNC}
-    count = training.lipsync_clips
     extra = {name: once(f"task-{name}", partial(encode_task, vae, pool, name, count, clip)) for name in sorted(pictures)}
     frozen = once("frozen", partial(encode_frozen, vae, pool, count)) if training.needs(Negative.FROZEN_MOUTH) else None
     return replace(cache, pictures=extra, frozen=frozen)

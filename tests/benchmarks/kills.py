@@ -23,7 +23,7 @@ from pathlib import Path
 from echoedge.core.bundle import Bundle
 from echoedge.core.errors import EchoEdgeError
 from echoedge.core.versions import library_versions
-from echoedge.core.weights.nano import assets, load_nano
+from echoedge.core.weights.nano import assets, load_nano, weights_path
 from echoedge.docs.figures import Row, write_figures
 from echoedge.quantize.recipes import read_recipe
 from echoedge.runtime.bench.clip import device_name
@@ -47,7 +47,7 @@ class Verb:
 
 def verbs(bundle: Path) -> dict[str, Verb]:
     speech = ["--image", str(DEMO / "ada.png"), "--audio", str(DEMO / "hello.wav")]
-    train = ["--clips", "64", "--image-steps", "4", "--clip-steps", "4", "--steps", "6", "--workdir", "training"]
+    train = ["--clips", "64", "--steps", "6", "--workdir", "training", "--start", str(weights_path()), "--keep-vae"]
     search = ["--max-bytes", "100000000", "--clips", "1", "--played", "2", "--work", "searching"]
     return {
         "animate": Verb(["animate", str(bundle), *speech, "--out", "clip.mp4"], "clip.mp4", read_clip, (), 2.5),

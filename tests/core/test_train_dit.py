@@ -219,6 +219,16 @@ def test_caches_hold_what_the_encoder_gives_and_are_read_back(tmp_path: Path) ->
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == made  # read, not encoded
 
 
+def test_a_pool_of_fewer_clips_than_are_asked_for_gives_all(tmp_path: Path) -> None:
+    vae, pool = tiny_vae(CONFIG.vae), tiny_pool(2)
+    cache = cache_latents(vae, pool, tmp_path / "latents.pt", 5, 5, CLIP)
+    assert (len(cache.latents), len(cache.lipsync)) == (2, 2)
+    training = replace(WHOLE_METHOD, lipsync_clips=5)
+    extra = cache_extras(vae, pool, cache, tmp_path, training, CLIP)
+    assert extra.frozen is not None
+    assert {len(extra.frozen), *(len(y) for y in extra.pictures.values())} == {2}
+
+
 @pytest.mark.parametrize("change", ["vae", "clips", "lipsync"])
 def test_a_cache_of_something_else_is_made_again(change: str, tmp_path: Path) -> None:
     vae, pool, training = tiny_vae(CONFIG.vae), tiny_pool(8), tiny_training(lipsync_clips=2, tasks=TaskSoup())
