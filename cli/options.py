@@ -85,17 +85,6 @@ def parse_size(text: str, option: str = "--size") -> tuple[int, int]:
     return height, width
 
 
-def parse_clip(size: str, frames: int) -> ClipSpec:
-    """--size and --frames -> a clip.
-
-    Raises:
-        ConfigError: the size is not two numbers, or it is no clip.
-    """
-    from ..core.config import ClipSpec
-
-    return ClipSpec(*parse_size(size), frames)
-
-
 def parse_shape(text: str, option: str) -> ClipSpec:
     """ "256x384x25" -> a clip: what `str` of one gives.
 

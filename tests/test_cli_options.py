@@ -19,7 +19,6 @@ from echoedge.cli.options import (
     distinct,
     parse_box,
     parse_bytes,
-    parse_clip,
     parse_crop,
     parse_names,
     parse_numbers,
@@ -41,7 +40,6 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "parse_size": lambda text: parse_size(text, "--o"),
     "parse_shape": lambda text: parse_shape(text, "--o"),
     "parse_shapes": lambda text: parse_shapes([text, text], "--o"),
-    "parse_clip": lambda text: parse_clip(text, 25),
     "parse_box": lambda text: parse_box(text, "--o"),
     "parse_crop": lambda text: parse_crop(text),
     "parse_bytes": lambda text: parse_bytes(text, "--o"),
@@ -83,7 +81,6 @@ def test_a_printed_shape_is_read_back(clip: ClipSpec) -> None:
     assert parse_shape(str(clip), "--clip") == clip
     size = str(clip).rpartition("x")[0]
     assert parse_size(size) == (clip.height, clip.width)
-    assert parse_clip(size, clip.frames) == clip
 
 
 def test_height_comes_first() -> None:

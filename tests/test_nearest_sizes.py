@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from echoedge.cli.options import parse_clip, parse_shape, parse_size
+from echoedge.cli.options import parse_shape, parse_size
+from echoedge.core.config import ClipSpec
 from echoedge.core.errors import ConfigError
 
 SIZES = {
@@ -19,7 +20,7 @@ FRAMES = {0: "1 or 5", -3: "1 or 5", 14: "13 or 17", 80: "77 or 81"}
 
 @pytest.mark.parametrize("text", SIZES)
 def test_the_nearest_sizes_are_named(text: str) -> None:
-    for read in (lambda: parse_clip(text, 25), lambda: parse_shape(f"{text}x25", "--also")):
+    for read in (lambda: ClipSpec(*parse_size(text), 25), lambda: parse_shape(f"{text}x25", "--also")):
         with pytest.raises(ConfigError) as caught:
             read()
         assert str(caught.value) == SIZES[text]
@@ -33,11 +34,11 @@ def test_a_size_without_a_side_is_none(text: str) -> None:
 
 @pytest.mark.parametrize("frames", FRAMES)
 def test_the_nearest_numbers_of_frames_are_named(frames: int) -> None:
-    for read in (lambda: parse_clip("64x64", frames), lambda: parse_shape(f"64x64x{frames}", "--clip")):
+    for read in (lambda: ClipSpec(64, 64, frames), lambda: parse_shape(f"64x64x{frames}", "--clip")):
         with pytest.raises(ConfigError, match=rf"frames is {frames}; it must be 4n\+1, such as {FRAMES[frames]}\."):
             read()
 
 
 def test_what_is_legal_passes() -> None:
-    assert str(parse_clip("96x112", 81)) == "96x112x81"
+    assert str(ClipSpec(*parse_size("96x112"), 81)) == "96x112x81"
     assert str(parse_shape(" 64 x 80 x 1 ", "--clip")) == "64x80x1"

@@ -39,7 +39,7 @@ from ...quantize.search import Journal, recipe_of, smallest_within
 from ...quantize.weights import input_moments, linear_layers, quantise_layer
 from ...targets.executorch.storage import stored_weight
 from ...targets.rewrites.portable import make_portable
-from .recipe_search import SCHEMES, Goal, best_of_size, options_of, predicted, rounding_of, schemes_of
+from .recipe_search import SEARCHED, Goal, best_of_size, options_of, predicted, rounding_of, schemes_of
 from .sensitivity import decibels
 
 TEXT_ROWS = 64
@@ -145,7 +145,7 @@ def checkpoint_basis(checkpoint: Checkpoint, plan: SamplingPlan, clip: ClipSpec,
     files = {file.path for source in checkpoint.sources("transformer", TransformerLayout(config)) for file in source.files}
     return {
         "model": sorted(file_sha256(path) for path in files), "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(),
-        "clip": asdict(clip), "group": group, "schemes": list(SCHEMES),
+        "clip": asdict(clip), "group": group, "schemes": list(SEARCHED),
     }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from ...quantize.search import Choice, Journal, Option, best_under, frontier, re
 from ..verify.mouths import Mouth
 from .sensitivity import SensitivityStudy, decibels
 
-SCHEMES: tuple[Weights, ...] = ("int4", "int8")
+SEARCHED: tuple[Weights, ...] = ("int4", "int8")
 REWEIGHED = 8  # times at most
 
 Report = Callable[[str], None]
@@ -80,7 +80,7 @@ def nano_basis(plan: SamplingPlan, clips: int, listened: int, group: int) -> dic
     """What measurements of nano depend on."""
     return {
         "model": nano_digest(), "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(), "clips": clips, "listened": listened,
-        "group": group, "schemes": list(SCHEMES),
+        "group": group, "schemes": list(SEARCHED),
     }  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def rounding_of(layer: str, weights: Weights) -> Rounding:
 
 def schemes_of(inputs: int, group: int) -> tuple[Weights, ...]:
     """What a layer of so many inputs can be stored as, beside full precision."""
-    return SCHEMES if inputs % group == 0 else ("int8",)
+    return SEARCHED if inputs % group == 0 else ("int8",)
 
 
 def options_of(

@@ -68,7 +68,7 @@ def programs_of(bundle: Bundle) -> list[Row]:
     peaks, seconds = memory["export_peak_bytes_by_job"], memory["export_seconds_by_job"]
     for name, program in bundle.manifest.programs.items():
         placed = program.placement.values()
-        others = sorted({operator for each in placed for operator in each.other_ops})
+        others = sorted({operator.removeprefix("aten.").split(".")[0] for each in placed for operator in each.other_ops})
         rows.append(
             {
                 "program": name,

@@ -36,7 +36,7 @@ def test_bytes_are_those_of_the_stored_tensors(inputs: int, weights: Weights, gr
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_every_rounding_stays_within_half_a_range_of_the_weight(rounding: Rounding, weights: Weights) -> None:
+def test_every_rounding_stays_near_the_weight(rounding: Rounding, weights: Weights) -> None:
     weight = torch.randn(24, 64)
     grid = SCHEMES[weights].grid(64, 32)
     assert grid is not None
@@ -44,5 +44,5 @@ def test_every_rounding_stays_within_half_a_range_of_the_weight(rounding: Roundi
     found = ROUNDINGS[rounding](weight, grid, moments)
     assert (found.codes.min() >= grid.low) and (found.codes.max() <= grid.high)
     error = (found.values() - weight).norm() / weight.norm()
-    assert error < {"int8": 0.01, "int4": 0.12}[weights]  # measured: 0.006 and 0.08 at most
+    assert error < {"int8": 0.01, "int4": 0.12}[weights]  # measured over 20 draws: 0.0066 and 0.100 at most
     assert (found.values().flip(0) - weight).norm() / weight.norm() > 1
