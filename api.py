@@ -222,21 +222,23 @@ def verify(
     progress: Progress = _silent,
 ) -> Verdict:
     """Compares every program and a whole clip with full precision. baseline: a recorded run, safetensors with latents and frames;
-    clips: judge lip-sync over so many drawn held-out clips (nano only); record: keep the figures in the bundle's `records/`.
+    clips: judge lip-sync, and the mouth where nobody speaks, over so many drawn held-out clips (nano only); record: keep the
+    figures in the bundle's `records/`.
 
     Raises:
         BundleError, InputError, EngineError: as `runtime.verify.parity.verify`.
     """
     from .core.bundle import Bundle
     from .runtime.engines import open_engine
-    from .runtime.verify import parity
+    from .runtime.verify import mouths, parity
 
     opened = Bundle.open(bundle)
     player = open_engine(opened, engine)
     verdict = parity.verify(opened, player, None if baseline is None else Path(baseline), progress)
     if clips:
         reference, measured = parity.lipsync_over(opened, player, clips, progress)
-        verdict = replace(verdict, lipsync=parity.Lipsync(reference, measured, clips))
+        silence = mouths.silence_of_bundle(opened, player, clips, lambda done, total: progress("silence", done, total))
+        verdict = replace(verdict, lipsync=parity.Lipsync(reference, measured, clips), silence=parity.ShutMouth(silence, clips))
     if record:
         _record(opened, "verify", player.name, player.threads, verdict.summary(), verdict.to_dict())
     return verdict

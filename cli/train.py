@@ -69,7 +69,9 @@ def study_command(
     output: Annotated[Path, typer.Option("--out", help="Folder for figures and contact sheets.")] = Path("nano-study"),
     only: Annotated[
         list[str] | None,
-        typer.Option(help="vae, choices, generated, tasks, switches, parts, long or voice; may be repeated.", show_default="all"),
+        typer.Option(
+            help="vae, choices, generated, tasks, switches, parts, long, silence or voice; may be repeated.", show_default="all"
+        ),
     ] = None,
     without: Annotated[
         list[str] | None,

@@ -28,7 +28,9 @@ def verify(
         Path | None, typer.Option(help="A recorded run to compare with: safetensors with latents and frames.")
     ] = None,
     engine: EngineOption = "auto",
-    clips: Annotated[int, typer.Option(min=0, help="Judge lip-sync over this many drawn held-out clips (nano only).")] = 0,
+    clips: Annotated[
+        int, typer.Option(min=0, help="Judge lip-sync, and the mouth in silence, over this many drawn held-out clips (nano only).")
+    ] = 0,
     record: RecordOption = False,
     as_json: JsonOption = False,
 ) -> None:

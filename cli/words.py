@@ -19,13 +19,13 @@ from .options import parse_shape
 if TYPE_CHECKING:
     from ..core.bundle import Manifest
     from ..runtime.bench.clip import Speed
-    from ..runtime.verify.parity import Lipsync, Row, Verdict
+    from ..runtime.verify.parity import Lipsync, Row, ShutMouth, Verdict
 
 out, err = Console(), Console(stderr=True)
 
 STAGE_NAMES = {
     "plan": "plan", "reference": "full-precision run", "programs": "programs", "proof": "proof of the files",
-    "clip": "whole clip", "clips": "held-out clips",
+    "clip": "whole clip", "clips": "held-out clips", "silence": "clips with silence",
     "listen": "1 listen", "look": "2 look", "prepare": "3 prepare", "denoise": "4 denoise", "decode": "5 decode", "runs": "runs",
 }  # fmt: skip
 
@@ -95,7 +95,7 @@ def print_verdict(verdict: Verdict) -> None:
     ):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
 
-    def mark(part: Row | Lipsync) -> str:
+    def mark(part: Row | Lipsync | ShutMouth) -> str:
         if part.unjudged is not None:
             return f"[yellow]not judged[/]: {escape(part.unjudged)}"
         return "[green]passed[/]" if part.passed else "[red]FAILED[/]"
@@ -119,6 +119,16 @@ def print_verdict(verdict: Verdict) -> None:
         "",
         mark(mouth),
     )
+    if verdict.silence is not None:
+        still = verdict.silence
+        table.add_row(
+            f"mouth in silence, {still.clips} clip{'s' * (still.clips != 1)}",
+            f"{100 * still.measured.opening:.0f} % open",
+            f"≤ {100 * still.demanded:.0f} %",
+            "",
+            "",
+            mark(still),
+        )
     out.print(table)
 
 

@@ -44,6 +44,12 @@ class PuppetClip:
     sample_rate: int = SAMPLE_RATE
 
 
+def draw_voice(seed: int, who: Identity, seconds: float) -> Floats:
+    """The voice of `seed` for a person: float32 [samples] at 16 kHz."""
+    voice = {"woman": "female", "man": "male", "child": "child"}[who.subject]
+    return speech.synthesise(np.random.default_rng([seed, 3]), seconds, voice).waveform
+
+
 def draw_clip(
     seed: int,
     frames: int = 25,
@@ -78,8 +84,7 @@ def draw_clip(
     seconds = frames / FPS
     samples = round(seconds * SAMPLE_RATE)
     if waveform is None:
-        voice = {"woman": "female", "man": "male", "child": "child"}[who.subject]
-        audio = speech.synthesise(np.random.default_rng([seed, 3]), seconds, voice).waveform
+        audio = draw_voice(seed, who, seconds)
     else:
         given = np.asarray(waveform, np.float32)
         if given.ndim != 1:

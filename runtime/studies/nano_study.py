@@ -10,6 +10,7 @@ tasks      T2V, I2V, FLF2V, lip-sync, A2V, each with the metric that it exists f
 switches   audio guidance, PhDA and negative guidance, each turned off
 parts      preference steps and wrong labels: against weights of runs that left them out
 long       twenty seconds: drift, lip-sync, seams against hard cuts, memory against length
+silence    six seconds before and behind speech, with what a room adds to them
 voice      a voice from another synthesiser (espeak-ng)
 """
 
@@ -43,7 +44,8 @@ from ...core.sampling.hearing import playing_of
 from ...core.train.evaluate import Measures, held_out, measure, regions_of, score_vae, separated, table
 from ...core.train.generate import Sampled, sample_and_decode
 from ...core.train.margins import preference_margins
-from ...core.train.puppets import HELD_OUT_SEED, PuppetClip, draw_clip
+from ...core.train.puppets import HELD_OUT_SEED, PuppetClip, draw_clip, draw_voice
+from ...core.train.silence import BACKGROUNDS, quiet_clips
 from ...core.train.speech import espeak, espeak_available
 from ...core.train.train_dit import PARTS
 from ...core.weights.nano import load_nano
@@ -51,6 +53,7 @@ from ..engines.torch import TorchEngine
 from ..export.record import step_tables
 from ..play.contact_sheet import SheetRow, SheetStyle, contact_sheet
 from ..play.player import Player, PlayerConfig
+from ..play.speech import normalise_loudness
 
 Video = NDArray[np.uint8]
 Json = dict[str, Any]
@@ -149,6 +152,7 @@ def _basis(study: Study, section: str) -> Json:
         GUIDANCE_SCALES,
         LONG_SECONDS,
         LONG_CLIPS,
+        SILENT_CLIPS,
         SENTENCES,
     ]
     text = json.dumps([plans, numbers, VOICES, MEMORY_SECONDS])
@@ -406,6 +410,40 @@ def _play_and_measure(weights: Path, seconds: int) -> float:
     return round(peak_bytes() / 2**20, 1)
 
 
+SILENT_CLIPS = 6
+CHATTER = "another voice, −20 dBFS"
+
+
+def study_silence(study: Study) -> Json:
+    """What is heard passes the loudness control of the player, as every recording does."""
+    player = player_of(study.model, build_plan(PLAN))
+    record: Json = {"noise_seeds": [SEEDS[0] + i for i in range(SILENT_CLIPS)], "backgrounds": {}}
+    for name, background in [*BACKGROUNDS.items(), (CHATTER, None)]:
+        study.report(f"  {name}")
+        drawn = quiet_clips(SILENT_CLIPS, TEST_FIRST, background)
+        heard = [one.clip for one in drawn]
+        if name == CHATTER:  # the control: a mouth that follows it fails
+            heard = [replace(clip, waveform=with_chatter(clip)) for clip in heard]
+        heard = [replace(clip, waveform=normalise_loudness(clip.waveform, SAMPLE_RATE)) for clip in heard]
+        videos = [_played(player, clip, SEEDS[0] + i) for i, clip in enumerate(heard)]
+        if name == next(reversed(BACKGROUNDS)):
+            moments = np.linspace(0, len(videos[0]) - 1, 36).astype(int)
+            rows = [SheetRow("drawn", heard[0].frames[moments]), SheetRow("generated", videos[0][moments])]
+            _save(study, "silence", rows, fps=36 * 25 / len(videos[0]), columns=12, title=f"{name} around three seconds of speech")
+        figures = [asdict(one.judged(video)) for one, video in zip(drawn, videos, strict=True)]
+        record["backgrounds"][name] = {key: [round(one[key], 4) for one in figures] for key in figures[0]}
+        record["backgrounds"][name]["mean"] = _rounded({key: float(np.mean([one[key] for one in figures])) for key in figures[0]})
+        record |= {"clips": _seeds_of(heard)}
+    truth = [asdict(one.judged(one.clip.frames)) for one in drawn]
+    return record | {"drawn": _rounded({key: float(np.mean([one[key] for one in truth])) for key in truth[0]})}
+
+
+def with_chatter(clip: PuppetClip) -> NDArray[np.float32]:
+    """A clip's sound and another's voice over all of it, at an RMS of −20 dBFS."""
+    other = draw_voice(clip.seed + 1, clip.identity, len(clip.waveform) / SAMPLE_RATE)
+    return np.asarray(clip.waveform + 0.1 * other / np.sqrt(np.mean(other**2)), np.float32)
+
+
 def study_voice(study: Study) -> Json:
     player = player_of(study.model, build_plan(PLAN))
     rows: list[Json] = []
@@ -474,5 +512,5 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
 
 SECTIONS: dict[str, Callable[[Study], Json]] = {
     "vae": study_vae, "choices": study_choices, "generated": study_generated, "tasks": study_tasks, "switches": study_switches,
-    "parts": study_parts, "long": study_long, "voice": study_voice,
+    "parts": study_parts, "long": study_long, "silence": study_silence, "voice": study_voice,
 }  # fmt: skip

@@ -1,4 +1,5 @@
-"""The mouth under compression: lip-sync and mouth motion of a compiled bundle beside full precision, over held-out clips."""
+"""The mouth under compression: lip-sync and mouth motion of a compiled bundle beside full precision, over held-out clips; and the
+mouth where nobody speaks."""
 
 from __future__ import annotations
 
@@ -9,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.bundle import Bundle
+from ...core.metrics.silence import Silence
 from ...core.train.evaluate import held_out, measure
 from ...core.train.generate import Sampled
 from ...core.train.puppets import PuppetClip
+from ...core.train.silence import BACKGROUNDS, quiet_clips
 from ..engines.base import Engine
 from ..engines.torch import TorchEngine
 from ..play.pictures import to_signed
@@ -19,6 +22,7 @@ from ..play.player import Player, PlayerConfig
 from ..play.speech import normalise_loudness
 
 PLAYED_FIRST = 5000  # of the held-out clips on which mouths are judged
+LOUDEST = "pink noise, −40 dBFS"  # of `BACKGROUNDS`
 
 Progress = Callable[[int, int], None]
 
@@ -57,3 +61,15 @@ def mouths_of_bundle(bundle: Bundle, engine: Engine, clips: int, progress: Progr
         progress(index + 1, clips)
     full, measured = (mouth_of(played, truths) for played in videos)
     return full, measured
+
+
+def silence_of_bundle(bundle: Bundle, engine: Engine, clips: int, progress: Progress = lambda *_: None) -> Silence:
+    """The mouth in six seconds before and behind three of speech, pink noise under all of it: the mean over held-out clips."""
+    player, found = Player(PlayerConfig.of(bundle), engine), []
+    for index, drawn in enumerate(quiet_clips(clips, PLAYED_FIRST, BACKGROUNDS[LOUDEST])):
+        clip = drawn.clip
+        speech = normalise_loudness(clip.waveform, bundle.clip.sample_rate)
+        made = player.generate(to_signed(clip.frames[0]), speech, clip.prompt, index)
+        found.append(drawn.judged(np.stack(list(player.frames_of(made)))))
+        progress(index + 1, clips)
+    return Silence(*(float(np.mean([getattr(one, name) for one in found])) for name in ("opening", "motion")))

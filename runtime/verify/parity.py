@@ -16,6 +16,7 @@ from ...core.bundle.golden import GOLDEN, GOLDEN_INDEX, Given, Golden, compare
 from ...core.errors import BundleError, InputError
 from ...core.metrics.lipsync import lipsync
 from ...core.metrics.psnr import in_words
+from ...core.metrics.silence import Silence
 from ..engines.base import Array, Engine
 from ..play.pictures import to_signed
 from ..play.player import Player, PlayerConfig
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     pass
 
 LIPSYNC_SHARE = 0.95  # of full precision's lip-sync that a compiled bundle must keep
+OPEN_IN_SILENCE = 0.10  # of its opening in speech, at most
 CLIP_ARRAYS, CLIP_SETTINGS = ("portrait", "speech", "latents", "frames"), ("prompt", "seed", "mouth_box")  # of a recorded clip
 Progress = Callable[[str, int, int], None]
 
@@ -101,15 +103,42 @@ class Lipsync:
 
 
 @dataclass(frozen=True)
+class ShutMouth:
+    """The mouth where nobody speaks, its mean over `clips` (`mouths.silence_of_bundle`)."""
+
+    measured: Silence
+    clips: int
+    demanded: float = OPEN_IN_SILENCE
+    unjudged: None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.measured.opening <= self.demanded
+
+    @property
+    def failed(self) -> bool:
+        return not self.passed
+
+    def to_dict(self) -> dict[str, Any]:
+        """For scripts; as `Row.to_dict`."""
+        return {
+            "judged": True, "reason": None, "passed": self.passed, "opening": round(self.measured.opening, 4),
+            "motion": round(self.measured.motion, 4), "demanded_opening": self.demanded, "clips": self.clips,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """All rows, and the lip-sync. What was not judged has neither passed nor failed, and says why."""
+    """All rows, the lip-sync, and the mouth in silence where that was asked for. What was not judged has neither passed nor failed,
+    and says why."""
 
     rows: tuple[Row, ...]
     lipsync: Lipsync = Lipsync()
+    silence: ShutMouth | None = None
 
     @property
-    def parts(self) -> tuple[Row | Lipsync, ...]:
-        return (*self.rows, self.lipsync)
+    def parts(self) -> tuple[Row | Lipsync | ShutMouth, ...]:
+        return (*self.rows, self.lipsync, *([] if self.silence is None else [self.silence]))
 
     @property
     def failed(self) -> bool:
@@ -130,6 +159,7 @@ class Verdict:
         """For scripts: JSON-ready."""
         return {
             "passed": self.passed, "complete": self.complete, "lipsync": self.lipsync.to_dict(),
+            "silence": None if self.silence is None else self.silence.to_dict(),
             "rows": [row.to_dict() for row in self.rows],
         }  # fmt: skip
 

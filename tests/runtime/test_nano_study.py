@@ -31,8 +31,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The same sections on few clips."""
     for name, value in {
         "SEEDS": (0,), "PLAN": replace(PLAN, steps=3), "TEST_CLIPS": CLIPS, "CHOICE_CLIPS": CLIPS, "VAE_SETS": (5000,),
-        "SHEET_CLIPS": 1, "LONG_SECONDS": 3,
-        "LONG_CLIPS": 1, "MEMORY_SECONDS": (1,), "GUIDANCE_SCALES": (1.0,), "VOICES": ("en-us",),
+        "SHEET_CLIPS": 1, "LONG_SECONDS": 3, "LONG_CLIPS": 1, "SILENT_CLIPS": 1, "BACKGROUNDS": {"silence": None},
+        "MEMORY_SECONDS": (1,), "GUIDANCE_SCALES": (1.0,), "VOICES": ("en-us",),
         "SENTENCES": ("One two three four.",), "PHASE_CANDIDATES": {"deaf": module.PhaseWeights(((1.0, (1.0, 1.0, 0.0)),))},
     }.items():  # fmt: skip
         monkeypatch.setattr(module, name, value)
@@ -117,6 +117,15 @@ def test_memory_is_that_of_the_process_and_not_of_its_parent() -> None:
     held = np.ones(120_000_000, np.int64)  # 960 MB that the process to be measured does not have
     assert module._peak_of(weights_path(), 1) < held.nbytes / 2**20
     del held
+
+
+def test_a_voice_under_the_silence_is_seen_and_a_silence_is_not(tmp_path: Path) -> None:
+    found = studied(tmp_path, "silence")["silence"]
+    quiet, chatter = found["backgrounds"]["silence"]["mean"], found["backgrounds"][module.CHATTER]["mean"]
+    assert quiet["opening"] < 0.1 < 0.4 < chatter["opening"]
+    assert quiet["motion"] < 0.3 < chatter["motion"]
+    assert found["drawn"]["opening"] < 0.05
+    assert (tmp_path / "silence.png").stat().st_size > 10_000
 
 
 @pytest.mark.skipif(not espeak_available(), reason="espeak-ng is not installed")

@@ -15,12 +15,14 @@ from echoedge.core.bundle import CONDITION_PROGRAMS, Bundle, Figures, Manifest, 
 from echoedge.core.bundle.agreement import demands, falls_short, figures, lowest, worst
 from echoedge.core.bundle.golden import GOLDEN, GOLDEN_INDEX, Given, Golden
 from echoedge.core.errors import BundleError, EngineError, InputError
+from echoedge.core.train.speech import synthesise
 from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.base import Array, Engine
 from echoedge.runtime.export import pipeline
 from echoedge.runtime.export.request import nano_request
 from echoedge.runtime.registry import REGISTRY
 from echoedge.runtime.verify import parity
+from echoedge.runtime.verify.mouths import silence_of_bundle
 from echoedge.runtime.verify.parity import (
     LIPSYNC_SHARE,
     NO_CALLS,
@@ -28,6 +30,7 @@ from echoedge.runtime.verify.parity import (
     NOTHING_DEMANDED,
     Lipsync,
     Row,
+    ShutMouth,
     Verdict,
     lipsync_over,
     verify,
@@ -368,6 +371,34 @@ def test_an_engine_that_hears_nothing_loses_it(nano_bundle: Bundle) -> None:
     torch_engine = open_engine(nano_bundle, "torch")
     reference, measured = lipsync_over(nano_bundle, Deaf(torch_engine, torch_engine, "audio_encoder"), 2)
     assert reference != measured
+
+
+# ---- the mouth where nobody speaks -----------------------------------------------------------------------------------------------
+
+
+def test_a_mouth_that_chatters_in_silence_fails(nano_bundle: Bundle) -> None:
+    class Chattering(Swapped):
+        """Hears a voice all the time."""
+
+        def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
+            if program == self.program:
+                inputs = [synthesise(0, inputs[0].size / 16_000).waveform.reshape(inputs[0].shape), *inputs[1:]]
+            return super().run(program, method, inputs)
+
+    torch_engine = open_engine(nano_bundle, "torch")
+    told: list[tuple[int, int]] = []
+    sound = ShutMouth(silence_of_bundle(nano_bundle, torch_engine, 1, lambda *step: told.append(step)), 1)
+    chatter = ShutMouth(silence_of_bundle(nano_bundle, Chattering(torch_engine, torch_engine, "audio_encoder"), 1), 1)
+    assert told == [(1, 1)]
+    assert sound.passed and chatter.failed
+    assert chatter.measured.opening > 0.5
+    equal = Verdict((Row("latents", Figures(psnr_db=60), Figures(psnr_db=40)),), Lipsync(0.9, 0.9), sound)
+    assert equal.passed and equal.complete
+    assert replace(equal, silence=chatter).failed
+    assert replace(equal, silence=chatter).to_dict()["silence"] == {
+        "judged": True, "reason": None, "passed": False, "opening": round(chatter.measured.opening, 4),
+        "motion": round(chatter.measured.motion, 4), "demanded_opening": 0.1, "clips": 1,
+    }  # fmt: skip
 
 
 def test_lipsync_over_clips_needs_the_full_precision_weights(bundle: Bundle) -> None:
