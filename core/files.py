@@ -26,7 +26,8 @@ from .errors import OutputError, ResourceError
 
 CHUNK_BYTES = 1 << 20
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_LONGEST_NAME = 80  # characters of the target's name in that of its temporary file
+_LONGEST_NAME = 120  # bytes of the target's name in that of a file beside it; systems allow 255 in all
+CLAIM = ".echoedge-lock"  # ends the name of a file that says that a run is at work on what lies beside it
 _ENDING = ("SIGTERM", "SIGHUP")  # signals that end a process unless it handles them; Windows has no SIGHUP
 
 
@@ -64,7 +65,7 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[Path]:
     _refuse_existing(target, force, kind="file")
     temporary = _temporary_beside(target, kind="file")
     try:
-        with ended_like_interrupted(), _disk_full_is_a_sentence(target):
+        with ended_like_interrupted(), disk_full_is_a_sentence(target):
             yield temporary
             sync(temporary)
             _refuse_existing(target, force, kind="file")
@@ -91,7 +92,7 @@ def atomic_folder(path: str | Path, force: bool = False, marker: str | None = No
     _refuse_existing(target, force, kind="folder", marker=marker)
     temporary = _temporary_beside(target, kind="folder")
     try:
-        with ended_like_interrupted(), _disk_full_is_a_sentence(target):
+        with ended_like_interrupted(), disk_full_is_a_sentence(target):
             yield temporary
             for folder, _, names in os.walk(temporary):
                 for name in names:
@@ -230,7 +231,15 @@ def _temporary_beside(target: Path, kind: Literal["file", "folder"]) -> Path:
 
 def _aside(target: Path) -> str:
     """The beginning of a name beside `target` that nothing else uses, and that says which process works there."""
-    return f".{target.name[:_LONGEST_NAME]}.{os.getpid():x}-{secrets.token_hex(4)}"
+    return f".{name_within(target.name)}.{os.getpid():x}-{secrets.token_hex(4)}"
+
+
+def name_within(name: str) -> str:
+    """The name, or what stands for it within names of files beside it where it is long: its beginning and a part of its hash."""
+    data = os.fsencode(name)
+    if len(data) <= _LONGEST_NAME:
+        return name
+    return f"{data[:_LONGEST_NAME].decode(errors='ignore')}~{hashlib.sha256(data).hexdigest()[:8]}"
 
 
 def _replace_folder(temporary: Path, target: Path) -> None:
@@ -263,7 +272,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def _disk_full_is_a_sentence(target: Path) -> Iterator[None]:
+def disk_full_is_a_sentence(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
