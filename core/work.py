@@ -22,6 +22,7 @@ from .files import CLAIM, disk_full_is_a_sentence, ended_like_interrupted, name_
 MARKER = ".echoedge-work"
 LOCK = ".lock"
 _OURS = (MARKER, LOCK)
+DISK_FULL = ("keeps what was finished", "Free some space; the same command goes on")  # of work, for `disk_full_is_a_sentence`
 
 
 @contextmanager
@@ -103,22 +104,28 @@ class WorkFolder:
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path} is a file; work needs a folder. Give another name.")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not is_work(self.path):
-                if any(not entry.name.endswith(CLAIM) for entry in self.path.iterdir()):
-                    raise OutputError(
-                        f"{self.path} holds files that no run has made, and work would write among them. Choose an empty "
-                        "folder, or a name that does not exist."
-                    )
-                (self.path / MARKER).write_text(f"{self.use}\n")
-            self._lock = self._exit.enter_context(_held(self.path / LOCK, self.path, self.use, "choose another folder"))
+            with ExitStack() as entered:
+                entered.enter_context(disk_full_is_a_sentence(self.path, *DISK_FULL))
+                self.path.mkdir(parents=True, exist_ok=True)
+                if not is_work(self.path):
+                    self._mark()
+                self._lock = entered.enter_context(_held(self.path / LOCK, self.path, self.use, "choose another folder"))
+                entered.enter_context(ended_like_interrupted())
+                self._exit = entered.pop_all()
         except OSError as error:
             raise OutputError(f"{self.path} cannot be used for work ({error.strerror}). Give another name.") from error
-        self._exit.enter_context(ended_like_interrupted())
         return self
 
+    def _mark(self) -> None:
+        if any(not entry.name.endswith(CLAIM) for entry in self.path.iterdir()):
+            raise OutputError(
+                f"{self.path} holds files that no run has made, and work would write among them. Choose an empty folder, or a "
+                "name that does not exist."
+            )
+        (self.path / MARKER).write_text(f"{self.use}\n")
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._exit.close()
+        self._exit.__exit__(kind, error, trace)
         if isinstance(error, KeyboardInterrupt) and self.path.exists():
             error.add_note(f"{self.path} keeps what was finished: the same command goes on from there.")
 
