@@ -19,6 +19,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .core.alone import alone
+
 if TYPE_CHECKING:
     from .core.bundle import Bundle, Manifest, Saving
     from .core.model.masks import Box
@@ -58,6 +60,7 @@ def _refuse(reason: str, given: Mapping[str, tuple[Any, Any]]) -> None:
             raise ConfigError(f"{name} is {value!r}; it {reason}.")
 
 
+@alone("export")
 def export(
     out: Place,
     *,
@@ -120,6 +123,7 @@ def export(
     return export_bundle(request, Path(out), jobs=jobs, budget=memory, force=force, progress=progress, warn=warn)
 
 
+@alone("animation")
 def animate(
     bundle: Place | None = None,
     *,
@@ -220,27 +224,30 @@ def verify(
     clips: int = 0,
     record: bool = False,
     progress: Progress = _silent,
+    warn: Warn = print,
 ) -> Verdict:
     """Compares every program and a whole clip with full precision. baseline: a recorded run, safetensors with latents and frames;
     clips: judge lip-sync, and the mouth where nobody speaks, over so many drawn held-out clips (nano only); record: keep the
     figures in the bundle's `records/`.
 
     Raises:
-        BundleError, InputError, EngineError: as `runtime.verify.parity.verify`.
+        BundleError, InputError, EngineError, OutputError: as `runtime.verify.parity.verify`.
     """
     from .core.bundle import Bundle
+    from .core.bundle.records import recording
     from .runtime.engines import open_engine
     from .runtime.verify import mouths, parity
 
-    opened = Bundle.open(bundle)
-    player = open_engine(opened, engine)
-    verdict = parity.verify(opened, player, None if baseline is None else Path(baseline), progress)
-    if clips:
-        reference, measured = parity.lipsync_over(opened, player, clips, progress)
-        silence = mouths.silence_of_bundle(opened, player, clips, lambda done, total: progress("silence", done, total))
-        verdict = replace(verdict, lipsync=parity.Lipsync(reference, measured, clips), silence=parity.ShutMouth(silence, clips))
-    if record:
-        _record(opened, "verify", player.name, player.threads, verdict.summary(), verdict.to_dict())
+    with recording(bundle, "verification", record, warn) as kept:
+        opened = Bundle.open(bundle)
+        player = open_engine(opened, engine)
+        verdict = parity.verify(opened, player, None if baseline is None else Path(baseline), progress)
+        if clips:
+            reference, measured = parity.lipsync_over(opened, player, clips, progress)
+            silence = mouths.silence_of_bundle(opened, player, clips, lambda done, total: progress("silence", done, total))
+            verdict = replace(verdict, lipsync=parity.Lipsync(reference, measured, clips), silence=parity.ShutMouth(silence, clips))
+        if kept:
+            _record(opened, "verify", player.name, player.threads, verdict.summary(), verdict.to_dict())
     return verdict
 
 
@@ -256,22 +263,25 @@ def bench(
     threads: int | None = None,
     record: bool = False,
     progress: Progress = _silent,
+    warn: Warn = print,
 ) -> tuple[Speed, ...]:
     """How fast a bundle plays here, stage by stage: the median of `runs`. Of several engines each is measured in a process of its
-    own; one that cannot play is refused before any is measured. record: keep the figures in the bundle's `records/`.
+    own; one that cannot play is refused before any is measured. record: as in `verify`.
 
     Raises:
         ConfigError, InputError, EngineError, ResourceError: as `runtime.play.setting.Setting`.
     """
     from .core.bundle import Bundle
+    from .core.bundle.records import recording
     from .runtime.bench.clip import measure_engines
     from .runtime.play.setting import Wanted
 
-    opened = Bundle.open(bundle)
     wanted = Wanted(clip=clip, decoder=decoder, prompts=None if prompts is None else Path(prompts), prompt=prompt, threads=threads)
-    speeds = measure_engines(opened, wanted, engines, runs, progress)
-    for speed in speeds if record else ():
-        _record(opened, "bench", speed.conditions.engine, speed.conditions.threads, speed.summary(), speed.to_dict())
+    with recording(bundle, "benchmark", record, warn) as kept:
+        opened = Bundle.open(bundle)
+        speeds = measure_engines(opened, wanted, engines, runs, progress)
+        for speed in speeds if kept else ():
+            _record(opened, "bench", speed.conditions.engine, speed.conditions.threads, speed.summary(), speed.to_dict())
     return speeds
 
 
@@ -399,6 +409,7 @@ def train(
     return output, metrics if world.first else {}
 
 
+@alone("study")
 def study(
     out: Place = "nano-study",
     *,
@@ -426,6 +437,7 @@ def study(
         return run_study(Study(Path(weights) if weights else weights_path(), Path(out), runs, report), only)
 
 
+@alone("contact sheet")
 def contact_sheet(bundle: Place, *, clip: Place, image: Place, out: Place, crop: Corner | None = None, force: bool = False) -> None:
     """A picture of a bundle, of the portrait and of frames of a film that it made, beside how the mouth follows the voice. What was
     cut off of the portrait is faded; crop: the one that the film was made with.
@@ -440,6 +452,7 @@ def contact_sheet(bundle: Place, *, clip: Place, image: Place, out: Place, crop:
     write_contact_sheet(inspect(bundle), Path(clip), Path(image), Path(out), force, part)
 
 
+@alone("checkpoint")
 def make_random(
     out: Place,
     *,
@@ -468,6 +481,7 @@ def make_random(
     return write_random_checkpoint(out, model, names, seed, types.get(dtype), base, force, progress)
 
 
+@alone("encoding of prompts")
 def encode_prompts(
     folder: Place, texts: Sequence[str], out: Place, *, device: str = "cpu", force: bool = False, warn: Warn = print
 ) -> dict[str, int]:
@@ -495,6 +509,7 @@ def hearing(
     return study_hearing(Path(folder), None if audio is None else Path(audio), contexts, compiled)
 
 
+@alone("search")
 def search_recipe(
     out: Place,
     *,
@@ -540,6 +555,7 @@ def search_recipe(
     )  # fmt: skip
 
 
+@alone("comparison")
 def compare_roundings(
     out: Place,
     *,

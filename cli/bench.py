@@ -20,6 +20,7 @@ from .words import (
     print_speed,
     shape_of,
     told_of_records,
+    warn,
 )
 
 
@@ -43,7 +44,7 @@ def bench(
     with told_of_records(bundle), bars(as_json) as progress:
         speeds = api.bench(
             bundle, engines=engines, runs=runs, clip=shape_of(clip), decoder=decoder, prompts=prompts, prompt=prompt,
-            threads=threads, record=record, progress=progress,
+            threads=threads, record=record, progress=progress, warn=warn,
         )  # fmt: skip
     if as_json:
         print(json.dumps([speed.to_dict() for speed in speeds]))

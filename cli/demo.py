@@ -28,7 +28,7 @@ def demo(
     force: ForceOption = False,
 ) -> None:
     """The whole way on built-in material: compile nano, make a portrait speak, prove parity, say how fast it is."""
-    from ..core.work import tells_what_stays
+    from ..core.work import claimed, tells_what_stays
 
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file; --out names a folder.")
@@ -36,7 +36,7 @@ def demo(
     for path in (bundle_path, clip_path, sheet_path):
         if path.exists() and not force:
             raise OutputError(f"{path} exists. Give another folder with --out, or --force.")
-    with tells_what_stays(f"What was finished is in {output}."):
+    with claimed(output, "demo"), tells_what_stays(f"What was finished is in {output}."):
         _demo(bundle_path, clip_path, sheet_path, weights, force)
 
 
@@ -60,12 +60,12 @@ def _demo(bundle_path: Path, clip_path: Path, sheet_path: Path, weights: str, fo
     api.contact_sheet(bundle_path, clip=clip_path, image=image, out=sheet_path, force=force)
     out.rule("3  verify", align="left")
     with bars(False) as progress:
-        verdict = api.verify(bundle_path, record=True, progress=progress)
+        verdict = api.verify(bundle_path, record=True, progress=progress, warn=warn)
     print_verdict(verdict)
     out.print(verdict.sentence())
     out.rule("4  bench", align="left")
     with bars(False) as progress:
-        speeds = api.bench(bundle_path, engines=["auto", "torch"], runs=3, prompt=prompt, record=True, progress=progress)
+        speeds = api.bench(bundle_path, engines=["auto", "torch"], runs=3, prompt=prompt, record=True, progress=progress, warn=warn)
     print_speed(speeds)
     for name, path in (("clip", clip_path), ("sheet", sheet_path), ("bundle", bundle_path)):
         out.print(f"{name:<7} [bold]{escape(str(path))}[/]")

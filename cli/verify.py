@@ -19,6 +19,7 @@ from .words import (
     out,
     print_verdict,
     told_of_records,
+    warn,
 )
 
 
@@ -36,7 +37,7 @@ def verify(
 ) -> None:
     """Compare every program and a whole clip with full precision. Exit status 1 when a threshold fails, or nothing was judged."""
     with told_of_records(bundle), bars(as_json) as progress:
-        verdict = api.verify(bundle, engine=engine, baseline=baseline, clips=clips, record=record, progress=progress)
+        verdict = api.verify(bundle, engine=engine, baseline=baseline, clips=clips, record=record, progress=progress, warn=warn)
     if as_json:
         print(json.dumps(verdict.to_dict()))
     else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -22,11 +23,13 @@ from typing import Literal
 
 import psutil
 
-from .errors import OutputError, ResourceError
+from .errors import EchoEdgeError, OutputError, ResourceError
 
 CHUNK_BYTES = 1 << 20
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_LONGEST_NAME = 80  # characters of the target's name in that of its temporary file
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_RUST_NUMBER = re.compile(r"\(os error (\d+)\)")
+_LONGEST_NAME = 120  # bytes of the target's name in that of a file beside it; systems allow 255 in all
+CLAIM = ".echoedge-lock"  # ends the name of a file that says that a run is at work on what lies beside it
 _ENDING = ("SIGTERM", "SIGHUP")  # signals that end a process unless it handles them; Windows has no SIGHUP
 
 
@@ -64,7 +67,7 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[Path]:
     _refuse_existing(target, force, kind="file")
     temporary = _temporary_beside(target, kind="file")
     try:
-        with ended_like_interrupted(), _disk_full_is_a_sentence(target):
+        with ended_like_interrupted(), disk_full_is_a_sentence(target):
             yield temporary
             sync(temporary)
             _refuse_existing(target, force, kind="file")
@@ -91,7 +94,7 @@ def atomic_folder(path: str | Path, force: bool = False, marker: str | None = No
     _refuse_existing(target, force, kind="folder", marker=marker)
     temporary = _temporary_beside(target, kind="folder")
     try:
-        with ended_like_interrupted(), _disk_full_is_a_sentence(target):
+        with ended_like_interrupted(), disk_full_is_a_sentence(target):
             yield temporary
             for folder, _, names in os.walk(temporary):
                 for name in names:
@@ -230,7 +233,15 @@ def _temporary_beside(target: Path, kind: Literal["file", "folder"]) -> Path:
 
 def _aside(target: Path) -> str:
     """The beginning of a name beside `target` that nothing else uses, and that says which process works there."""
-    return f".{target.name[:_LONGEST_NAME]}.{os.getpid():x}-{secrets.token_hex(4)}"
+    return f".{name_within(target.name)}.{os.getpid():x}-{secrets.token_hex(4)}"
+
+
+def name_within(name: str) -> str:
+    """The name, or what stands for it within names of files beside it where it is long: its beginning and a part of its hash."""
+    data = os.fsencode(name)
+    if len(data) <= _LONGEST_NAME:
+        return name
+    return f"{data[:_LONGEST_NAME].decode(errors='ignore')}~{hashlib.sha256(data).hexdigest()[:8]}"
 
 
 def _replace_folder(temporary: Path, target: Path) -> None:
@@ -263,13 +274,57 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def _disk_full_is_a_sentence(target: Path) -> Iterator[None]:
+def disk_full_is_a_sentence(
+    target: Path, stopped: str = "was not written", remedy: str = "Free some space or choose another disk"
+) -> Iterator[None]:
+    """Turns what any library says of a full disk in the `with` block into one sentence: what became of `target`, what to do.
+
+    Raises:
+        ResourceError: the disk is full, or files may not be as large as one would be.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno not in _DISK_FULL:
+    except Exception as error:
+        number = None if isinstance(error, EchoEdgeError) else _disk_trouble(error)
+        if number is None:
             raise
-        raise ResourceError(f"The disk is full: {target} was not written. Free some space or choose another disk.") from error
+        if number == errno.EFBIG:
+            raise ResourceError(
+                f"A file is larger than this disk or ulimit -f allows: {target} {stopped}. Raise the limit or choose another disk."
+            ) from error
+        raise ResourceError(f"The disk is full: {target} {stopped}. {remedy}.") from error
+
+
+def _disk_trouble(error: BaseException) -> int | None:
+    """The system's number of an error that a disk is full, or a file too large for it; None if it is another error. Libraries wrap
+    the system's errors in their own, and those in Rust tell the number in their text alone."""
+    seen: list[BaseException] = []
+    while error not in seen:
+        number = error.errno if isinstance(error, OSError) else None
+        if number is None and (told := _RUST_NUMBER.search(str(error))):
+            number = int(told[1])
+        if number in _DISK_FULL:
+            return number
+        seen.append(error)
+        error = error.__cause__ or error.__context__ or error
+    return None
+
+
+def reserve(path: Path, size: int) -> None:
+    """Has the system set `size` bytes of disk aside for a file: where its pages are written through memory, a full disk would end
+    the process. Systems that cannot are left to try.
+
+    Raises:
+        OSError: the disk has not so much left.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
 
 
 @contextmanager

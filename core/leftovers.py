@@ -1,4 +1,4 @@
-"""What killed runs have left in a folder: half-written outputs, and work that no run holds."""
+"""What killed runs have left in a folder: half-written outputs, and claims and work that no run holds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 
 from .errors import InputError
-from .files import folder_bytes
-from .work import WorkFolder, in_use, is_work
+from .files import CLAIM, folder_bytes
+from .work import WorkFolder, in_use, is_work, remove_claim
 
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<process>[0-9a-f]+)-[0-9a-f]{8}(?P<old>\.old)?\.partial(\.[^.]+)?")
 _WORK = re.compile(r"\..+\.work")
@@ -57,6 +57,8 @@ def remove(leftover: Leftover) -> bool:
     found = _leftover(leftover.path)
     if found is None or found.precious:
         return False
+    if found.path.name.endswith(CLAIM):
+        return remove_claim(found.path)
     if _WORK.fullmatch(found.path.name):
         with WorkFolder(found.path, "cleaning") as work:
             work.remove()
@@ -74,6 +76,12 @@ def _leftover(path: Path) -> Leftover | None:
         if not path.is_dir() or not is_work(path) or in_use(path):
             return None
         return Leftover(path, _size(path), "work of an export that was stopped; the same command goes on from it")
+    if path.name.endswith(CLAIM):
+        if not path.name.startswith(".") or not path.is_file() or in_use(path):
+            return None
+        return Leftover(
+            path, _size(path), f"claim on {path.name[1 : -len(CLAIM)]}, of a run that was killed; the next one takes it"
+        )
     match = _PARTIAL.fullmatch(path.name)
     if match is None or _written_by(path, int(match["process"], 16)):
         return None

@@ -34,6 +34,7 @@ from echoedge.runtime.play.player import PlayerConfig, Progress
 from echoedge.runtime.registry import Registered
 
 from .core.tiny import randomised, tiny_config, tiny_dit
+from .core.tiny_bundle import contents
 
 CLIP = ClipSpec(height=32, width=32, frames=9)  # 3 latent frames of 4x4, 4 tokens each
 OPTIONS = replace(PLAN_PRESETS["nano"], steps=2, modality=PhaseWeights(), window=WindowRule(length=3, overlap=1))
@@ -118,7 +119,7 @@ def changed_bundle(path: Path, copy: Path, name: str, data: bytes) -> Path:
     """A copy of a bundle with `data` as its file `name` and a manifest that agrees: only what reads the file can object."""
     shutil.copytree(path, copy)
     (copy / name).write_bytes(data)
-    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest = contents(copy)
     stored = (program["artifact"] for program in manifest["programs"].values())
     entry = manifest["files"].get(name) or next(artifact for artifact in stored if artifact["path"] == name)
     entry |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
@@ -129,7 +130,7 @@ def changed_bundle(path: Path, copy: Path, name: str, data: bytes) -> Path:
 def demanding_bundle(path: Path, copy: Path, psnr_db: float, *rows: str) -> Path:
     """A copy of a bundle that demands `psnr_db` of the rows named (all by default)."""
     shutil.copytree(path, copy)
-    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest = contents(copy)
     demanded = {name: program["demanded"] for name, program in manifest["programs"].items()} | manifest["parity"]["demanded"]
     for name in rows or demanded:
         demanded[name]["psnr_db"] = psnr_db

@@ -29,6 +29,7 @@ from echoedge.targets.rewrites.savings import savings
 
 from .bundles import CLIP, changed_bundle, demanding_bundle, small_engine
 from .commands import Run, complaint, process
+from .core.tiny_bundle import contents
 from .test_animate_cli import altered, broken_bundle, made
 
 COMMANDS = ["export", "animate", "verify", "bench", "inspect", "doctor", "demo", "train"]
@@ -132,13 +133,13 @@ def test_inspect(run: Run, bundle_path: Path) -> None:
 def test_inspect_as_json(run: Run, bundle_path: Path) -> None:
     told = json.loads(run("inspect", bundle_path, "--json").out)
     added = {"records", "damaged_records"}
-    assert {key: value for key, value in told.items() if key not in added} == json.loads((bundle_path / MANIFEST).read_text())
+    assert {key: value for key, value in told.items() if key not in added} == contents(bundle_path)
     assert (told["records"], told["damaged_records"]) == ([], {})
 
 
 def test_inspect_of_a_bundle_without_savings_on_record(run: Run, bundle_path: Path, tmp_path: Path) -> None:
     shutil.copytree(bundle_path, tmp_path / "b")
-    manifest = json.loads((tmp_path / "b" / MANIFEST).read_text())
+    manifest = contents(tmp_path / "b")
     del manifest["savings"]
     (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest))
     ended = run("inspect", tmp_path / "b")
@@ -234,7 +235,7 @@ def test_verify_says_what_was_not_judged(run: Run, bundle_path: Path, tmp_path: 
 
 def test_verify_of_a_bundle_that_demands_nothing_is_no_pass(run: Run, bundle_path: Path, tmp_path: Path) -> None:
     path = without_clip(bundle_path, tmp_path / "b")
-    manifest = json.loads((path / MANIFEST).read_text())
+    manifest = contents(path)
     manifest["parity"]["demanded"] = {}
     for program in manifest["programs"].values():
         program["demanded"] = None
@@ -273,7 +274,7 @@ def test_figures_of_another_engine_are_never_the_bundles(
     run: Run, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "_torch", lambda *_: small_engine())  # the small model's weights do not ship
-    manifest = json.loads((bundle_path / MANIFEST).read_text())
+    manifest = contents(bundle_path)
     manifest["programs"]["denoise"]["measured"] = {"psnr_db": 54.3, "cosine": 0.9999, "max_abs": 0.1}
     shutil.copytree(bundle_path, tmp_path / "b")
     (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest))
@@ -303,7 +304,7 @@ def test_inspect_names_damaged_records_and_those_of_other_manifests(run: Run, bu
     assert len(json.loads(run("inspect", tmp_path / "b", "--json").out)["damaged_records"]) == 3
     shutil.rmtree(tmp_path / "b" / "records")
     write_record(Bundle.open(tmp_path / "b"), "verify", "torch", "a machine", 1, {}, "ninety-nine decibels", {})
-    (tmp_path / "b" / MANIFEST).write_text(json.dumps(json.loads((tmp_path / "b" / MANIFEST).read_text())))
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps(contents(tmp_path / "b")))
     said = run("inspect", tmp_path / "b").out
     assert "ninety-nine" not in said
     assert "1 of another manifest, not shown: records/" in said

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import random
 import shutil
@@ -24,6 +26,7 @@ from echoedge.runtime.play.pictures import read_portrait
 from echoedge.runtime.play.speech import read_speech
 
 from .commands import Run, complaint
+from .core.tiny_bundle import contents, edit
 
 # ---- a bundle --------------------------------------------------------------------------------------------------------------------
 
@@ -38,12 +41,15 @@ def files_of(bundle: Path) -> list[Path]:
 
 
 def flips(bundle: Path, count: int, seed: int) -> Iterator[tuple[Path, int]]:
-    """Places that are drawn among all bytes of a bundle but its manifest's."""
-    files = [path for path in files_of(bundle) if path.name != MANIFEST]
+    """Places that are drawn among all bytes of a bundle; every second one among those of its manifest, which are few."""
+    files, rng = files_of(bundle), random.Random(seed)
     sizes = np.cumsum([path.stat().st_size for path in files])
-    for place in random.Random(seed).choices(range(int(sizes[-1])), k=count):
+    for number, place in enumerate(rng.choices(range(int(sizes[-1])), k=count)):
         index = int(np.searchsorted(sizes, place, side="right"))
-        yield files[index], place - (int(sizes[index - 1]) if index else 0)
+        if number % 2:
+            yield bundle / MANIFEST, place % (bundle / MANIFEST).stat().st_size
+        else:
+            yield files[index], place - (int(sizes[index - 1]) if index else 0)
 
 
 def unnoticed(bundle: Path, count: int, seed: int = 0) -> list[tuple[str, int]]:
@@ -68,8 +74,42 @@ def unnoticed(bundle: Path, count: int, seed: int = 0) -> list[tuple[str, int]]:
 
 
 def test_no_changed_byte_goes_unnoticed(copy: Path) -> None:
-    assert unnoticed(copy, 40) == []
+    assert unnoticed(copy, 80) == []
     Bundle.open(copy)
+
+
+def test_without_its_checksum_a_manifest_hides_changed_digits(copy: Path) -> None:
+    """What bundles of earlier versions could not tell."""
+    edit(copy, lambda _: None)
+    Bundle.open(copy)
+    assert {name for name, _ in unnoticed(copy, 200)} == {MANIFEST}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"fps": 25', b'"fps": 24'),  # a value that could be meant
+        (b'"executorch"', b'"executorch" '),  # the same content
+        (b'"checksum"', b'"Checksum"'),
+        (b'"checksum": "', b'"checksum": "0'),
+        (b"}\n", b"}\n\n"),
+    ],
+)
+def test_other_bytes_are_another_manifest(old: bytes, new: bytes, copy: Path) -> None:
+    data = (copy / MANIFEST).read_bytes()
+    start = data.rindex(old)
+    (copy / MANIFEST).write_bytes(data[:start] + new + data[start + len(old) :])
+    with pytest.raises(BundleError, match=r"manifest\.json (was altered|is not valid)"):
+        Bundle.open(copy)
+
+
+def test_the_checksum_is_of_the_bytes_with_zeros_in_its_place(bundle_path: Path) -> None:
+    """As docs/BUNDLE.md tells it to players in other languages."""
+    data = (bundle_path / MANIFEST).read_bytes()
+    told = json.loads(data)["checksum"].encode()
+    assert data.count(told) == 1
+    assert hashlib.sha256(data.replace(told, b"0" * 64)).hexdigest().encode() == told
+    assert list(json.loads(data))[-1] == "checksum"
 
 
 @pytest.mark.slow
@@ -170,6 +210,11 @@ def read_record(data: bytes, bundle: Bundle) -> None:
     read_records(bundle)
 
 
+def without_checksum(bundle: Bundle) -> bytes:
+    """A manifest whose damage is not found by its checksum."""
+    return json.dumps(contents(bundle.root), indent=1).encode()
+
+
 def written(folder: Path, name: str, data: bytes) -> Path:
     path = folder / name
     path.write_bytes(data)
@@ -177,7 +222,7 @@ def written(folder: Path, name: str, data: bytes) -> Path:
 
 
 READERS: dict[str, tuple[Callable[[Bundle], bytes], Callable[[bytes, Path, Bundle], object]]] = {
-    "manifest": (lambda bundle: (bundle.root / MANIFEST).read_bytes(), lambda data, *_: Manifest.from_json(data)),
+    "manifest": (lambda bundle: without_checksum(bundle), lambda data, *_: Manifest.from_json(data)),
     "plan": (lambda bundle: bundle.path("plan.json").read_bytes(), lambda data, *_: SamplingPlan.from_json(data)),
     "record": (a_record, lambda data, _, bundle: read_record(data, bundle)),
     "wav": (lambda _: a_wav(), lambda data, folder, _: read_speech(written(folder, "a.wav", data))),

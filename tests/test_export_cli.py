@@ -102,7 +102,7 @@ def test_an_interrupted_training_says_what_it_keeps_and_ends_its_processes(numbe
     assert running.stdout.readline().startswith("1. pool")
     second = process("train", "nano", "--workdir", work, "--clips", 64)
     assert second.returncode == 2
-    assert "is used by another training, which is running" in " ".join(second.stderr.split())
+    assert f"is used by another training, process {running.pid}, which is running" in " ".join(second.stderr.split())
     helpers = psutil.Process(running.pid).children(recursive=True)
     assert helpers  # they draw clips
     (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,7 @@ def test_two_runs_do_not_share_a_work_folder(command: str, run: Run, tmp_path: P
         return sentence(run("quantize", command, "--out", tmp_path / "a.json", "--work", work, *target))
 
     with WorkFolder(tmp_path / "work", "search"):
-        assert "work is used by another search, which is running" in refused(tmp_path / "work")
+        assert f"work is used by another search, process {os.getpid()}, which is running" in refused(tmp_path / "work")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_text("dear")
     assert "holds files that no run has made" in refused(tmp_path / "photos")

@@ -51,7 +51,7 @@ def roots(names: set[str]) -> set[str]:
 @cache
 def allowed(with_torch: bool) -> frozenset[str]:
     """Top-level names that the libraries of a player bring when they are imported alone."""
-    return frozenset(roots(modules(LIBRARIES + (", torch" if with_torch else ""))[0])) | COMPANIONS | {"echoedge"}
+    return frozenset(roots(modules(LIBRARIES + (", torch, filelock" if with_torch else ""))[0])) | COMPANIONS | {"echoedge"}
 
 
 def unwanted(code: str, with_torch: bool) -> set[str]:

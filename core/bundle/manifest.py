@@ -13,6 +13,7 @@ docs/BUNDLE.md says what every field means to a player. No torch here: a phone-s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -31,6 +32,9 @@ from .upgrade import upgraded
 FORMAT: Final = "echoedge.bundle/2"
 OLD_FORMAT: Final = "echoedge.bundle/1"
 MENDING = "Copy the bundle again, or export it again."
+CHECKSUM: Final = "checksum"  # of the manifest's own bytes: the SHA-256 that they have with zeros in its place
+_NO_SUM = b"0" * 64
+_LAST_SUM = re.compile(rb'("checksum":\s*")([0-9a-f]{64})("\s*\}\s*)\Z')
 _NAME = re.compile(r"echoedge\.bundle/(\d{1,6})")
 
 
@@ -271,22 +275,25 @@ class Manifest(Record):
         return {path: entry for path, entry in self.files.items() if path.startswith(program.path + "/")}
 
     def to_json(self) -> bytes:
-        """UTF-8, one field a line.
+        """UTF-8, one field a line, a checksum last.
 
         Raises:
             BundleError: a value has no form in JSON.
         """
+        content = {**self.model_dump(mode="json"), CHECKSUM: _NO_SUM.decode()}
         try:
-            return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+            text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         except ValueError as error:
             raise BundleError(f"The manifest cannot be written as JSON ({error}).") from error
+        return _summed(text, hashlib.sha256(text).hexdigest().encode())
 
     @classmethod
     def from_json(cls, text: bytes | str) -> Manifest:
         """Parse and validate a manifest; one of format 1 is read as one of format 2 (`upgrade.py`).
 
         Raises:
-            BundleError: it is cut off, not JSON, of another format, or a field is missing, unknown or wrong.
+            BundleError: it is cut off, not JSON, of another format, its checksum is of other bytes, or a field is missing, unknown
+                or wrong.
         """
         try:
             data = json.loads(text, object_pairs_hook=_without_duplicates, parse_float=_finite, parse_constant=_finite)
@@ -298,9 +305,23 @@ class Manifest(Record):
                 data = upgraded(data)
             elif found != FORMAT:
                 raise BundleError(f"{MANIFEST} has format {short(repr(found))}; {_remedy(found)}")
+            if CHECKSUM in data:
+                _check_sum(text.encode(errors="surrogatepass") if isinstance(text, str) else text, data.pop(CHECKSUM))
             return cls.model_validate_json(json.dumps(data), strict=True)
         except ValidationError as error:
             raise BundleError(f"{MANIFEST} is not valid: {first_mistakes(error)}. {MENDING}") from error
+
+
+def _summed(text: bytes, digits: bytes) -> bytes:
+    """The bytes of a manifest with `digits` in the place of its checksum, which is its last field."""
+    return _LAST_SUM.sub(lambda found: found[1] + digits + found[3], text, count=1)
+
+
+def _check_sum(text: bytes, told: object) -> None:
+    """Raises BundleError: the checksum is not the last field, or of other bytes than these."""
+    digest = hashlib.sha256(_summed(text, _NO_SUM)).hexdigest()
+    if _LAST_SUM.search(text) is None or digest != told:
+        raise BundleError(f"{MANIFEST} was altered (its {CHECKSUM} is {short(str(told))[:12]}…, not {digest[:12]}…). {MENDING}")
 
 
 def _remedy(found: object) -> str:

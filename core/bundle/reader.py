@@ -14,7 +14,7 @@ import numpy as np
 
 from ..config import ClipSpec, ModelConfig
 from ..errors import BundleError
-from ..files import file_sha256, human_bytes
+from ..files import CLAIM, file_sha256, human_bytes
 from .fields import MANIFEST, RECORDS, short
 from .manifest import MENDING, Manifest
 from .programs import FileEntry, FolderArtifact, Program
@@ -23,15 +23,18 @@ if TYPE_CHECKING:
     from ..plan import SamplingPlan
 
 _MAX_MANIFEST_BYTES = 64 << 20
+Stat = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. `root` is its folder; `manifest_sha256` is that of the manifest's file as it was opened."""
+    """An opened bundle. `root` is its folder; `manifest_sha256` is that of the manifest's file as it was opened; `seen`: how the
+    system described each file then, by which `require_unchanged` knows it again."""
 
     root: Path
     manifest: Manifest = field(repr=False)
     manifest_sha256: str = field(default="", repr=False)
+    seen: dict[str, Stat] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = True) -> Bundle:
@@ -46,11 +49,31 @@ class Bundle:
         root = Path(path)
         data = _manifest_bytes(root)
         bundle = cls(root, _parsed_manifest(root, data), hashlib.sha256(data).hexdigest())
-        problems = [problem for name, entry in bundle._entries().items() if (problem := _problem(root, name, entry, verify))]
+        entries = bundle._entries()
+        bundle.seen.update((name, stat) for name in entries if (stat := _stat(root / name)))  # first: what changes later differs
+        problems = [problem for name, entry in entries.items() if (problem := _problem(root, name, entry, verify))]
         if problems:
             told = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
             raise BundleError(f"{root} is not complete: {told}. {MENDING}")
         return bundle
+
+    def require_unchanged(self, *names: str) -> None:
+        """That these files, or all, are those that were opened: what was read of them until now is of this manifest. A file whose
+        description alone has changed is read again.
+
+        Raises:
+            BundleError: one was replaced or changed meanwhile.
+        """
+        for name in names or tuple(self.seen):
+            before, now = self.seen.get(name), _stat(self.root / name)
+            if before is None or before == now:
+                continue
+            if now is None or _problem(self.root, name, self._entries()[name], verify=True):
+                raise BundleError(
+                    f"{self.root} was replaced while it was in use: {name} is not the file that was opened. Run the same command "
+                    "again."
+                )
+            self.seen[name] = now
 
     @property
     def clip(self) -> ClipSpec:
@@ -128,9 +151,12 @@ class Bundle:
         from safetensors.numpy import load_file
 
         try:
-            return load_file(self.path(name))
+            tensors = load_file(self.path(name))
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            self.require_unchanged(name)
             raise BundleError(f"{name} of {self.root} cannot be read as arrays ({error}). {MENDING}") from error
+        self.require_unchanged(name)
+        return tensors
 
     def plan(self) -> SamplingPlan:
         """The sampling plan of `plan.json`.
@@ -143,14 +169,16 @@ class Bundle:
         try:
             text = self.path("plan.json").read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
+            self.require_unchanged("plan.json")
             raise BundleError(f"plan.json of {self.root} cannot be read ({error}). {MENDING}") from error
+        self.require_unchanged("plan.json")
         return SamplingPlan.from_json(text)
 
     def extra_files(self) -> tuple[str, ...]:
-        """Files in the folder that the manifest does not list and that are no records, sorted."""
+        """Files in the folder that the manifest does not list and that are no records, nor the claim of who writes one, sorted."""
         known = {MANIFEST, *self._entries(), *(path.relative_to(self.root).as_posix() for path in self.record_files())}
         found = (Path(folder, name).relative_to(self.root).as_posix() for folder, _, names in os.walk(self.root) for name in names)
-        return tuple(sorted(set(found) - known))
+        return tuple(sorted(name for name in set(found) - known if not name.endswith(CLAIM)))
 
     def record_files(self) -> tuple[Path, ...]:
         """The files of what was measured after the export, by name, which is by date; see `core.bundle.records`."""
@@ -161,6 +189,15 @@ class Bundle:
         stored = (program.artifact for program in self.manifest.programs.values())
         files = (each for each in stored if not isinstance(each, FolderArtifact))
         return self.manifest.files | {each.path: FileEntry(sha256=each.sha256, bytes=each.bytes) for each in files}
+
+
+def _stat(path: Path) -> Stat | None:
+    """A file as the system describes it: another one under the name, or a write to it, changes that. None: it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _manifest_bytes(root: Path) -> bytes:

@@ -12,7 +12,9 @@ import datetime
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -80,6 +82,25 @@ class Records:
     own: tuple[VerbRecord, ...]
     others: tuple[str, ...]
     damaged: Mapping[str, str]
+
+
+@contextmanager
+def recording(bundle: str | Path, use: str, wanted: bool, warn: Callable[[str], None]) -> Iterator[bool]:
+    """Whether figures are to be kept in the bundle's folder, where one run at a time measures what is kept. A place that cannot be
+    written is told before anything is measured. `use`: see `core.work.claimed`.
+
+    Raises (on entering):
+        OutputError: another run is measuring.
+    """
+    from ..work import claimed  # filelock, which reading records does without
+
+    folder = Path(bundle) / RECORDS
+    wanted = wanted and folder.parent.is_dir()  # the bundle is missed by who opens it
+    if wanted and not os.access(folder if folder.is_dir() else folder.parent, os.W_OK):
+        warn(f"{folder} cannot be written: the figures are not kept. Copy the bundle to where you may write, to keep them.")
+        wanted = False
+    with claimed(folder, use) if wanted else nullcontext():
+        yield wanted
 
 
 def write_record(

@@ -17,8 +17,8 @@ from ..files import atomic_file
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Replaces `path` by `state` (tensors, numbers, strings) in one step."""
-    with atomic_file(path, force=True) as temporary:
-        torch.save(state, temporary)
+    with atomic_file(path, force=True) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)  # given a path, it does not tell why it could not write
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

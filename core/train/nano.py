@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..files import atomic_file
 from ..model.vae import VAE
 from ..plan.samplers import PLAN_PRESETS, build_plan
 from ..weights.nano import load_nano, save_nano
-from ..work import WorkFolder
+from ..work import WorkFolder, claimed
 from .curves import training_curves
 from .distributed import World
 from .evaluate import as_metrics, held_out, score_clips, score_vae
@@ -57,11 +57,14 @@ def train_nano(
     Raises:
         ConfigError: the VAE's reconstructions lose the mouth (lip-sync below LIPSYNC_GATE), or `workdir` holds a run with other
             options.
-        OutputError: `workdir` is a folder of something else, or another run works in it.
+        OutputError: `workdir` is a folder of something else, another run works in it, or another one writes `out`.
     """
     vae, dit, world = vae or VAETraining(), dit or DiTTraining(), world or World()
     torch.set_num_threads(threads)
-    with WorkFolder(workdir, "training") if world.first else nullcontext():
+    with ExitStack() as held:
+        if world.first:
+            held.enter_context(WorkFolder(workdir, "training"))
+            held.enter_context(claimed(out, "training"))
         return _train(workdir, out, vae, dit, pool_clips, report, world, start, without, keep_vae)
 
 

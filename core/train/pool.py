@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..config import NANO_CLIP, ClipSpec
 from ..errors import ConfigError
-from ..files import atomic_file
+from ..files import atomic_file, reserve
 from ..sampling.inputs import byte_ids
 from .puppets import PuppetClip, draw_clip
 
@@ -128,6 +128,8 @@ def open_pool(folder: Path, count: int, first_seed: int = 0, clip: ClipSpec = NA
             name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
             for name, (shape, dtype) in files.items()
         }
+        for name, array in arrays.items():
+            reserve(folder / f"{name}.npy", array.offset + array.nbytes)
         prompts = []
         tasks = [(first_seed + i, clip.frames, clip.height) for i in range(count)]
         with multiprocessing.get_context("spawn").Pool(processes) as workers:

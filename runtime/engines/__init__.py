@@ -7,6 +7,7 @@ from ...core.config import ClipSpec
 from ...core.errors import EngineError
 from ..registry import REGISTRY, engine_module
 from .base import Engine
+from .watched import Watched
 
 
 def _torch(bundle: Bundle, clip: ClipSpec, threads: int | None) -> Engine:
@@ -34,7 +35,10 @@ def open_engine(bundle: Bundle, name: str = "auto", clip: ClipSpec | None = None
     if name not in known:
         raise EngineError(f"There is no engine {name!r} here. Choose from: auto, {', '.join(known)}.")
     clip = clip or bundle.clip
-    engine: Engine = _torch(bundle, clip, threads) if name == "torch" else engine_module(name).open_bundle(bundle, clip, threads)
+    if name == "torch":  # it reads no programs
+        engine: Engine = _torch(bundle, clip, threads)
+    else:
+        engine = Watched(engine_module(name).open_bundle(bundle, clip, threads), bundle)
     if threads is not None and engine.threads != threads:
         raise EngineError(f"--threads is {threads}; {name} runs on {engine.threads} here. Leave --threads out, or ask for that.")
     return engine

@@ -28,9 +28,9 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from ...core.errors import ConfigError, EchoEdgeError, ExportError
-from ...core.files import atomic_file, human_bytes, sync
+from ...core.files import atomic_file, disk_full_is_a_sentence, human_bytes, sync
 from ...core.memory import Need, peak_bytes, require, resident_bytes, usable_cores
-from ...core.work import WorkFolder
+from ...core.work import DISK_FULL, WorkFolder
 from ...targets.idle import return_freed_memory
 
 _LABEL = "request"
@@ -108,8 +108,9 @@ def _answer(work: Callable[..., BaseModel], request: Any, folder: Path, given: S
     """What became of a job: in a word, the class of an error or None, and the content."""
     began, started, cpu = time.time(), time.perf_counter(), time.process_time()
     try:
-        result = work(request, folder, *given).model_dump(mode="json")
-        _sync_written(folder, began)
+        with disk_full_is_a_sentence(folder, *DISK_FULL):
+            result = work(request, folder, *given).model_dump(mode="json")
+            _sync_written(folder, began)
     except EchoEdgeError as error:
         return ("refused", type(error), str(error))
     except MemoryError:

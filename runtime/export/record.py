@@ -201,7 +201,8 @@ def calibrate(request: ExportRequest, folder: Path) -> Recorded:
     files = {}
     for role, found in calls.items():
         files[role] = f"calls-{role}.pt"
-        torch.save([list(call) for call in found], folder / files[role])
+        with (folder / files[role]).open("wb") as file:  # given a path, torch does not tell why it could not write
+            torch.save([list(call) for call in found], file)
     return Recorded(golden="", calls=files)
 
 

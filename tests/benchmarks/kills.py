@@ -1,16 +1,20 @@
 """Ends commands at drawn moments by SIGHUP, SIGINT, SIGTERM and SIGKILL, and looks at what they leave.
 
-    python tests/benchmarks/kills.py [--verbs animate export train search] [--moments 20] [--record records/kills.json]
+    python tests/benchmarks/kills.py --bundle BUNDLE [--verbs animate export train search] [--moments 20] [--journal FILE]
+        [--record records/kills.json]
 
-After each end: nothing under the output's name that is not whole, and nothing else in the folder that `echoedge doctor` does not
-name. Then the same command, left alone, has to finish. Prints JSON; exit status 1 where something was wrong.
+After each end: no process of it goes on, nothing lies under the output's name that is not whole, and nothing else in the folder
+that `echoedge doctor` does not name. Then the same command starts again, or goes on; after the last moment it is left alone and has
+to finish. With a journal, moments that are in it are not done again. Prints JSON; exit status 1 where something was wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from echoedge.core.bundle import Bundle
 from echoedge.core.errors import EchoEdgeError
@@ -29,6 +34,7 @@ from echoedge.quantize.recipes import read_recipe
 from echoedge.runtime.bench.clip import device_name
 from echoedge.runtime.play.clips import read_clip
 
+Moment = dict[str, Any]  # when a command was ended by what, and what was wrong then
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 DEMO = assets() / "demo"
 
@@ -63,10 +69,35 @@ def verbs(bundle: Path) -> dict[str, Verb]:
 
 
 def started(verb: Verb, folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "echoedge.cli", *verb.words], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
+    with (folder.parent / "said.txt").open("wb") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", "echoedge.cli", *verb.words], cwd=folder, stdout=subprocess.DEVNULL, stderr=said,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def said_by(folder: Path) -> str:
+    """The last line of what the command wrote to its error stream."""
+    lines = (folder.parent / "said.txt").read_text(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+
+
+def waited(process: subprocess.Popen[bytes], seconds: float) -> str | None:
+    """Waits until the process and those that it started have ended; what is wrong where they do not, and they are killed."""
+    limit = time.monotonic() + seconds
+    try:
+        process.wait(timeout=seconds)
+        while time.monotonic() < limit:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+    except ProcessLookupError:
+        return None
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return f"had not ended after {seconds:.0f} s"
+    os.killpg(process.pid, signal.SIGKILL)
+    return f"left processes that had not ended after {seconds:.0f} s"
 
 
 def named_by_doctor(folder: Path) -> set[str]:
@@ -91,35 +122,44 @@ def wrong_in(folder: Path, verb: Verb) -> list[str]:
     return found
 
 
-def ended(name: str, verb: Verb, moments: int, folder: Path) -> tuple[Row, list[str]]:
-    """Ends the command `moments` times, then lets it finish."""
-    rng, wrong, finished = random.Random(name), list[str](), 0
-    for moment in range(moments):
-        number = SIGNALS[moment % len(SIGNALS)]
-        process = started(verb, folder)
-        after = rng.uniform(0.05, verb.within)
-        time.sleep(after)
-        finished += process.poll() is not None
-        process.send_signal(number)
-        try:
-            process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            wrong.append(f"{name}: {number.name} after {after:.1f} s of run {moment + 1} had not ended it a minute later")
-            process.kill()
-            process.wait()
-        time.sleep(1.5)  # its own processes end with it
-        wrong += [f"{name}, {number.name}: {sentence}" for sentence in wrong_in(folder, verb)]
-        output = folder / verb.output
-        if output.is_file():
-            output.unlink()
-        elif output.is_dir():
-            break  # finished; what is there is not replaced
-    if not (folder / verb.output).exists():
-        status = started(verb, folder).wait()
-        if status:
-            wrong.append(f"{name}: left alone, it ended with exit status {status}")
-    wrong += [f"{name}, left alone: {sentence}" for sentence in wrong_in(folder, verb)]
-    return {"command": name, "ended": moment + 1, "had_finished": finished, "wrong": len(wrong)}, wrong
+def ended_once(verb: Verb, number: signal.Signals, after: float, folder: Path) -> Moment:
+    """Starts the command, ends it by a signal after so many seconds, and looks at what it leaves. A whole output is deleted."""
+    process = started(verb, folder)
+    time.sleep(after)
+    status = process.poll()
+    wrong = [f"it ended by itself with exit status {status}: {said_by(folder)}"] if status else []
+    process.send_signal(number)
+    late = waited(process, 60)
+    wrong += [*([late] if late else []), *wrong_in(folder, verb)]
+    output = folder / verb.output
+    if output.is_dir():
+        shutil.rmtree(output)
+    output.unlink(missing_ok=True)
+    return {"had_finished": status is not None, "wrong": wrong}
+
+
+def left_alone(verb: Verb, folder: Path) -> Moment:
+    status = started(verb, folder).wait()
+    wrong = [f"left alone, it ended with exit status {status}: {said_by(folder)}"] if status else []
+    return {"had_finished": True, "wrong": [*wrong, *wrong_in(folder, verb)]}
+
+
+def moments_of(name: str, verb: Verb, count: int, folder: Path, done: list[Moment], keep: Callable[[Moment], None]) -> None:
+    """Ends the command `count` times, then lets it finish; what is in `done` is not done again."""
+    rng, known = random.Random(name), {row["moment"] for row in done}
+    for moment in range(count):
+        number, after = SIGNALS[moment % len(SIGNALS)], rng.uniform(0.05, verb.within)
+        if moment not in known:
+            row = ended_once(verb, number, after, folder)
+            keep({"command": name, "moment": moment, "signal": number.name, "after": round(after, 2), **row})
+    if "left alone" not in known:
+        keep({"command": name, "moment": "left alone", **left_alone(verb, folder)})
+
+
+def summary(name: str, rows: list[Moment]) -> Row:
+    drawn = [row for row in rows if row["moment"] != "left alone"]
+    finished, wrong = (sum(bool(row[key]) for row in some) for key, some in (("had_finished", drawn), ("wrong", rows)))
+    return {"command": name, "ended": len(drawn), "had_finished": finished, "wrong": wrong}
 
 
 def main() -> int:
@@ -127,20 +167,41 @@ def main() -> int:
     parser.add_argument("--verbs", nargs="+", default=["animate", "export", "train", "search"])
     parser.add_argument("--moments", type=int, default=20)
     parser.add_argument("--bundle", type=Path, required=True, help="a bundle of nano, for animate")
+    parser.add_argument("--journal", type=Path, metavar="FILE", help="keep every moment there, and go on behind what it holds")
     parser.add_argument("--record", type=Path, metavar="FILE", help="keep the figures there: records/kills.json")
     asked = parser.parse_args()
-    rows, wrong = list[Row](), list[str]()
+    for number in (
+        signal.SIGHUP,
+        signal.SIGINT,
+    ):  # who starts this in the background may have switched them off, for the commands too
+        signal.signal(number, signal.default_int_handler)
+    journal: Path | None = asked.journal
+    done = [json.loads(line) for line in journal.read_text().splitlines()] if journal and journal.exists() else list[Moment]()
+
+    def keep(row: Moment) -> None:
+        done.append(row)
+        if journal:
+            with journal.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
     for name in asked.verbs:
         with tempfile.TemporaryDirectory() as scratch:
-            row, found = ended(name, verbs(asked.bundle.resolve())[name], asked.moments, Path(scratch))
-            rows.append(row)
-            wrong += found
+            folder = Path(scratch, "a folder")
+            folder.mkdir()
+            own = [row for row in done if row["command"] == name]
+            moments_of(name, verbs(asked.bundle.resolve())[name], asked.moments, folder, own, keep)
+    by_name = {name: [row for row in done if row["command"] == name] for name in asked.verbs}
+    rows = [summary(name, own) for name, own in by_name.items()]
+    wrong = [f"{row['command']}, {row['moment']}: {sentence}" for row in done for sentence in row["wrong"]]
     print(json.dumps({"rows": rows, "wrong": wrong}, indent=1))
     if asked.record:
         write_figures(
             asked.record, command="python tests/benchmarks/kills.py --bundle BUNDLE", source="the same with `--record`.",
             hardware=device_name(), versions=library_versions(), figures={"commands": rows},
-            conditions="SIGHUP, SIGINT, SIGTERM and SIGKILL in turn, at drawn moments; nano, short trainings and searches.",
+            conditions="SIGHUP, SIGINT, SIGTERM and SIGKILL in turn, at moments drawn from one seed for each command; nano, short "
+            "trainings and searches. Ended: how often; some had finished before their moment. Wrong: something half under an "
+            "output's name, something beside it that `doctor` does not name, a process that goes on, the next run refused, or the "
+            "same command, left alone, not finishing.",
         )  # fmt: skip
     return 1 if wrong else 0
 

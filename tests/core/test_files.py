@@ -30,6 +30,7 @@ from echoedge.core.files import (
     require_free_disk,
     require_free_memory,
 )
+from echoedge.core.work import claimed
 
 
 def names(folder: Path) -> list[str]:
@@ -108,6 +109,17 @@ def test_failure_leaves_what_was_there(atomic: Atomic, error: type[BaseException
         fail()
     assert names(tmp_path) == (["out"] if old else [])
     assert not old or content(target) == "old"
+
+
+@both
+@pytest.mark.parametrize("letter", ["a", "é", "声"])
+def test_a_name_may_be_as_long_as_the_system_takes(atomic: Atomic, letter: str, tmp_path: Path) -> None:
+    name = letter * (251 // len(letter.encode())) + ".mp4"
+    for again in range(2):
+        with claimed(tmp_path / name, "animation"), atomic(tmp_path / name, force=True) as temporary:
+            fill(temporary, f"whole {again}")
+    assert content(tmp_path / name) == "whole 1"
+    assert names(tmp_path) == [name]
 
 
 @both

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from echoedge.core.errors import InputError
-from echoedge.core.files import atomic_file, atomic_folder
+from echoedge.core.files import CLAIM, atomic_file, atomic_folder
 from echoedge.core.leftovers import leftovers, remove
-from echoedge.core.work import WorkFolder
+from echoedge.core.work import WorkFolder, claimed
 
 WRITING = """
 import sys, time
@@ -88,6 +88,21 @@ def test_an_output_that_was_put_aside_stays_unless_it_was_replaced(folder: Path)
     assert not found.precious
     assert remove(found)
     assert not aside.exists()
+
+
+def test_a_claim_that_nobody_holds_is_named_and_goes(folder: Path) -> None:
+    path = folder / f".clip.mp4{CLAIM}"
+    with claimed(folder / "clip.mp4", "animation"):
+        assert path.exists() and leftovers([folder]) == []
+    assert not path.exists()
+    path.write_text("")  # a kill before it says whose it is
+    (found,) = leftovers([folder])
+    assert found.path == path and "claim on clip.mp4" in found.what
+    with claimed(folder / "clip.mp4", "animation"):
+        assert not remove(found)
+        assert path.exists()
+    path.write_text(f"{os.getpid()}\nanimation\n")
+    assert remove(found) and not path.exists()
 
 
 def test_links_are_not_followed(folder: Path) -> None:

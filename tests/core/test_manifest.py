@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from echoedge.core.bundle import MANIFEST, Bundle, FileEntry, Manifest
 from echoedge.core.errors import BundleError
 
-from .tiny_bundle import FIXED, SHA, edit
+from .tiny_bundle import FIXED, SHA, contents, edit
 
 
 def set_at(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -93,7 +93,7 @@ def test_wrong_fields(root: Path, change: Callable[[dict[str, Any]], None], word
     ],
 )
 def test_json_that_python_would_accept(root: Path, old: bytes, new: bytes, words: str) -> None:
-    data = (root / MANIFEST).read_bytes()
+    data = json.dumps(contents(root), indent=1, ensure_ascii=False).encode()
     assert data.count(old) == 1
     (root / MANIFEST).write_bytes(data.replace(old, new))
     with pytest.raises(BundleError, match=words):

@@ -17,6 +17,8 @@ from echoedge.core.bundle import MANIFEST, Bundle
 from echoedge.core.bundle.records import Verb, read_records, write_record
 from echoedge.core.errors import BundleError, OutputError
 
+from .tiny_bundle import contents
+
 
 def kept(bundle: Bundle, verb: Verb = "verify", engine: str = "executorch", **figures: Any) -> Path:
     return write_record(bundle, verb, engine, "a machine", 2, {"torch": "2"}, "all is well", figures)
@@ -64,7 +66,7 @@ def test_names_are_unique_within_a_second(root: Path) -> None:
 
 def test_a_record_of_another_manifest_is_set_apart(root: Path) -> None:
     path = kept(Bundle.open(root))
-    manifest = json.loads((root / MANIFEST).read_text())
+    manifest = contents(root)
     (root / MANIFEST).write_text(json.dumps(manifest))  # the same content in other bytes
     found = read_records(Bundle.open(root))
     assert (found.own, found.others) == ((), (path.relative_to(root).as_posix(),))

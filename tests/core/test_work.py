@@ -77,7 +77,8 @@ def test_another_process_is_refused_until_the_first_has_ended(tmp_path: Path) ->
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     assert in_use(tmp_path / "w")
-    with pytest.raises(OutputError, match=r"w is used by another search, which is running"), WorkFolder(tmp_path / "w", "search"):
+    refusal = f"w is used by another search, process {process.pid}, which is running"
+    with pytest.raises(OutputError, match=refusal), WorkFolder(tmp_path / "w", "export"):
         pytest.fail("the body must not run")
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=20)

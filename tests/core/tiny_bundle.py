@@ -26,6 +26,7 @@ from echoedge.core.bundle import (
     TensorSpec,
     WeightsRecord,
 )
+from echoedge.core.bundle.manifest import CHECKSUM
 from echoedge.core.config import NANO, NANO_CLIP
 
 SHA = hashlib.sha256(b"weights").hexdigest()
@@ -69,7 +70,14 @@ def write(path: Path, program: Path, **changes: Any) -> Manifest:
         return writer.finish(**(FIXED | changes))
 
 
+def contents(root: Path) -> dict[str, Any]:
+    """What a bundle's manifest says, without its checksum: to be changed and written again."""
+    data: dict[str, Any] = json.loads((root / MANIFEST).read_bytes())
+    data.pop(CHECKSUM, None)
+    return data
+
+
 def edit(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    data = json.loads((root / MANIFEST).read_text())
+    data = contents(root)
     change(data)
     (root / MANIFEST).write_text(json.dumps(data))
