@@ -28,11 +28,13 @@ from .api_studies import train as train
 
 if TYPE_CHECKING:
     from .core.bundle import Bundle, Manifest, Saving
+    from .core.bundle.baseline import Baseline
     from .core.bundle.bench_record import BenchRecord
     from .core.model.masks import Box
     from .core.weights.checkpoints import Checkpoint
     from .runtime.bench.compare import Compared
     from .runtime.bench.operators import OperatorSpeeds
+    from .runtime.bench.presets import Preset
     from .runtime.health import Health
     from .runtime.play.animate import Animated
     from .runtime.play.reference import Settings
@@ -227,7 +229,14 @@ def verify(
 
     opened = Bundle.open(bundle)
     player = open_engine(opened, engine)
-    verdict = parity.verify(opened, player, None if baseline is None else Path(baseline), progress)
+    against = None if baseline is None else Path(baseline)
+    verdict: Verdict
+    if against is not None and against.suffix == ".json":
+        from .runtime.verify.baseline import verify_baseline
+
+        verdict = verify_baseline(opened, player, against, progress)
+    else:
+        verdict = parity.verify(opened, player, against, progress)
     if clips:
         reference, measured = parity.lipsync_over(opened, player, clips, progress)
         verdict = replace(verdict, lipsync=parity.Lipsync(reference, measured, clips))
@@ -285,6 +294,62 @@ def compare_benches(files: Sequence[Place], also: Sequence[BenchRecord] = ()) ->
     from .runtime.bench.compare import compare, read_benches
 
     return compare([*(found for file in files for found in read_benches(file)), *(("here", one) for one in also)])
+
+
+def record_baseline(
+    out: Place,
+    *,
+    preset: str = "nano",
+    weights: str | None = None,
+    layers: int | None = None,
+    device: str = "cpu",
+    dtype: str = "fp32",
+    compiled: bool = False,
+    savings: str = "both",
+    decoder: str = "full",
+    prompts: Place | None = None,
+    runs: int = 3,
+    reload: bool = True,
+    seed: int = 0,
+    threads: int | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Baseline:
+    """Plays a preset in full precision, and writes what every stage gave and how fast into `out`, a JSON, and NAME.safetensors
+    beside it: what `verify(baseline=…)` and `bench(baseline=…)` compare with on any other machine.
+
+    preset: of `runtime.bench.presets.PRESETS`. weights: none for nano, a folder of released weights, or random:SEED, of which
+    `layers` may say how many are drawn. dtype: fp32, bf16 or fp16 of transformer and VAE. compiled: measure torch.compile beside
+    eager. savings: on, off, or both: what does not change in a step computed once, or in every step as published. prompts: a pack,
+    of a folder without text encoder. reload: measure loading a second time. threads: of PyTorch, in this process from now on.
+
+    Raises:
+        ConfigError, CheckpointError, EngineError, InputError, OutputError, ResourceError: as the message says.
+    """
+    from .core.config import preset as config_of
+    from .core.plan import check_choice
+    from .runtime.bench import baseline
+    from .runtime.bench.presets import find_preset
+    from .runtime.bench.subjects import Playing, find_subject
+    from .runtime.play.prompts import read_prompts
+
+    wanted, playing = find_preset(preset), Playing(device, dtype, decoder, compiled)
+    check_choice("savings", savings, baseline.SAVINGS)
+    baseline.require_new(Path(out), force)
+    _ = playing.settings  # a type or a device that is not there is refused before weights are read
+    pack = {} if prompts is None else read_prompts(Path(prompts), config_of(wanted.model).text_dim)
+    subject = find_subject(wanted, weights, layers, decoder, pack)
+    return baseline.record(
+        Path(out), wanted, subject, playing, savings=savings, runs=runs, seed=seed, reload=reload, threads=threads, force=force,
+        progress=progress,
+    )  # fmt: skip
+
+
+def baseline_presets() -> tuple[Preset, ...]:
+    """What `record_baseline` can be asked for."""
+    from .runtime.bench.presets import PRESETS
+
+    return tuple(PRESETS.values())
 
 
 def inspect(bundle: Place) -> Bundle:

@@ -25,7 +25,8 @@ from .words import (
 def verify(
     bundle: BundleArg,
     baseline: Annotated[
-        Path | None, typer.Option(help="A recorded run to compare with: safetensors with latents and frames.")
+        Path | None,
+        typer.Option(help="A baseline (JSON) to compare with; or a recorded run, safetensors with latents and frames."),
     ] = None,
     engine: EngineOption = "auto",
     clips: Annotated[int, typer.Option(min=0, help="Judge lip-sync over this many drawn held-out clips (nano only).")] = 0,
