@@ -30,14 +30,16 @@ bench-peers: $(STAMP)
 bench-start: smoke
 	$(BIN)/python tests/benchmarks/start.py out/smoke/nano.echoedge $(ARGS)
 
-# docs/FIGURES.md from records/*.json and docs/FIGURES.template.md.
+# docs/FIGURES.md from records/*.json and docs/FIGURES.template.md, docs/bench.schema.json from its model.
 figures: $(STAMP)
 	$(BIN)/python docs/figures.py
+	$(BIN)/python docs/schema.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python docs/figures.py --check
+	$(BIN)/python docs/schema.py --check
 	mkdir -p $(VENV)/src && ln -sfn ../.. $(VENV)/src/echoedge
 	PYTHONPATH=$(VENV)/src $(BIN)/lint-imports --no-logo --no-cache
 	MYPYPATH=$(VENV)/src $(BIN)/mypy -p echoedge

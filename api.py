@@ -14,41 +14,35 @@ Nothing heavy is imported before a function is called. `progress(stage, done, to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .api_studies import Place, Progress, Size, Warn, silent
+from .api_studies import compare_roundings as compare_roundings
+from .api_studies import hearing as hearing
+from .api_studies import search_recipe as search_recipe
+from .api_studies import study as study
+from .api_studies import train as train
 from .core.alone import alone
 
 if TYPE_CHECKING:
     from .core.bundle import Bundle, Manifest, Saving
+    from .core.bundle.baseline import Baseline
+    from .core.bundle.bench_record import BenchRecord
     from .core.model.masks import Box
     from .core.weights.checkpoints import Checkpoint
-    from .runtime.bench.clip import Speed
+    from .runtime.bench.compare import Compared
     from .runtime.bench.operators import OperatorSpeeds
+    from .runtime.bench.presets import Preset
     from .runtime.health import Health
     from .runtime.play.animate import Animated
     from .runtime.play.reference import Settings
-    from .runtime.studies.block_search import FoundForBlocks
-    from .runtime.studies.hearing_study import HearingStudy
-    from .runtime.studies.searches import NanoSearch
     from .runtime.verify.mouths import Mouth
     from .runtime.verify.parity import Verdict
 
-Place = str | Path
-Size = tuple[int, int]
 Corner = tuple[int, int, int]  # top, left, size: a part of a picture
-Progress = Callable[[str, int, int], None]
-Warn = Callable[[str], None]
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """The default progress: says nothing."""
-
-
-def _unheard(sentence: str) -> None:
-    """The default report of a long study: says nothing."""
 
 
 def _refuse(reason: str, given: Mapping[str, tuple[Any, Any]]) -> None:
@@ -81,7 +75,7 @@ def export(
     jobs: int = 2,
     memory: int | None = None,
     force: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     warn: Warn = print,
 ) -> Manifest:
     """Compiles a model into the bundle `out`, and returns its manifest.
@@ -148,7 +142,7 @@ def animate(
     resident: bool = False,
     audio_track: int | None = None,
     force: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     warn: Warn = print,
 ) -> Animated:
     """Makes a portrait speak: the film `out`, as long as the voice. Plays a bundle, or a `checkpoint` in full precision.
@@ -223,25 +217,34 @@ def verify(
     baseline: Place | None = None,
     clips: int = 0,
     record: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     warn: Warn = print,
 ) -> Verdict:
-    """Compares every program and a whole clip with full precision. baseline: a recorded run, safetensors with latents and frames;
+    """Compares every program and a whole clip with full precision; or, with a `baseline` that `record_baseline` wrote (its JSON),
+    each stage of its clip. baseline may also be a recorded run of the bundle's own clip, safetensors with latents and frames.
     clips: judge lip-sync, and the mouth where nobody speaks, over so many drawn held-out clips (nano only); record: keep the
     figures in the bundle's `records/`.
 
     Raises:
-        BundleError, InputError, EngineError, OutputError: as `runtime.verify.parity.verify`.
+        BundleError, InputError, EngineError, OutputError: as `runtime.verify.parity.verify`,
+            `runtime.verify.baseline.verify_baseline`.
     """
     from .core.bundle import Bundle
     from .core.bundle.records import recording
     from .runtime.engines import open_engine
     from .runtime.verify import mouths, parity
 
+    against = None if baseline is None else Path(baseline)
     with recording(bundle, "verification", record, warn) as kept:
         opened = Bundle.open(bundle)
         player = open_engine(opened, engine)
-        verdict = parity.verify(opened, player, None if baseline is None else Path(baseline), progress)
+        verdict: Verdict
+        if against is not None and against.suffix == ".json":
+            from .runtime.verify.baseline import verify_baseline
+
+            verdict = verify_baseline(opened, player, against, progress)
+        else:
+            verdict = parity.verify(opened, player, against, progress)
         if clips:
             reference, measured = parity.lipsync_over(opened, player, clips, progress)
             silence = mouths.silence_of_bundle(opened, player, clips, lambda done, total: progress("silence", done, total))
@@ -261,28 +264,102 @@ def bench(
     prompts: Place | None = None,
     prompt: str | None = None,
     threads: int | None = None,
+    baseline: Place | None = None,
     record: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     warn: Warn = print,
-) -> tuple[Speed, ...]:
-    """How fast a bundle plays here, stage by stage: the median of `runs`. Of several engines each is measured in a process of its
-    own; one that cannot play is refused before any is measured. record: as in `verify`.
+) -> tuple[BenchRecord, ...]:
+    """How fast a bundle plays here, stage by stage, over `runs` clips: a record for each engine. Of several engines each is
+    measured in a process of its own; one that cannot play is refused before any is measured. baseline: of the same workload, or it
+    is refused before anything is measured; `compare_benches` sets it beside what is found. record: as in `verify`.
 
     Raises:
         ConfigError, InputError, EngineError, ResourceError: as `runtime.play.setting.Setting`.
     """
     from .core.bundle import Bundle
-    from .core.bundle.records import recording
-    from .runtime.bench.clip import measure_engines
-    from .runtime.play.setting import Wanted
+    from .core.bundle.records import keep_bench, recording
+    from .runtime.bench.clip import measure_engines, workload_of
+    from .runtime.bench.compare import read_benches, require_alike
+    from .runtime.play.setting import Setting, Wanted
 
     wanted = Wanted(clip=clip, decoder=decoder, prompts=None if prompts is None else Path(prompts), prompt=prompt, threads=threads)
     with recording(bundle, "benchmark", record, warn) as kept:
         opened = Bundle.open(bundle)
-        speeds = measure_engines(opened, wanted, engines, runs, progress)
-        for speed in speeds if kept else ():
-            _record(opened, "bench", speed.conditions.engine, speed.conditions.threads, speed.summary(), speed.to_dict())
-    return speeds
+        for name, known in () if baseline is None else read_benches(baseline):
+            require_alike(name, known.workload, str(bundle), workload_of(Setting.of(opened, wanted), prompt or ""))
+        found = measure_engines(opened, wanted, engines, runs, progress)
+        for one in found if kept else ():
+            keep_bench(opened, one)
+    return found
+
+
+def compare_benches(files: Sequence[Place], also: Sequence[BenchRecord] = ()) -> Compared:
+    """Records of benchmarks beside each other, those of `files` (records, what `bench --json` prints, baselines) before `also`; the
+    first is the measure of the others.
+
+    Raises:
+        InputError: a file holds no such record.
+        ConfigError: there is one alone, or two are not of the same workload.
+    """
+    from .runtime.bench.compare import compare, read_benches
+
+    return compare([*(found for file in files for found in read_benches(file)), *(("here", one) for one in also)])
+
+
+def record_baseline(
+    out: Place,
+    *,
+    preset: str = "nano",
+    weights: str | None = None,
+    layers: int | None = None,
+    device: str = "cpu",
+    dtype: str = "fp32",
+    compiled: bool = False,
+    savings: str = "both",
+    decoder: str = "full",
+    prompts: Place | None = None,
+    runs: int = 3,
+    reload: bool = True,
+    seed: int = 0,
+    threads: int | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Baseline:
+    """Plays a preset in full precision, and writes what every stage gave and how fast into `out`, a JSON, and NAME.safetensors
+    beside it: what `verify(baseline=…)` and `bench(baseline=…)` compare with on any other machine.
+
+    preset: of `runtime.bench.presets.PRESETS`. weights: none for nano, a folder of released weights, or random:SEED, of which
+    `layers` may say how many are drawn. dtype: fp32, bf16 or fp16 of transformer and VAE. compiled: measure torch.compile beside
+    eager. savings: on, off, or both: what does not change in a step computed once, or in every step as published. prompts: a pack,
+    of a folder without text encoder. reload: measure loading a second time. threads: of PyTorch, in this process from now on.
+
+    Raises:
+        ConfigError, CheckpointError, EngineError, InputError, OutputError, ResourceError: as the message says.
+    """
+    from .core.config import preset as config_of
+    from .core.plan import check_choice
+    from .runtime.bench import baseline
+    from .runtime.bench.presets import find_preset
+    from .runtime.bench.subjects import Playing, find_subject
+    from .runtime.play.prompts import read_prompts
+
+    wanted, playing = find_preset(preset), Playing(device, dtype, decoder, compiled)
+    check_choice("savings", savings, baseline.SAVINGS)
+    baseline.require_new(Path(out), force)
+    _ = playing.settings  # a type or a device that is not there is refused before weights are read
+    pack = {} if prompts is None else read_prompts(Path(prompts), config_of(wanted.model).text_dim)
+    subject = find_subject(wanted, weights, layers, decoder, pack)
+    return baseline.record(
+        Path(out), wanted, subject, playing, savings=savings, runs=runs, seed=seed, reload=reload, threads=threads, force=force,
+        progress=progress,
+    )  # fmt: skip
+
+
+def baseline_presets() -> tuple[Preset, ...]:
+    """What `record_baseline` can be asked for."""
+    from .runtime.bench.presets import PRESETS
+
+    return tuple(PRESETS.values())
 
 
 def inspect(bundle: Place) -> Bundle:
@@ -308,7 +385,7 @@ def inspect_checkpoint(folder: Place) -> Checkpoint:
     return Checkpoint.open(folder)
 
 
-def savings(bundle: Place, *, measured: bool = False, progress: Progress = _silent) -> tuple[tuple[Saving, ...], dict[str, float]]:
+def savings(bundle: Place, *, measured: bool = False, progress: Progress = silent) -> tuple[tuple[Saving, ...], dict[str, float]]:
     """What each rewrite took out of the step, counted for a bundle's model, clip and plan; measured: also the seconds of CPU that a
     step of two blocks takes with each, by its name, and without any ("none").
 
@@ -345,7 +422,7 @@ def bench_operators(
     text_rows: int = 64,
     threads: int = 2,
     rounds: int = 9,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> OperatorSpeeds:
     """A transformer block and its parts, timed at a model's shapes with random weights, beside this machine's fastest products.
 
@@ -357,84 +434,6 @@ def bench_operators(
     from .runtime.bench.operators import measure_operators
 
     return measure_operators(preset(model), ClipSpec(*size, frames), read_recipe(weights), text_rows, threads, rounds, progress)
-
-
-def train(
-    out: Place | None = None,
-    *,
-    workdir: Place = "nano-training",
-    clips: int = 3000,
-    image_steps: int | None = None,
-    clip_steps: int | None = None,
-    steps: int | None = None,
-    threads: int = 2,
-    start: Place | None = None,
-    method: str = "full",
-    keep_vae: bool = False,
-    without: Sequence[str] = (),
-    device: str = "cpu",
-    report: Warn = print,
-) -> tuple[Path, dict[str, Any]]:
-    """Trains nano in `workdir`, or goes on where a run there stopped, and writes its weights. -> their path, and what was measured,
-    which is empty in all processes of torchrun but the first.
-
-    steps to image_steps: of the transformer, and of the VAE on clips and on frames; the recipe's by default. start: weights whose
-    VAE is trained further, or kept as it is (keep_vae). without: ndpo, labels or captions, parts to leave out.
-
-    Raises:
-        ConfigError: an option is unknown, or the folder holds a run with other options.
-        ResourceError: the pool of clips does not fit on the disk.
-    """
-    from .core.errors import ConfigError
-    from .core.files import require_free_disk
-    from .core.plan import check_choice
-    from .core.train.distributed import join_world, leave_world
-    from .core.train.nano import run_folder, train_nano
-    from .core.train.train_dit import METHODS, leave_out
-    from .core.train.train_vae import VAETraining
-
-    if keep_vae and start is None:
-        raise ConfigError("--keep-vae takes the VAE of a weights file: name it with --start.")
-    check_choice("method", method, tuple(METHODS))
-    vae, dit, parts, folder = VAETraining(), METHODS[method], tuple(without), Path(workdir)
-    leave_out(dit, parts)  # a part that is not there is refused before anything is drawn
-    require_free_disk(folder, 500_000 * clips)
-    vae = replace(vae, image_steps=image_steps or vae.image_steps, clip_steps=clip_steps or vae.clip_steps)
-    dit = replace(dit, steps=steps or dit.steps)
-    output = run_folder(folder, parts) / "nano.safetensors" if out is None else Path(out)
-    world = join_world(device)
-    began = None if start is None else Path(start)
-    metrics = train_nano(folder, output, vae, dit, clips, threads, report, world, began, parts, keep_vae)
-    leave_world(world)
-    return output, metrics if world.first else {}
-
-
-@alone("study")
-def study(
-    out: Place = "nano-study",
-    *,
-    weights: Place | None = None,
-    only: Sequence[str] = (),
-    without: Mapping[str, Place] | None = None,
-    threads: int = 2,
-    report: Warn = print,
-) -> dict[str, dict[str, Any]]:
-    """Measures nano's weights, the shipped ones by default, on people and voices that training never saw: figures by section, and
-    contact sheets, in the folder `out`. without: weights trained without a part, by its name, to compare with.
-
-    Raises:
-        ConfigError, CheckpointError: as `runtime.studies.nano_study.run_study`.
-    """
-    import torch
-
-    from .core.weights.nano import weights_path
-    from .core.work import tells_what_stays
-    from .runtime.studies.nano_study import Study, run_study
-
-    torch.set_num_threads(threads)
-    runs = {part: Path(path) for part, path in (without or {}).items()}
-    with tells_what_stays(f"{out} keeps the sections that were finished: the same command goes on from there."):
-        return run_study(Study(Path(weights) if weights else weights_path(), Path(out), runs, report), only)
 
 
 @alone("contact sheet")
@@ -462,7 +461,7 @@ def make_random(
     dtype: str = "released",
     base: bool = True,
     force: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> dict[str, int]:
     """Writes a full-size folder of random weights in the released layout. -> bytes of each file. dtype: bf16, fp16, fp32, or
     released, each file's own; base: also Wan's own transformer. `progress` counts bytes, by component.
@@ -496,89 +495,7 @@ def encode_prompts(
     return write_prompts(Path(folder), texts, Path(out), device, force, warn)
 
 
-def hearing(
-    folder: Place, *, audio: Place | None = None, contexts: Sequence[float] = (0, 0.5, 1, 2, 4, 6), compiled: bool = False
-) -> HearingStudy:
-    """How much context the speech encoder of a folder of released weights needs: a voice heard in parts, against it at once.
-
-    Raises:
-        CheckpointError, InputError: as `runtime.studies.hearing_study.study_hearing`.
-    """
-    from .runtime.studies.hearing_study import study_hearing
-
-    return study_hearing(Path(folder), None if audio is None else Path(audio), contexts, compiled)
-
-
-@alone("search")
-def search_recipe(
-    out: Place,
-    *,
-    target_db: float | None = None,
-    target_share: float | None = None,
-    max_bytes: int | None = None,
-    work: Place = "quantize-search",
-    clips: int = 6,
-    listen: int = 0,
-    played: int = 12,
-    group: int = 32,
-    checkpoint: Place | None = None,
-    blocks: Sequence[int] | None = None,
-    size: Size = (128, 128),
-    frames: int = 9,
-    force: bool = False,
-    progress: Progress = _silent,
-    report: Warn = _unheard,
-) -> NanoSearch | FoundForBlocks:
-    """Measures every layer as each scheme stores it, and writes the recipe that the figures justify; give one of target_db,
-    target_share and max_bytes (`runtime.studies.recipe_search.Goal`). clips, listen, played: of nano; blocks, size, frames: of a
-    `checkpoint`. A killed search goes on from `work`.
-
-    Raises:
-        ConfigError, OutputError, CheckpointError, ResourceError: as `runtime.studies.searches`.
-    """
-    from .core.config import ClipSpec
-    from .core.errors import ConfigError
-    from .runtime.studies.recipe_search import Goal
-    from .runtime.studies.searches import search_checkpoint, search_nano
-
-    goal, output, folder = Goal(target_db, target_share, max_bytes), Path(out), Path(work)
-    if checkpoint is None:
-        if blocks is not None:
-            raise ConfigError("--blocks goes with --checkpoint; nano's layers are all measured.")
-        return search_nano(
-            goal, output, work=folder, clips=clips, listen=listen, played=played, group=group, force=force, progress=progress,
-            report=report,
-        )  # fmt: skip
-    return search_checkpoint(
-        Path(checkpoint), goal, output, work=folder, blocks=blocks, clip=ClipSpec(*size, frames), group=group, force=force,
-        progress=progress, report=report,
-    )  # fmt: skip
-
-
-@alone("comparison")
-def compare_roundings(
-    out: Place,
-    *,
-    work: Place = "quantize-search",
-    clips: int = 6,
-    played: int = 32,
-    force: bool = False,
-    progress: Progress = _silent,
-    report: Warn = _unheard,
-) -> dict[str, Any]:
-    """Ways to round nano's 4-bit weights beside each other, and uniform recipes beside searched ones; writes the figures, JSON.
-
-    Raises:
-        OutputError: `out` exists and `force` is off.
-    """
-    from .runtime.studies import searches
-
-    return searches.compare_roundings(
-        Path(out), work=Path(work), clips=clips, played=played, force=force, progress=progress, report=report
-    )
-
-
-def judge(bundle: Place, *, clips: int = 32, engine: str = "auto", progress: Progress = _silent) -> tuple[Mouth, Mouth]:
+def judge(bundle: Place, *, clips: int = 32, engine: str = "auto", progress: Progress = silent) -> tuple[Mouth, Mouth]:
     """The mouths of held-out clips in full precision and as a bundle of nano plays them; `second.shares(first)` is what is kept.
 
     Raises:

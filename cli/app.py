@@ -17,6 +17,7 @@ from rich.markup import escape
 from .. import __version__
 from ..core.errors import EchoEdgeError
 from .animate import animate
+from .baseline import baseline_app
 from .bench import bench
 from .checkpoint import checkpoint_app
 from .demo import demo
@@ -41,6 +42,7 @@ for _verb in (export, animate, verify, bench, inspect, bench_operators, doctor, 
     app.command()(_verb)
 app.add_typer(train_app, name="train")
 app.add_typer(checkpoint_app, name="checkpoint")
+app.add_typer(baseline_app, name="baseline")
 app.add_typer(quantize_app, name="quantize")
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .. import api
+from ..core.errors import ConfigError
+from .options import parse_names
+from .speeds import print_compared, print_speeds
 from .words import (
-    BundleArg,
     ClipOption,
     DecoderOption,
-    EngineOption,
     JsonOption,
     PromptsOption,
     RecordOption,
     bars,
-    print_speed,
+    refuse_options,
     shape_of,
     told_of_records,
     warn,
@@ -25,10 +27,17 @@ from .words import (
 
 
 def bench(
-    bundle: BundleArg,
-    runs: Annotated[int, typer.Option(min=1, help="Clips played after the warm-up; medians are reported.")] = 5,
-    engine: EngineOption = "auto",
-    compare: Annotated[bool, typer.Option("--compare", help="Also play in full precision with torch, side by side.")] = False,
+    context: typer.Context,
+    paths: Annotated[
+        list[Path], typer.Argument(help="A bundle, NAME.echoedge; with --compare, records of benchmarks.", show_default=False)
+    ],
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Play nothing: set the records of these files beside each other, with speed-ups.")
+    ] = False,
+    runs: Annotated[int, typer.Option(min=1, help="Clips played after the warm-up: median, 10th and 90th percentile.")] = 5,
+    engine: Annotated[
+        str, typer.Option(help="auto, executorch, or torch (full precision); several with commas are measured side by side.")
+    ] = "auto",
     clip: ClipOption = None,
     decoder: DecoderOption = None,
     prompts: PromptsOption = None,
@@ -36,17 +45,36 @@ def bench(
         str | None, typer.Option(help="What is played.", show_default="the demo's, or the first that the bundle knows")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the engine.", show_default="the engine's choice")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="A baseline (JSON) of the same workload: its records beside this bundle's, with speed-ups.")
+    ] = None,
     record: RecordOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how fast a bundle plays here, stage by stage."""
-    engines = [engine, *(["torch"] if compare and engine != "torch" else [])]
+    """Say how fast a bundle plays here, stage by stage; or set such records beside each other."""
+    if compare:
+        refuse_options(context, None, "goes with a bundle that is played; --compare plays nothing", ("paths", "compare", "as_json"))
+        compared = api.compare_benches(paths)
+        if as_json:
+            print(json.dumps(compared.to_dict()))
+        else:
+            print_compared(compared)
+        return
+    if len(paths) > 1:
+        raise ConfigError(
+            f"bench plays one bundle, and {len(paths)} paths are given. Records are set beside each other by --compare."
+        )
+    (bundle,) = paths
+    engines = parse_names(engine, "--engine")
     with told_of_records(bundle), bars(as_json) as progress:
-        speeds = api.bench(
+        found = api.bench(
             bundle, engines=engines, runs=runs, clip=shape_of(clip), decoder=decoder, prompts=prompts, prompt=prompt,
-            threads=threads, record=record, progress=progress, warn=warn,
+            threads=threads, baseline=baseline, record=record, progress=progress, warn=warn,
         )  # fmt: skip
+    compared = None if baseline is None else api.compare_benches([baseline], found)
     if as_json:
-        print(json.dumps([speed.to_dict() for speed in speeds]))
-    else:
-        print_speed(speeds)
+        print(json.dumps([one.to_dict() for one in found] if compared is None else compared.to_dict()))
+        return
+    print_speeds(found)
+    if compared is not None:
+        print_compared(compared)

@@ -11,12 +11,12 @@ from rich.markup import escape
 
 from .. import api
 from ..core.errors import OutputError
+from .speeds import print_speeds
 from .words import (
     ForceOption,
     bars,
     out,
     print_programs,
-    print_speed,
     print_verdict,
     warn,
 )
@@ -66,7 +66,7 @@ def _demo(bundle_path: Path, clip_path: Path, sheet_path: Path, weights: str, fo
     out.rule("4  bench", align="left")
     with bars(False) as progress:
         speeds = api.bench(bundle_path, engines=["auto", "torch"], runs=3, prompt=prompt, record=True, progress=progress, warn=warn)
-    print_speed(speeds)
+    print_speeds(speeds)
     for name, path in (("clip", clip_path), ("sheet", sheet_path), ("bundle", bundle_path)):
         out.print(f"{name:<7} [bold]{escape(str(path))}[/]")
     out.print(f"Next: [cyan]echoedge animate {escape(str(bundle_path))} --image YOU.jpg --audio VOICE.wav --out you.mp4[/]")

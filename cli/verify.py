@@ -26,7 +26,8 @@ from .words import (
 def verify(
     bundle: BundleArg,
     baseline: Annotated[
-        Path | None, typer.Option(help="A recorded run to compare with: safetensors with latents and frames.")
+        Path | None,
+        typer.Option(help="A baseline (JSON) to compare with; or a recorded run, safetensors with latents and frames."),
     ] = None,
     engine: EngineOption = "auto",
     clips: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +18,6 @@ from .options import parse_shape
 
 if TYPE_CHECKING:
     from ..core.bundle import Manifest
-    from ..runtime.bench.clip import Speed
     from ..runtime.verify.parity import Lipsync, Row, ShutMouth, Verdict
 
 out, err = Console(), Console(stderr=True)
@@ -71,8 +70,9 @@ def shape_of(text: str | None) -> str | None:
     return None if text is None else str(parse_shape(text, "--clip"))
 
 
-def refuse_options(context: typer.Context, panel: str, reason: str, but: tuple[str, ...] = ()) -> None:
-    """Refuses the options of a help panel that the user has given, rather than ignoring them; not those of the names `but`."""
+def refuse_options(context: typer.Context, panel: str | None, reason: str, but: tuple[str, ...] = ()) -> None:
+    """Refuses the options of a help panel (None: those in none) that the user has given, rather than ignoring them; not those of
+    the names `but`."""
     for parameter in context.command.params:
         if parameter.name in but:
             continue
@@ -141,30 +141,6 @@ def told_of_records(bundle: Path) -> Iterator[None]:
     yield
     for path in sorted(set((bundle / RECORDS).glob("*.json")) - before):
         err.print(f"[dim]Recorded in {escape(str(path))}[/]", soft_wrap=True)
-
-
-def print_speed(speeds: Sequence[Speed]) -> None:
-    table = Table(title="Speed", title_justify="left")
-    table.add_column("")
-    for speed in speeds:
-        table.add_column(f"{speed.conditions.engine} {speed.conditions.weights}", justify="right")
-    for stage in speeds[0].stage_seconds:
-        table.add_row(STAGE_NAMES[stage], *(f"{speed.stage_seconds[stage] * 1000:.0f} ms" for speed in speeds))
-    table.add_section()
-    table.add_row("clip, wall", *(f"{s.total_seconds * 1000:.0f} ms" for s in speeds))
-    table.add_row("clip, CPU", *(f"{s.cpu_seconds * 1000:.0f} ms" for s in speeds))
-    table.add_row("first clip, with loading", *(f"{s.first_seconds * 1000:.0f} ms" for s in speeds))
-    table.add_row("[bold]frames per second[/]", *(f"[bold]{s.fps:.1f}[/]" for s in speeds))
-    table.add_row("realtime factor", *(f"{s.realtime_factor:.2f}" for s in speeds))
-    table.add_row("peak memory of its process", *(f"{s.peak_bytes / 1e6:.0f} MB" for s in speeds))
-    table.add_row("threads", *(str(s.conditions.threads) for s in speeds))
-    table.add_row("load", *(f"{s.conditions.load_average:g}" for s in speeds))
-    out.print(table)
-    c = speeds[0].conditions
-    out.print(
-        f"[dim]{escape(c.device)}; {c.clip}; decoder {c.decoder}; prompt {escape(repr(c.prompt))}; {c.steps} steps, "
-        f"{c.evaluations} evaluations; median of {c.runs}. Figures of this machine, not of a phone.[/]"
-    )
 
 
 def print_programs(manifest: Manifest) -> None:

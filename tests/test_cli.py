@@ -14,13 +14,13 @@ from safetensors.numpy import save_file
 
 from echoedge import __version__
 from echoedge.core.bundle import MANIFEST, Bundle
+from echoedge.core.bundle.bench_record import BenchRecord
 from echoedge.core.bundle.golden import GOLDEN, GOLDEN_INDEX
 from echoedge.core.bundle.records import read_records, write_record
 from echoedge.core.versions import library_versions
 from echoedge.core.work import WorkFolder
 from echoedge.runtime import engines
 from echoedge.runtime.bench import clip as bench
-from echoedge.runtime.bench.clip import Speed
 from echoedge.runtime.play.setting import Wanted
 from echoedge.runtime.verify.parity import NO_CLIP
 from echoedge.targets.executorch.program_file import set_threads
@@ -325,10 +325,10 @@ def test_bench_as_json_and_recorded(run: Run, bundle_path: Path, tmp_path: Path)
     shutil.copytree(bundle_path, tmp_path / "b")
     before = (tmp_path / "b" / MANIFEST).read_bytes()
     (speed,) = json.loads(run("bench", tmp_path / "b", "--runs", 2, "--json", "--record").out)
-    assert speed["conditions"]["runs"] == 2
+    assert speed["runs"] == 2
     assert (tmp_path / "b" / MANIFEST).read_bytes() == before
     (record,) = read_records(Bundle.open(tmp_path / "b")).own
-    assert record.figures == speed
+    assert record.model_dump(mode="json") == speed
     line = next(line for line in run("inspect", tmp_path / "b").out.splitlines() if line.startswith("bench"))
     assert f"{speed['fps']:.1f} frames per second" in line
 
@@ -352,8 +352,7 @@ def test_bench_plays_what_it_is_asked_for(run: Run, bundle_path: Path) -> None:
         told = run("bench", bundle_path, *asked).out
     finally:
         set_threads(os.cpu_count() or 1)
-    conditions = speed["conditions"]
-    assert (conditions["decoder"], conditions["prompt"], conditions["threads"]) == ("full", "a man", 1)
+    assert (speed["workload"]["decoder"], speed["workload"]["prompt"], speed["threads"]) == ("full", "a man", 1)
     assert "decoder full; prompt 'a man'" in told
     assert re.search(r"threads +│ +1 ", told)
 
@@ -362,15 +361,15 @@ def test_bench_compares_engines_in_processes_of_their_own(run: Run, bundle_path:
     """That they are processes is tests/runtime/test_bench.py's to show."""
     apart: list[str] = []
 
-    def measure_here(bundle: Bundle, wanted: Wanted, runs: int, progress: Any) -> Speed:
+    def measure_here(bundle: Bundle, wanted: Wanted, runs: int, progress: Any) -> BenchRecord:
         apart.append(wanted.engine)
         return bench.measure(bundle, wanted, runs, progress)
 
     monkeypatch.setattr(bench, "measure_apart", measure_here)
-    assert "whose weights do not ship" in complaint(run("bench", bundle_path, "--compare", "--runs", 1, "--json"))
+    assert "whose weights do not ship" in complaint(run("bench", bundle_path, "--engine", "auto,torch", "--runs", 1, "--json"))
     assert apart == []  # refused before the first was measured
     monkeypatch.setattr(engines, "_torch", lambda *_: small_engine())
-    told = run("bench", bundle_path, "--compare", "--runs", 1).out
+    told = run("bench", bundle_path, "--engine", "auto, torch", "--runs", 1).out
     assert apart == ["auto", "torch"]
     assert re.search(r"executorch int8 +┃ torch fp32", told)
     assert re.search(r"peak memory of its process │ +\d+ MB │ +\d+ MB │", told)

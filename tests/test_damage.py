@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from echoedge.core.bundle import MANIFEST, Bundle, Manifest
-from echoedge.core.bundle.records import read_records, write_record
+from echoedge.core.bundle.records import keep_bench, read_records, write_record
 from echoedge.core.errors import BundleError, EchoEdgeError
 from echoedge.core.plan import SamplingPlan
 from echoedge.runtime.play.pictures import read_portrait
 from echoedge.runtime.play.speech import read_speech
 
+from .bench_records import bench_record
 from .commands import Run, complaint
 from .core.tiny_bundle import contents, edit
 
@@ -204,6 +205,10 @@ def a_record(bundle: Bundle) -> bytes:
     return path.read_bytes()
 
 
+def a_benchmark(bundle: Bundle) -> bytes:
+    return keep_bench(bundle, bench_record(manifest_sha256=bundle.manifest_sha256)).read_bytes()
+
+
 def read_record(data: bytes, bundle: Bundle) -> None:
     (path,) = bundle.record_files()
     path.write_bytes(data)
@@ -225,6 +230,7 @@ READERS: dict[str, tuple[Callable[[Bundle], bytes], Callable[[bytes, Path, Bundl
     "manifest": (lambda bundle: without_checksum(bundle), lambda data, *_: Manifest.from_json(data)),
     "plan": (lambda bundle: bundle.path("plan.json").read_bytes(), lambda data, *_: SamplingPlan.from_json(data)),
     "record": (a_record, lambda data, _, bundle: read_record(data, bundle)),
+    "benchmark": (a_benchmark, lambda data, _, bundle: read_record(data, bundle)),
     "wav": (lambda _: a_wav(), lambda data, folder, _: read_speech(written(folder, "a.wav", data))),
     "png": (lambda _: a_picture("png"), lambda data, folder, _: read_portrait(written(folder, "a.png", data), 32, 32)),
     "jpeg": (lambda _: a_picture("jpeg"), lambda data, folder, _: read_portrait(written(folder, "a.jpg", data), 32, 32)),
@@ -254,7 +260,7 @@ def fuzzed(kind: str, examples: int, folder: Path, bundle: Bundle) -> int:
 @pytest.mark.parametrize("kind", READERS)
 def test_what_is_damaged_is_read_or_refused(kind: str, copy: Path, tmp_path: Path) -> None:
     refused = fuzzed(kind, 25, tmp_path, Bundle.open(copy))
-    assert refused > 0 or kind == "record"  # a damaged record is told, not raised
+    assert refused > 0 or kind in ("record", "benchmark")  # a damaged record is told, not raised
 
 
 @pytest.mark.slow

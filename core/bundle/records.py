@@ -3,7 +3,8 @@
     records/20261127T143000Z-verify-executorch.json
 
 A record names the manifest it is of by SHA-256 and the engine that played, so that its figures are never taken for another bundle's
-or another engine's. The manifest does not list records and never changes for one.
+or another engine's. The manifest does not list records and never changes for one. What `bench` writes is a `BenchRecord`, the same
+that apps on phones write.
 """
 
 from __future__ import annotations
@@ -17,49 +18,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from ..errors import BundleError, OutputError
 from ..files import atomic_file
-from . import MANIFEST, RECORDS, Bundle
+from .bench_record import BENCH_FORMAT, DATE, BenchRecord
+from .engine_record import EngineRecord
+from .fields import MANIFEST, RECORDS, Record, first_mistakes
+from .reader import Bundle
 
-Verb = Literal["verify", "bench"]
+Verb = Literal["verify", "bench"]  # bench: of earlier versions, which had no record of its own
 _STAMP = "%Y%m%dT%H%M%SZ"
-_DATE = "%Y-%m-%dT%H:%M:%SZ"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class EngineRecord(_Strict):
-    """What played. `target`: what its programs are compiled for, such as executorch/xnnpack; `weights` by the recipe's name;
-    `precision`: the type that it computes in. None: not known."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # it is part of a file's name
-    target: str
-    weights: str
-    precision: Literal["fp32", "bf16", "fp16"] | None
-
-    @classmethod
-    def of(cls, bundle: Bundle, name: str) -> Self:
-        """Of an engine that plays `bundle`: the bundle's own programs, or else the reference in full precision."""
-        manifest = bundle.manifest
-        target = manifest.target
-        if name == target.name:
-            backend = f"{name}/{target.backend}" if target.backend else name
-            return cls(name=name, target=backend, weights=manifest.weights.name, precision=target.precision)
-        return cls(name=name, target="reference", weights="fp32", precision="fp32")
-
-    def __str__(self) -> str:
-        return (
-            f"{self.name} ({self.target}, weights {self.weights}, computing in {self.precision or 'a type that is not recorded'})"
-        )
-
-
-class VerbRecord(_Strict):
+class VerbRecord(Record):
     """One run of a verb. `summary`: the figures in a line, for people; `figures`: what the verb prints with --json."""
 
     format: Literal["echoedge.record/1"] = "echoedge.record/1"
@@ -79,7 +53,7 @@ class Records:
     """The records of a bundle's folder: `own` are of this very manifest, by date; `others` are the files of those that are
     of another one; `damaged` says by file what is wrong with it."""
 
-    own: tuple[VerbRecord, ...]
+    own: tuple[VerbRecord | BenchRecord, ...]
     others: tuple[str, ...]
     damaged: Mapping[str, str]
 
@@ -119,18 +93,30 @@ def write_record(
         BundleError: a figure has no form in JSON, or the manifest is not the one that was opened any more.
         OutputError, ResourceError: the bundle cannot be written.
     """
-    if hashlib.sha256((bundle.root / MANIFEST).read_bytes()).hexdigest() != bundle.manifest_sha256:
-        raise BundleError(f"{bundle.root} was exported again in the meantime: these figures are not its own. Run {verb} again.")
     now = datetime.datetime.now(datetime.UTC)
     try:
         record = VerbRecord(
             verb=verb, manifest_sha256=bundle.manifest_sha256, engine=EngineRecord.of(bundle, engine), device=device,
-            threads=threads, versions=dict(versions), date=now.strftime(_DATE), summary=summary, figures=dict(figures),
+            threads=threads, versions=dict(versions), date=now.strftime(DATE), summary=summary, figures=dict(figures),
         )  # fmt: skip
-        text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return _keep(bundle, record, f"{now.strftime(_STAMP)}-{verb}-{engine}")
     except ValueError as error:  # ValidationError is one
         raise BundleError(f"The figures of {verb} cannot be kept: {error}.") from error
-    path = _free_name(bundle.root / RECORDS, f"{now.strftime(_STAMP)}-{verb}-{engine}")
+
+
+def keep_bench(bundle: Bundle, record: BenchRecord) -> Path:
+    """Keeps a benchmark of the bundle in its folder. Raises as `write_record`."""
+    stamp = datetime.datetime.strptime(record.date, DATE).strftime(_STAMP)
+    return _keep(bundle, record, f"{stamp}-bench-{record.engine.name}")
+
+
+def _keep(bundle: Bundle, record: VerbRecord | BenchRecord, stem: str) -> Path:
+    if hashlib.sha256((bundle.root / MANIFEST).read_bytes()).hexdigest() != bundle.manifest_sha256:
+        raise BundleError(
+            f"{bundle.root} was exported again in the meantime: these figures are not its own. Run {record.verb} again."
+        )
+    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    path = _free_name(bundle.root / RECORDS, stem)
     try:
         with atomic_file(path, force=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -142,17 +128,15 @@ def write_record(
 
 def read_records(bundle: Bundle) -> Records:
     """Every record in the bundle's folder; none of them, however damaged, is an error."""
-    own: list[VerbRecord] = []
+    own: list[VerbRecord | BenchRecord] = []
     others: list[str] = []
     damaged: dict[str, str] = {}
     for path in bundle.record_files():
         name = path.relative_to(bundle.root).as_posix()
         try:
-            record = VerbRecord.model_validate_json(path.read_bytes(), strict=True)
+            record = parse_record(path.read_bytes())
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            damaged[name] = f"{place}: {first['msg']}" if place else first["msg"]
+            damaged[name] = first_mistakes(error, 1)
         except OSError as error:
             damaged[name] = error.strerror or str(error)
         else:
@@ -161,6 +145,18 @@ def read_records(bundle: Bundle) -> Records:
             else:
                 others.append(name)
     return Records(tuple(own), tuple(others), damaged)
+
+
+def parse_record(data: bytes) -> VerbRecord | BenchRecord:
+    """Raises pydantic.ValidationError: the data is no record."""
+    try:
+        told = json.loads(data)
+    except (ValueError, RecursionError):
+        told = None  # what is wrong with it is said below
+    kind: type[VerbRecord | BenchRecord] = VerbRecord
+    if isinstance(told, dict) and told.get("format") == BENCH_FORMAT:
+        kind = BenchRecord
+    return kind.model_validate_json(data, strict=True)
 
 
 def _free_name(folder: Path, stem: str) -> Path:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,31 @@ SPEECH_FILES: dict[Variant, str] = {
 FLOAT32_PARTS = ("time_embedding.", "time_projection.")  # upstream runs the timestep MLP in float32, whatever the model's type
 _REMAP_BYTES = 256 << 20  # of a file that is being converted, at most so much stays mapped
 _GIVE_THE_FOLDER = f"Give the folder that holds transformer/ and {BASE_FOLDER}/."
+
+
+class Weights(Protocol):
+    """Whatever the tensors of a released model come from: a folder, or a seed (`core.weights.seeded`)."""
+
+    @property
+    def paths(self) -> Mapping[ComponentName, tuple[Path, ...]]:
+        """Where each component's files lie; none: there is no such component, or it is in no file."""
+        ...
+
+    def config(self) -> ModelConfig: ...
+
+    def tensors(
+        self,
+        name: ComponentName,
+        layout: EncoderConfig,
+        dtype: Callable[[str], torch.dtype],
+        device: str | torch.device = "cpu",
+    ) -> dict[str, Tensor]:
+        """As `Checkpoint.tensors`."""
+        ...
+
+    def reader(self, name: ComponentName, layout: EncoderConfig) -> Callable[[Iterable[str]], dict[str, Tensor]]:
+        """Reads a component's tensors a few at a time, in float32."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -301,7 +326,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def load_transformer(
-    checkpoint: Checkpoint,
+    checkpoint: Weights,
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
     config: ModelConfig | None = None,
@@ -318,7 +343,7 @@ def load_transformer(
 
 
 def load_vae(
-    checkpoint: Checkpoint,
+    checkpoint: Weights,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     config: VAEConfig | None = None,
@@ -334,7 +359,7 @@ def load_vae(
 
 
 def load_text_encoder(
-    checkpoint: Checkpoint,
+    checkpoint: Weights,
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
     config: PromptEncoderConfig = UMT5_XXL,
@@ -344,7 +369,7 @@ def load_text_encoder(
 
 
 def load_image_encoder(
-    checkpoint: Checkpoint,
+    checkpoint: Weights,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     config: PictureEncoderConfig = CLIP_VIT_H,
@@ -354,7 +379,7 @@ def load_image_encoder(
 
 
 def load_speech_encoder(
-    checkpoint: Checkpoint,
+    checkpoint: Weights,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     config: SpeechEncoderConfig = WAV2VEC2_BASE,
@@ -363,12 +388,12 @@ def load_speech_encoder(
     return cast(SpeechEncoder, config.build(checkpoint.tensors("wav2vec2", config, lambda _: dtype, device)))
 
 
-def load_tiny_vae(checkpoint: Checkpoint, device: str | torch.device = "cpu", config: TinyVAEConfig = TAEW) -> TinyVAE:
+def load_tiny_vae(checkpoint: Weights, device: str | torch.device = "cpu", config: TinyVAEConfig = TAEW) -> TinyVAE:
     """The tiny autoencoder in float32 and inference mode. Raises as `load_transformer`."""
     return config.build(checkpoint.tensors("tiny_vae", config, lambda _: torch.float32, device))
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> PromptTokenizer:
+def load_tokenizer(checkpoint: Weights) -> PromptTokenizer:
     """umT5's tokenizer.
 
     Raises:

@@ -52,7 +52,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class _RandomFile:
+class RandomFile:
     """One file of tensors: where, what of, in which type. `stream` seeds them, so that base and overlay differ."""
 
     path: str
@@ -104,7 +104,7 @@ def write_random_checkpoint(
     check_seed(seed)
     names = _checked(components)
     sizes = architecture or Architecture(transformer=config)
-    files = [file for file in _files(sizes, dtype, base) if file.component in names]
+    files = [file for file in random_files(sizes, dtype, base) if file.component in names]
     require_free_disk(folder, sum(file.bytes for file in files))
     with atomic_folder(folder, force, marker=RECORD) as temporary:
         for component in dict.fromkeys(file.component for file in files):
@@ -125,9 +125,11 @@ def _checked(components: Sequence[str]) -> tuple[ComponentName, ...]:
 # -- 1. which files ----------------------------------------------------------------------------------------------------------------
 
 
-def _files(sizes: Architecture, dtype: torch.dtype | None, base: bool) -> Iterator[_RandomFile]:
-    def file(path: str, component: ComponentName, shapes: Shapes, stream: str | None = None) -> _RandomFile:
-        return _RandomFile(path, component, stream or component, shapes, dtype or RELEASED_TYPES[component])
+def random_files(sizes: Architecture, dtype: torch.dtype | None, base: bool) -> Iterator[RandomFile]:
+    """Every file of tensors that a folder of random weights may have."""
+
+    def file(path: str, component: ComponentName, shapes: Shapes, stream: str | None = None) -> RandomFile:
+        return RandomFile(path, component, stream or component, shapes, dtype or RELEASED_TYPES[component])
 
     layout = TransformerLayout(sizes.transformer)
     whole = layout.tensors() | layout.dead
@@ -197,11 +199,11 @@ def draw(stream: str, name: str, count: int, mean: float, deviation: float, seed
         yield torch.from_numpy(values)
 
 
-def _write_component(folder: Path, files: list[_RandomFile], seed: int, sizes: Architecture, progress: Progress | None) -> None:
+def _write_component(folder: Path, files: list[RandomFile], seed: int, sizes: Architecture, progress: Progress | None) -> None:
     done, total = 0, sum(file.bytes for file in files)
     for file in files:
 
-        def pieces(name: str, file: _RandomFile = file) -> Iterator[bytes]:
+        def pieces(name: str, file: RandomFile = file) -> Iterator[bytes]:
             nonlocal done
             shape = file.shapes[name]
             mean, deviation = statistics(file.component, name, shape, sizes)

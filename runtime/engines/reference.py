@@ -37,6 +37,7 @@ class ReferenceEngine:
     `parts` load the modules: transformer, vae, decoder (a VAE or a TinyVAE; the `vae` itself by default), image_encoder
     (PictureEncoder), speech_encoder (SpeechEncoder) and text_encoder (PromptEncoder); a program whose part is missing does not
     exist. `samples_per_frame` are those of one video frame. `keep_residuals` makes `denoise` return what feature reuse needs.
+    `compiled`: the blocks and the VAE go through torch.compile, which takes minutes at the first call of each shape.
     """
 
     name = "torch"
@@ -50,11 +51,14 @@ class ReferenceEngine:
         riflex: Riflex | None = None,
         keep_residuals: bool = False,
         resident: bool = False,
+        compiled: bool = False,
     ) -> None:
+        self.compiled = compiled
         self.config, self.parts, self.samples_per_frame = config, dict(parts), samples_per_frame
         self.parts.setdefault("decoder", self.parts["vae"])
         self.device, self.riflex, self.keep_residuals, self.resident = device, riflex, keep_residuals, resident
         self._loaded: dict[Loader, nn.Module] = {}
+        self._fast: dict[str, Callable[..., Any]] = {}  # what was compiled of the parts that are loaded
         self._rope: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     @property
@@ -79,6 +83,7 @@ class ReferenceEngine:
     def release(self) -> None:
         """Frees what is loaded now."""
         self._loaded.clear()
+        self._fast.clear()
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
 
@@ -95,6 +100,14 @@ class ReferenceEngine:
     @property
     def _transformer(self) -> DiT:
         return self._part("transformer")
+
+    def _call(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function itself, or what torch has compiled it to."""
+        if not self.compiled:
+            return function
+        if name not in self._fast:
+            self._fast[name] = torch.compile(function, dynamic=False)
+        return self._fast[name]
 
     def _in(self, module: nn.Module, *values: Any) -> list[Tensor]:
         """Arrays, or tensors of this engine, in the module's type."""
@@ -128,12 +141,12 @@ class ReferenceEngine:
 
     def _vae_encode(self, method: str, video: Any, *state: Tensor) -> list[Any]:
         vae = self._part("vae")
-        latents, kept = vae.encode_chunk(*self._in(vae, video), None if method == "first" else list(state))
+        latents, kept = self._call("encode", vae.encode_chunk)(*self._in(vae, video), None if method == "first" else list(state))
         return [self._out(latents), *kept]
 
     def _vae_decode(self, method: str, latents: Any, *state: Tensor) -> list[Any]:
         vae = self._part("decoder")
-        video, kept = vae.decode_chunk(*self._in(vae, latents), None if method == "first" else list(state))
+        video, kept = self._call("decode", vae.decode_chunk)(*self._in(vae, latents), None if method == "first" else list(state))
         return [self._out(video), *kept]
 
     def _text_conditions(self, method: str, text: Any) -> list[Any]:
@@ -161,7 +174,7 @@ class ReferenceEngine:
         if x.shape not in self._rope:
             self._rope = {x.shape: dit.rope(x, self.riflex)}
         given = Conditions(*self._in(dit, *conditions))
-        velocity, residual = dit.denoise_keeping(x, time, modulation, modality, given, self._rope[x.shape])
+        velocity, residual = self._call("denoise", dit.denoise_keeping)(x, time, modulation, modality, given, self._rope[x.shape])
         return [self._out(velocity), residual] if self.keep_residuals else [self._out(velocity)]
 
     def _denoise_reusing(self, method: str, latents: Any, time: Any, residual: Tensor, patch_bias: Tensor) -> list[Any]:

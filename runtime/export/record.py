@@ -28,6 +28,7 @@ from ...core.sampling.hearing import window_inputs
 from ...core.sampling.inputs import collapse_padding
 from ...core.weights.source import SourcePrograms
 from ...targets.base import Calls, Fitting
+from ..engines.around import Around
 from ..engines.base import Engine
 from ..engines.torch import TorchEngine
 from ..play.player import Player, PlayerConfig
@@ -82,23 +83,6 @@ def step_tables(dit: DiT, plan: SamplingPlan) -> dict[str, Array]:
 
 
 # ---- engines that record --------------------------------------------------------------------------------------------------------
-
-
-class Around:
-    """An engine around another one."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.name = engine, engine.name
-
-    @property
-    def threads(self) -> int:
-        return self.engine.threads
-
-    def has(self, program: str) -> bool:
-        return self.engine.has(program)
-
-    def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
-        return self.engine.run(program, method, inputs)
 
 
 class FirstAndLast(Around):

@@ -149,7 +149,7 @@ def animate_checkpoint(
             face = within_crop(face, crop)
         mask = face_mask(face, image_height, image_width, height, width).numpy()
     pack = read_prompts(prompts, sizes.transformer.text_dim) if prompts else {}
-    reference = Reference(checkpoint, clip, settings, sizes, pack, resident, progress, warn=warn)
+    reference = Reference(checkpoint, clip, settings, sizes, pack, resident, progress=progress, warn=warn)
     needed = memory_needed(sizes, clip, reference.plan, settings)
     if settings.device == "cpu":
         stages = ", ".join(f"{name} {human_bytes(count)}" for name, count in needed.items())

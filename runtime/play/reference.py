@@ -49,7 +49,7 @@ from ...core.sampling.front import windows_under_way
 from ...core.sampling.hearing import playing_of
 from ...core.sampling.inputs import cut_sentence
 from ...core.weights import checkpoints
-from ...core.weights.checkpoints import Checkpoint
+from ...core.weights.checkpoints import Checkpoint, Weights
 from ..engines.reference import Loader, ReferenceEngine
 from .player import STAGES, Float32, Player, PlayerConfig, Progress, StepTables, silent, timed
 
@@ -168,7 +168,7 @@ def plan_options(variant: Variant, settings: Settings, frames: int = 1) -> PlanO
     return replace(options, **changes)
 
 
-def loaders(checkpoint: Checkpoint, sizes: Architecture, settings: Settings) -> dict[str, Loader]:
+def loaders(checkpoint: Weights, sizes: Architecture, settings: Settings) -> dict[str, Loader]:
     """What the engine loads its parts with. CLIP and wav2vec2 compute in float32, umT5 in bfloat16, as published; the transformer
     and the VAE in the type that was asked for."""
     dtype, device = DTYPES[settings.dtype], settings.device
@@ -305,12 +305,13 @@ class Reference:
         ConfigError: an option is out of range, or is not one of this variant.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: Weights
     clip: ClipSpec  # its frames are the most that are played
     settings: Settings
     sizes: Architecture
     prompts: Mapping[str, Float32] = field(default_factory=dict)
     resident: bool = False
+    compiled: bool = False  # as `ReferenceEngine`
     progress: Progress = silent
     warn: Callable[[str], None] = print
     seconds: dict[str, float] = field(default_factory=dict)  # wall time by stage, once frames have been played
@@ -321,7 +322,7 @@ class Reference:
         self.engine = ReferenceEngine(
             model, loaders(self.checkpoint, self.sizes, self.settings), self.clip.samples_per_frame,
             self.settings.device, self._riflex(),
-            keep_residuals=self.settings.reuse is not None, resident=self.resident,
+            keep_residuals=self.settings.reuse is not None, resident=self.resident, compiled=self.compiled,
         )  # fmt: skip
         self.options = plan_options(model.variant, self.settings, self.clip.frames)
         self.plan = build_plan(self.options, modulation=self._modulation)

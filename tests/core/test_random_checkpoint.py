@@ -94,14 +94,14 @@ def test_the_folder_is_a_whole_checkpoint(variant: Variant, tmp_path: Path) -> N
     ],
 )
 def test_full_size_files_are_as_large_as_the_published_ones(path: str, published: int) -> None:
-    full = random_checkpoint._files(Architecture(PRESETS["flash"]), None, base=True)
+    full = random_checkpoint.random_files(Architecture(PRESETS["flash"]), None, base=True)
     size = {Path(file.path).name: file.bytes for file in full}[path]
     assert size < published < 1.003 * size  # pickles and names take 0.001 % (T5) to 0.2 % (the tiny VAE)
 
 
 @pytest.mark.parametrize(("model", "tensors", "parameters"), [("flash", 1203, 1_863_772_992), ("preview", 1076, 1_707_215_168)])
 def test_full_size_transformers_have_the_released_tensors(model: str, tensors: int, parameters: int) -> None:
-    base, own, *_ = random_checkpoint._files(Architecture(PRESETS[model]), None, base=True)
+    base, own, *_ = random_checkpoint.random_files(Architecture(PRESETS[model]), None, base=True)
     assert len(own.shapes) == tensors
     assert own.bytes == 2 * parameters
     assert base.bytes == 2 * 1_564_428_608

@@ -1,0 +1,188 @@
+"""The part of `api` that trains and studies; `api` hands it on, and is what to call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .core.alone import alone
+
+if TYPE_CHECKING:
+    from .runtime.studies.block_search import FoundForBlocks
+    from .runtime.studies.hearing_study import HearingStudy
+    from .runtime.studies.searches import NanoSearch
+
+Place = str | Path
+Size = tuple[int, int]
+Progress = Callable[[str, int, int], None]
+Warn = Callable[[str], None]
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """The default progress: says nothing."""
+
+
+def unheard(sentence: str) -> None:
+    """The default report of a long study: says nothing."""
+
+
+def train(
+    out: Place | None = None,
+    *,
+    workdir: Place = "nano-training",
+    clips: int = 3000,
+    image_steps: int | None = None,
+    clip_steps: int | None = None,
+    steps: int | None = None,
+    threads: int = 2,
+    start: Place | None = None,
+    method: str = "full",
+    keep_vae: bool = False,
+    without: Sequence[str] = (),
+    device: str = "cpu",
+    report: Warn = print,
+) -> tuple[Path, dict[str, Any]]:
+    """Trains nano in `workdir`, or goes on where a run there stopped, and writes its weights. -> their path, and what was measured,
+    which is empty in all processes of torchrun but the first.
+
+    steps to image_steps: of the transformer, and of the VAE on clips and on frames; the recipe's by default. start: weights whose
+    VAE is trained further, or kept as it is (keep_vae). without: ndpo, labels or captions, parts to leave out.
+
+    Raises:
+        ConfigError: an option is unknown, or the folder holds a run with other options.
+        ResourceError: the pool of clips does not fit on the disk.
+    """
+    from .core.errors import ConfigError
+    from .core.files import require_free_disk
+    from .core.plan import check_choice
+    from .core.train.distributed import join_world, leave_world
+    from .core.train.nano import run_folder, train_nano
+    from .core.train.train_dit import METHODS, leave_out
+    from .core.train.train_vae import VAETraining
+
+    if keep_vae and start is None:
+        raise ConfigError("--keep-vae takes the VAE of a weights file: name it with --start.")
+    check_choice("method", method, tuple(METHODS))
+    vae, dit, parts, folder = VAETraining(), METHODS[method], tuple(without), Path(workdir)
+    leave_out(dit, parts)  # a part that is not there is refused before anything is drawn
+    require_free_disk(folder, 500_000 * clips)
+    vae = replace(vae, image_steps=image_steps or vae.image_steps, clip_steps=clip_steps or vae.clip_steps)
+    dit = replace(dit, steps=steps or dit.steps)
+    output = run_folder(folder, parts) / "nano.safetensors" if out is None else Path(out)
+    world = join_world(device)
+    began = None if start is None else Path(start)
+    metrics = train_nano(folder, output, vae, dit, clips, threads, report, world, began, parts, keep_vae)
+    leave_world(world)
+    return output, metrics if world.first else {}
+
+
+@alone("study")
+def study(
+    out: Place = "nano-study",
+    *,
+    weights: Place | None = None,
+    only: Sequence[str] = (),
+    without: Mapping[str, Place] | None = None,
+    threads: int = 2,
+    report: Warn = print,
+) -> dict[str, dict[str, Any]]:
+    """Measures nano's weights, the shipped ones by default, on people and voices that training never saw: figures by section, and
+    contact sheets, in the folder `out`. without: weights trained without a part, by its name, to compare with.
+
+    Raises:
+        ConfigError, CheckpointError: as `runtime.studies.nano_study.run_study`.
+    """
+    import torch
+
+    from .core.weights.nano import weights_path
+    from .core.work import tells_what_stays
+    from .runtime.studies.nano_study import Study, run_study
+
+    torch.set_num_threads(threads)
+    runs = {part: Path(path) for part, path in (without or {}).items()}
+    with tells_what_stays(f"{out} keeps the sections that were finished: the same command goes on from there."):
+        return run_study(Study(Path(weights) if weights else weights_path(), Path(out), runs, report), only)
+
+
+def hearing(
+    folder: Place, *, audio: Place | None = None, contexts: Sequence[float] = (0, 0.5, 1, 2, 4, 6), compiled: bool = False
+) -> HearingStudy:
+    """How much context the speech encoder of a folder of released weights needs: a voice heard in parts, against it at once.
+
+    Raises:
+        CheckpointError, InputError: as `runtime.studies.hearing_study.study_hearing`.
+    """
+    from .runtime.studies.hearing_study import study_hearing
+
+    return study_hearing(Path(folder), None if audio is None else Path(audio), contexts, compiled)
+
+
+@alone("search")
+def search_recipe(
+    out: Place,
+    *,
+    target_db: float | None = None,
+    target_share: float | None = None,
+    max_bytes: int | None = None,
+    work: Place = "quantize-search",
+    clips: int = 6,
+    listen: int = 0,
+    played: int = 12,
+    group: int = 32,
+    checkpoint: Place | None = None,
+    blocks: Sequence[int] | None = None,
+    size: Size = (128, 128),
+    frames: int = 9,
+    force: bool = False,
+    progress: Progress = silent,
+    report: Warn = unheard,
+) -> NanoSearch | FoundForBlocks:
+    """Measures every layer as each scheme stores it, and writes the recipe that the figures justify; give one of target_db,
+    target_share and max_bytes (`runtime.studies.recipe_search.Goal`). clips, listen, played: of nano; blocks, size, frames: of a
+    `checkpoint`. A killed search goes on from `work`.
+
+    Raises:
+        ConfigError, OutputError, CheckpointError, ResourceError: as `runtime.studies.searches`.
+    """
+    from .core.config import ClipSpec
+    from .core.errors import ConfigError
+    from .runtime.studies.recipe_search import Goal
+    from .runtime.studies.searches import search_checkpoint, search_nano
+
+    goal, output, folder = Goal(target_db, target_share, max_bytes), Path(out), Path(work)
+    if checkpoint is None:
+        if blocks is not None:
+            raise ConfigError("--blocks goes with --checkpoint; nano's layers are all measured.")
+        return search_nano(
+            goal, output, work=folder, clips=clips, listen=listen, played=played, group=group, force=force, progress=progress,
+            report=report,
+        )  # fmt: skip
+    return search_checkpoint(
+        Path(checkpoint), goal, output, work=folder, blocks=blocks, clip=ClipSpec(*size, frames), group=group, force=force,
+        progress=progress, report=report,
+    )  # fmt: skip
+
+
+@alone("comparison")
+def compare_roundings(
+    out: Place,
+    *,
+    work: Place = "quantize-search",
+    clips: int = 6,
+    played: int = 32,
+    force: bool = False,
+    progress: Progress = silent,
+    report: Warn = unheard,
+) -> dict[str, Any]:
+    """Ways to round nano's 4-bit weights beside each other, and uniform recipes beside searched ones; writes the figures, JSON.
+
+    Raises:
+        OutputError: `out` exists and `force` is off.
+    """
+    from .runtime.studies import searches
+
+    return searches.compare_roundings(
+        Path(out), work=Path(work), clips=clips, played=played, force=force, progress=progress, report=report
+    )

@@ -1,0 +1,100 @@
+"""What benchmarks say: a table of engines side by side, and one of records that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from .words import STAGE_NAMES, out
+
+if TYPE_CHECKING:
+    from ..core.bundle.bench_record import BenchRecord, Spread
+    from ..runtime.bench.compare import Compared
+
+
+def print_speeds(records: Sequence[BenchRecord]) -> None:
+    """Engines that played the same clip."""
+    table = Table(title="Speed: median (10th to 90th percentile)", title_justify="left")
+    table.add_column("")
+    for record in records:
+        table.add_column(f"{record.engine.name} {record.engine.weights}", justify="right")
+    for stage in records[0].stages:
+        table.add_row(STAGE_NAMES[stage], *(_spread(record.stages[stage]) for record in records))
+    table.add_section()
+    table.add_row("a step", *(_spread(record.step) for record in records))
+    table.add_row("first frame", *(_spread(record.first_frame) for record in records))
+    table.add_row("clip, wall", *(_spread(record.clip) for record in records))
+    table.add_row("clip, CPU", *(_milliseconds(record.cpu_ms) for record in records))
+    table.add_row("loading, new process", *(_milliseconds(record.first_load_ms) for record in records))
+    table.add_row("loading again", *(_milliseconds(record.second_load_ms) for record in records))
+    table.add_row("[bold]frames per second[/]", *(f"[bold]{record.fps:.1f}[/]" for record in records))
+    table.add_row("without decoding", *(f"{record.fps_without_decode:.1f}" for record in records))
+    table.add_row("realtime factor", *(f"{record.realtime_factor:.2f}" for record in records))
+    table.add_row("peak memory of its process", *(_megabytes(record.peak_rss_bytes) for record in records))
+    table.add_row("on disk", *(_megabytes(record.disk_bytes) for record in records))
+    table.add_row("threads", *(str(record.threads) for record in records))
+    table.add_row("load", *(_before_and_after(record.load_average_before, record.load_average_after) for record in records))
+    if any(record.thermal_after for record in records):
+        table.add_row("hottest sensor", *(_hottest(record) for record in records))
+    out.print(table)
+    first, w = records[0], records[0].workload
+    out.print(
+        f"[dim]{escape(first.device)}; {w.shape}, {w.fps} fps; decoder {w.decoder}; prompt {escape(repr(w.prompt))}; "
+        f"{w.steps} steps, {w.evaluations} evaluations; {first.runs} runs. {_whose(first)}[/]"
+    )
+
+
+def print_compared(compared: Compared) -> None:
+    """Records of one workload: targets, precisions, speeds, and how many times as fast as the first."""
+    workload = compared.records[0].workload
+    table = Table(title=f"{workload}", title_justify="left")
+    left = ("record", "target", "precision", "preset", "device")
+    for column in (*left, "step", "clip", "first frame", "fps", "peak", "step ×", "decode ×", "clip ×"):
+        table.add_column(column, justify="left" if column in left else "right")
+    for name, record in zip(compared.names, compared.records, strict=True):
+        ratios, engine = compared.speedups(record), record.engine
+        peak = record.peak_rss_bytes if record.peak_device_bytes is None else record.peak_device_bytes
+        mode = "" if record.mode == "ahead-of-time" else f", {record.mode}"
+        table.add_row(
+            escape(name), f"{engine.target}{mode}{'' if record.savings else ', without savings'}",
+            f"{engine.weights} in {engine.precision or '?'}", record.workload.preset or record.workload.shape,
+            f"{escape(record.machine.name)}, {record.threads} threads", _milliseconds(record.step.median),
+            _milliseconds(record.clip.median), _milliseconds(record.first_frame.median), f"{record.fps:.1f}", _megabytes(peak),
+            *(_times(ratios[key]) for key in ("step", "decode", "clip")),
+        )  # fmt: skip
+    out.print(table)
+    places = dict.fromkeys(_whose(record) for record in compared.records)
+    out.print(f"[dim]× is how many times as fast as {escape(compared.names[0])}. {' '.join(places)}[/]")
+
+
+def _whose(record: BenchRecord) -> str:
+    return "Figures of this machine, not of a phone." if record.machine.place == "host" else "Figures of a phone."
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.median:,.0f} ms ({spread.p10:,.0f} to {spread.p90:,.0f})"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f} ms"
+
+
+def _megabytes(count: int | None) -> str:
+    return "–" if count is None else f"{count / 1e6:,.0f} MB"
+
+
+def _times(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{ratio:.2f}"
+
+
+def _before_and_after(before: float | None, after: float | None) -> str:
+    return "–" if before is None or after is None else f"{before:g} to {after:g}"
+
+
+def _hottest(record: BenchRecord) -> str:
+    if not record.thermal_before or not record.thermal_after:
+        return "–"
+    return f"{max(record.thermal_before.values()):.0f} to {max(record.thermal_after.values()):.0f} °C"
