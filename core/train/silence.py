@@ -14,9 +14,9 @@ from ..metrics.voice import FPS, SAMPLE_RATE
 from .puppets import HELD_OUT_SEED, PuppetClip, draw_clip, draw_voice
 
 Floats = NDArray[np.float32]
-MARGIN_SECONDS = (
-    0.24  # beside speech that counts as neither: loudness is a window of 0.12 s, smoothed, and a latent frame lasts 0.16 s
-)
+SECONDS = (6.0, 3.0, 6.0)  # of silence, speech and silence
+MARGIN_SECONDS = 0.24
+"""Beside speech that counts as neither: loudness is a window of 0.12 s, smoothed over frames, and a latent frame lasts 0.16 s."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,13 @@ def noise(rng: np.random.Generator, samples: int, background: Background) -> Flo
     return np.asarray(shaped * (10.0 ** (background.dbfs / 20.0) / np.sqrt(np.mean(shaped**2))), np.float32)
 
 
-def quiet_clip(
-    seed: int, background: Background | None = None, before: float = 6.0, speech: float = 3.0, behind: float = 6.0
-) -> QuietClip:
-    """The person and prompt of `seed`, a voice of `speech` seconds, and `before` and `behind` it nobody speaking.
+def quiet_clip(seed: int, background: Background | None = None, seconds: tuple[float, float, float] = SECONDS) -> QuietClip:
+    """The person and prompt of `seed`, who speaks between two silences; `seconds` of silence, speech and silence.
 
     Raises:
         InputError: a silence is no longer than `MARGIN_SECONDS`, or there is no speech.
     """
+    before, speech, behind = seconds
     if min(before, behind) <= MARGIN_SECONDS or speech < 1.0:
         raise InputError(
             f"{before}, {speech} and {behind} s of silence, speech and silence are too short: more than {MARGIN_SECONDS} s, "
@@ -82,6 +81,8 @@ def quiet_clip(
     return QuietClip(replace(drawn, waveform=sound), (middle >= before) & (middle <= before + speech), quiet)
 
 
-def quiet_clips(count: int, first: int, background: Background | None) -> list[QuietClip]:
+def quiet_clips(
+    count: int, first: int, background: Background | None, seconds: tuple[float, float, float] = SECONDS
+) -> list[QuietClip]:
     """`quiet_clip`s of people and voices outside the training seeds."""
-    return [quiet_clip(HELD_OUT_SEED + first + i, background) for i in range(count)]
+    return [quiet_clip(HELD_OUT_SEED + first + i, background, seconds) for i in range(count)]

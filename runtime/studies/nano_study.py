@@ -45,7 +45,7 @@ from ...core.train.evaluate import Measures, held_out, measure, regions_of, scor
 from ...core.train.generate import Sampled, sample_and_decode
 from ...core.train.margins import preference_margins
 from ...core.train.puppets import HELD_OUT_SEED, PuppetClip, draw_clip, draw_voice
-from ...core.train.silence import BACKGROUNDS, quiet_clips
+from ...core.train.silence import BACKGROUNDS, SECONDS, quiet_clips
 from ...core.train.speech import espeak, espeak_available
 from ...core.train.train_dit import PARTS
 from ...core.weights.nano import load_nano
@@ -410,7 +410,7 @@ def _play_and_measure(weights: Path, seconds: int) -> float:
     return round(peak_bytes() / 2**20, 1)
 
 
-SILENT_CLIPS = 6
+SILENT_CLIPS, SILENT_SECONDS = 6, SECONDS
 CHATTER = "another voice, −20 dBFS"
 
 
@@ -420,7 +420,7 @@ def study_silence(study: Study) -> Json:
     record: Json = {"noise_seeds": [SEEDS[0] + i for i in range(SILENT_CLIPS)], "backgrounds": {}}
     for name, background in [*BACKGROUNDS.items(), (CHATTER, None)]:
         study.report(f"  {name}")
-        drawn = quiet_clips(SILENT_CLIPS, TEST_FIRST, background)
+        drawn = quiet_clips(SILENT_CLIPS, TEST_FIRST, background, SILENT_SECONDS)
         heard = [one.clip for one in drawn]
         if name == CHATTER:  # the control: a mouth that follows it fails
             heard = [replace(clip, waveform=with_chatter(clip)) for clip in heard]

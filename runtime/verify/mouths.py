@@ -14,7 +14,7 @@ from ...core.metrics.silence import Silence
 from ...core.train.evaluate import held_out, measure
 from ...core.train.generate import Sampled
 from ...core.train.puppets import PuppetClip
-from ...core.train.silence import BACKGROUNDS, quiet_clips
+from ...core.train.silence import BACKGROUNDS, SECONDS, quiet_clips
 from ..engines.base import Engine
 from ..engines.torch import TorchEngine
 from ..play.pictures import to_signed
@@ -63,10 +63,17 @@ def mouths_of_bundle(bundle: Bundle, engine: Engine, clips: int, progress: Progr
     return full, measured
 
 
-def silence_of_bundle(bundle: Bundle, engine: Engine, clips: int, progress: Progress = lambda *_: None) -> Silence:
-    """The mouth in six seconds before and behind three of speech, pink noise under all of it: the mean over held-out clips."""
+def silence_of_bundle(
+    bundle: Bundle,
+    engine: Engine,
+    clips: int,
+    progress: Progress = lambda *_: None,
+    background: str = LOUDEST,
+    seconds: tuple[float, float, float] = SECONDS,
+) -> Silence:
+    """The mouth where nobody speaks, the mean over held-out clips of silence, speech and silence, all over one of `BACKGROUNDS`."""
     player, found = Player(PlayerConfig.of(bundle), engine), []
-    for index, drawn in enumerate(quiet_clips(clips, PLAYED_FIRST, BACKGROUNDS[LOUDEST])):
+    for index, drawn in enumerate(quiet_clips(clips, PLAYED_FIRST, BACKGROUNDS[background], seconds)):
         clip = drawn.clip
         speech = normalise_loudness(clip.waveform, bundle.clip.sample_rate)
         made = player.generate(to_signed(clip.frames[0]), speech, clip.prompt, index)

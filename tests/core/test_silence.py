@@ -41,7 +41,7 @@ def test_what_cannot_be_judged_is_refused() -> None:
     with pytest.raises(InputError, match="shapes"):
         silence(SPEAKING, SPOKEN, ~SPOKEN)
     with pytest.raises(InputError, match="too short"):
-        quiet_clip(0, before=MARGIN_SECONDS)
+        quiet_clip(0, seconds=(MARGIN_SECONDS, 3.0, 6.0))
 
 
 @pytest.mark.parametrize("name", [name for name, background in BACKGROUNDS.items() if background])
@@ -57,7 +57,7 @@ def test_noise_has_its_level_and_its_colour(name: str) -> None:
 
 
 def test_a_drawn_mouth_is_shut_where_nobody_speaks_and_another_voice_is_told_from_it() -> None:
-    one = quiet_clip(HELD_OUT_SEED + 5000, Background(-50.0, 6.0), before=1.0, speech=2.0, behind=1.0)
+    one = quiet_clip(HELD_OUT_SEED + 5000, Background(-50.0, 6.0), (1.0, 2.0, 1.0))
     assert len(one.clip.frames) == len(one.quiet) == 100
     assert frame_rms(one.clip.waveform, 100)[one.quiet] == pytest.approx(10 ** (-50 / 20), rel=0.6)
     drawn = one.judged(one.clip.frames)

@@ -31,8 +31,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The same sections on few clips."""
     for name, value in {
         "SEEDS": (0,), "PLAN": replace(PLAN, steps=3), "TEST_CLIPS": CLIPS, "CHOICE_CLIPS": CLIPS, "VAE_SETS": (5000,),
-        "SHEET_CLIPS": 1, "LONG_SECONDS": 3, "LONG_CLIPS": 1, "SILENT_CLIPS": 1, "BACKGROUNDS": {"silence": None},
-        "MEMORY_SECONDS": (1,), "GUIDANCE_SCALES": (1.0,), "VOICES": ("en-us",),
+        "SHEET_CLIPS": 1, "LONG_SECONDS": 3, "LONG_CLIPS": 1, "SILENT_CLIPS": 1, "SILENT_SECONDS": (1.0, 2.0, 1.0),
+        "BACKGROUNDS": {"silence": None}, "MEMORY_SECONDS": (1,), "GUIDANCE_SCALES": (1.0,), "VOICES": ("en-us",),
         "SENTENCES": ("One two three four.",), "PHASE_CANDIDATES": {"deaf": module.PhaseWeights(((1.0, (1.0, 1.0, 0.0)),))},
     }.items():  # fmt: skip
         monkeypatch.setattr(module, name, value)

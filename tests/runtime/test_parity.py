@@ -387,9 +387,13 @@ def test_a_mouth_that_chatters_in_silence_fails(nano_bundle: Bundle) -> None:
 
     torch_engine = open_engine(nano_bundle, "torch")
     told: list[tuple[int, int]] = []
-    sound = ShutMouth(silence_of_bundle(nano_bundle, torch_engine, 1, lambda *step: told.append(step)), 1)
-    chatter = ShutMouth(silence_of_bundle(nano_bundle, Chattering(torch_engine, torch_engine, "audio_encoder"), 1), 1)
-    assert told == [(1, 1)]
+
+    def judged(engine: Engine) -> ShutMouth:
+        found = silence_of_bundle(nano_bundle, engine, 1, lambda *step: told.append(step), "silence", (1.0, 2.0, 1.0))
+        return ShutMouth(found, 1)
+
+    sound, chatter = judged(torch_engine), judged(Chattering(torch_engine, torch_engine, "audio_encoder"))
+    assert told == [(1, 1)] * 2
     assert sound.passed and chatter.failed
     assert chatter.measured.opening > 0.5
     equal = Verdict((Row("latents", Figures(psnr_db=60), Figures(psnr_db=40)),), Lipsync(0.9, 0.9), sound)
