@@ -18,8 +18,9 @@ smoke: $(STAMP)
 		--prompt "a woman speaks" --out out/smoke/clip.mp4 --force
 	$(BIN)/echoedge verify out/smoke/nano.echoedge
 
+# Beside the run that was kept last, with ratios. ARGS="--save NAME", "--beside NAME", or what pytest takes.
 bench: $(STAMP)
-	$(BIN)/python -m pytest --benchmark-only --benchmark-sort=name
+	$(BIN)/python tests/benchmarks/hot.py $(ARGS)
 
 # The same two blocks in other tools; on a quiet machine. ARGS="--tokens 448 --rounds 15" and so on.
 bench-peers: $(STAMP)

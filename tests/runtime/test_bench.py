@@ -24,9 +24,7 @@ from echoedge.core.memory import peak_bytes
 from echoedge.runtime.bench import clip as bench
 from echoedge.runtime.bench.clip import measure, measure_apart
 from echoedge.runtime.bench.machine import device_name, thermal, this_machine
-from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.around import Call
-from echoedge.runtime.engines.base import Array, Engine
 from echoedge.runtime.engines.torch import TorchEngine
 from echoedge.runtime.play.material import demo_material
 from echoedge.runtime.play.player import STAGES
@@ -34,7 +32,7 @@ from echoedge.runtime.play.setting import Wanted
 from echoedge.targets.executorch.program_file import set_threads
 from echoedge.targets.executorch.program_file import threads as program_threads
 
-from ..bundles import CLIP, small_engine, small_plan, small_programs
+from ..bundles import CLIP, small_engine, small_plan
 from ..targets import stand_ins
 
 
@@ -231,27 +229,3 @@ def test_figures_as_json(speed: BenchRecord) -> None:
 
 def test_figures_in_a_line(speed: BenchRecord) -> None:
     assert re.fullmatch(r"32x32x9, 25 fps, decoder full: .* s, .* frames per second, .* MB; median of 3", speed.summary)
-
-
-# ---- benchmarks: pytest --benchmark-only -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["torch-fp32", "executorch-int8"])
-def engine(request: pytest.FixtureRequest, bundle: Bundle) -> Engine:
-    return small_engine() if request.param == "torch-fp32" else open_engine(bundle)
-
-
-def example(program: str, method: str) -> list[Array]:
-    return [tensor.numpy() for tensor in small_programs()[program][method].inputs.values()]
-
-
-@pytest.mark.benchmark(group="denoise once, 12 tokens of width 32")
-def test_denoise(benchmark: Any, engine: Engine) -> None:
-    (velocity,) = benchmark(engine.run, "denoise", "forward", example("denoise", "forward"))
-    assert velocity.shape == (1, 16, CLIP.latent_frames, CLIP.latent_height, CLIP.latent_width)
-
-
-@pytest.mark.benchmark(group="decode 4 frames of 32x32")
-def test_decode(benchmark: Any, engine: Engine) -> None:
-    video = benchmark(engine.run, "vae_decode", "next", example("vae_decode", "next"))[0]
-    assert video.shape == (1, 4, 3, CLIP.height, CLIP.width)
