@@ -34,6 +34,23 @@ class Engine(Protocol):
     def has(self, program: str) -> bool: ...
 
 
+class Around:
+    """An engine around another one."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.name = engine, engine.name
+
+    @property
+    def threads(self) -> int:
+        return self.engine.threads
+
+    def has(self, program: str) -> bool:
+        return self.engine.has(program)
+
+    def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
+        return self.engine.run(program, method, inputs)
+
+
 def contiguous(array: Array) -> Array:
     """The array itself if it lies contiguously in memory, a copy otherwise."""
     return np.ascontiguousarray(array)
