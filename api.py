@@ -221,8 +221,9 @@ def verify(
     record: bool = False,
     progress: Progress = _silent,
 ) -> Verdict:
-    """Compares every program and a whole clip with full precision. baseline: a recorded run, safetensors with latents and frames;
-    clips: judge lip-sync over so many drawn held-out clips (nano only); record: keep the figures in the bundle's `records/`.
+    """Compares every program, what each input changes (`.reactions`) and a whole clip with full precision. baseline: a recorded
+    run, safetensors with latents and frames; clips: judge lip-sync over so many drawn held-out clips (nano only); record: keep the
+    figures in the bundle's `records/`.
 
     Raises:
         BundleError, InputError, EngineError: as `runtime.verify.parity.verify`.

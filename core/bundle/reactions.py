@@ -45,7 +45,8 @@ class Demand(Record):
 
 class Reactions(Record):
     """step, branch: indices of the plan. velocities: keys of [C, F, h, w], "as given" and by the input that was changed; one that
-    could not be changed is missing, and `unchanged` says why. demanded: None until the programs are compiled."""
+    could not be changed is missing, and `unchanged` says why. repeated: two chunks of a portrait's video were encoded, and the
+    second stood for those behind it. demanded: None until the programs are compiled."""
 
     step: Count
     branch: Count
@@ -53,6 +54,7 @@ class Reactions(Record):
     other: Recorded
     velocities: dict[Input | Literal["as given"], Key]
     unchanged: dict[Input, str] = {}
+    repeated: bool = False
     demanded: Demand | None = None
 
     @model_validator(mode="after")

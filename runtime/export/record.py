@@ -160,7 +160,7 @@ def record_whole(request: ExportRequest, folder: Path) -> Recorded:
     }  # fmt: skip
     golden.index["clip"] = {name: golden.add(array) for name, array in arrays.items()}
     golden.index["settings"] = material.settings
-    player = reacting_player(player.config, recorder.engine)
+    player = reacting_player(player.config, recorder.engine, repeated=False)
     _keep_reactions(request, golden, lambda asked, inputs: react(player, asked, *_both(request), inputs))
     return Recorded(golden=_write_golden(golden, folder, "golden-whole"))
 
@@ -186,6 +186,7 @@ def _keep_reactions(request: ExportRequest, golden: Golden, answered: Callable[[
     given, other = map(kept, _both(request))
     golden.index["reactions"] = {
         "step": asked.step, "branch": asked.branch, "given": given, "other": other, "unchanged": unchanged,
+        "repeated": request.source.held is None,
         "velocities": {name: golden.add(velocity) for name, velocity in found.items()},
     }  # fmt: skip
 

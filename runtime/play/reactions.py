@@ -59,12 +59,13 @@ class TwoChunks(Around):
         return outputs
 
 
-def reacting_player(config: PlayerConfig, engine: Engine) -> Player:
-    """A player for `react`. Without a text encoder it knows the empty prompt, of no rows, beside those of its packs."""
+def reacting_player(config: PlayerConfig, engine: Engine, repeated: bool) -> Player:
+    """A player for `react`. Without a text encoder it knows the empty prompt, of no rows, beside those of its packs. `repeated`:
+    see `TwoChunks`."""
     if not engine.has("text_encoder"):
         nothing = np.zeros((0, config.playing.text_dim), np.float32)
         config = replace(config, prompts={"": nothing, **config.prompts})
-    return Player(config, TwoChunks(engine))
+    return Player(config, TwoChunks(engine) if repeated else engine)
 
 
 def asked_of(plan: SamplingPlan, length: int) -> Asked | None:

@@ -91,7 +91,7 @@ def reactions_of(
         return Material(golden.tensors[of.portrait], golden.tensors[of.speech], of.prompt, of.seed)
 
     full = {name: golden.tensors[key] for name, key in recorded.velocities.items()}
-    player = reacting_player(PlayerConfig.of(bundle), engine)
+    player = reacting_player(PlayerConfig.of(bundle), engine, recorded.repeated)
     asked, changed = Asked(recorded.step, recorded.branch), [name for name in INPUTS if name in full]
     found = react(player, asked, material(recorded.given), material(recorded.other), changed, progress)
 
