@@ -220,9 +220,10 @@ def verify(
     progress: Progress = silent,
     warn: Warn = print,
 ) -> Verdict:
-    """Compares every program and a whole clip with full precision; or, with a `baseline` that `record_baseline` wrote (its JSON),
-    each stage of its clip. baseline may also be a recorded run of the bundle's own clip, safetensors with latents and frames.
-    clips: judge lip-sync, and the mouth where nobody speaks, over so many drawn held-out clips (nano only); record: keep the
+    """Compares every program, what each input changes (`.reactions`) and a whole clip with full precision; or, with a `baseline`
+    that `record_baseline` wrote (its JSON), each stage of its clip. baseline may also be a recorded run of the bundle's own clip,
+    safetensors with latents and frames. clips: judge lip-sync, and the mouth where nobody speaks, over so many drawn held-out clips
+    (nano only); record: keep the
     figures in the bundle's `records/`.
 
     Raises:

@@ -36,7 +36,8 @@ def verify(
     record: RecordOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare every program and a whole clip with full precision. Exit status 1 when a threshold fails, or nothing was judged."""
+    """Compare every program, what each input changes, and a whole clip with full precision. Exit status 1 when a threshold fails,
+    or nothing was judged."""
     with told_of_records(bundle), bars(as_json) as progress:
         verdict = api.verify(bundle, engine=engine, baseline=baseline, clips=clips, record=record, progress=progress, warn=warn)
     if as_json:

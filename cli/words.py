@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,12 +19,13 @@ from .options import parse_shape
 if TYPE_CHECKING:
     from ..core.bundle import Manifest
     from ..runtime.verify.parity import Lipsync, Row, ShutMouth, Verdict
+    from ..runtime.verify.reactions import Reaction
 
 out, err = Console(), Console(stderr=True)
 
 STAGE_NAMES = {
     "plan": "plan", "reference": "full-precision run", "programs": "programs", "proof": "proof of the files",
-    "clip": "whole clip", "clips": "held-out clips", "silence": "clips with silence",
+    "inputs": "changed inputs", "clip": "whole clip", "clips": "held-out clips", "silence": "clips with silence",
     "listen": "1 listen", "look": "2 look", "prepare": "3 prepare", "denoise": "4 denoise", "decode": "5 decode", "runs": "runs",
 }  # fmt: skip
 
@@ -95,11 +96,6 @@ def print_verdict(verdict: Verdict) -> None:
     ):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
 
-    def mark(part: Row | Lipsync | ShutMouth) -> str:
-        if part.unjudged is not None:
-            return f"[yellow]not judged[/]: {escape(part.unjudged)}"
-        return "[green]passed[/]" if part.passed else "[red]FAILED[/]"
-
     for row in verdict.rows:
         found, wanted = row.measured, row.demanded
         table.add_row(
@@ -108,7 +104,7 @@ def print_verdict(verdict: Verdict) -> None:
             in_words(wanted.psnr_db),
             _number(found.cosine),
             _number(found.max_abs, 4),
-            mark(row),
+            _mark(row),
         )
     mouth = verdict.lipsync
     table.add_row(
@@ -117,7 +113,7 @@ def print_verdict(verdict: Verdict) -> None:
         "–" if mouth.reference is None else f"{mouth.reference:.3f} × 95 %",
         "",
         "",
-        mark(mouth),
+        _mark(mouth),
     )
     if verdict.silence is not None:
         still = verdict.silence
@@ -127,9 +123,33 @@ def print_verdict(verdict: Verdict) -> None:
             f"≤ {100 * still.demanded:.0f} %",
             "",
             "",
-            mark(still),
+            _mark(still),
         )
     out.print(table)
+    if verdict.reactions:
+        _print_reactions(verdict.reactions)
+
+
+def _mark(part: Row | Reaction | Lipsync | ShutMouth) -> str:
+    if part.unjudged is not None:
+        return f"[yellow]not judged[/]: {escape(part.unjudged)}"
+    return "[green]passed[/]" if part.passed else "[red]FAILED[/]"
+
+
+def _print_reactions(reactions: Sequence[Reaction]) -> None:
+    def share(value: float | None, digits: int = 1) -> str:
+        return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+    table = Table(title="What another input changes of the first velocity", title_justify="left")
+    for column in ("input", "in full precision", "of that kept", "demanded", "cosine", ""):
+        table.add_column(column, justify="left" if column in ("input", "") else "right")
+    for each in reactions:
+        wanted = None if each.demanded is None else each.demanded.share
+        table.add_row(each.name, share(each.size, 2), share(each.share), share(wanted, 0), _number(each.cosine, 4), _mark(each))
+    out.print(table)
+    for each in reactions:
+        if each.failed:
+            out.print(f"[red]{escape(each.sentence())}[/]")
 
 
 @contextmanager

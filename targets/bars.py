@@ -11,6 +11,7 @@ from typing import Literal
 
 from ..core.bundle import CONDITION_PROGRAMS, DECODE_PROGRAMS, Figures
 from ..core.bundle.agreement import lowest
+from ..core.bundle.reactions import Demand
 from ..core.plan import check_choice
 from ..quantize.schemes import Weights
 
@@ -33,6 +34,20 @@ COMPUTE_BARS: dict[Precision, Figures] = {
 # to 10 dB (small int8 46.8, int4 29.9), and pixels of 8 bits end at 92 in full precision.
 FRAMES_LOSE = 5.0
 FRAMES_END = 80.0
+
+# What another prompt, voice, portrait, first frame or seed changes of the velocity: the share of full precision's change, in its
+# direction, that is kept; and what weights or types blur of a change, over the velocity, below which a change is not judged. A
+# player or program that ignores an input keeps 0.000, whatever the weights; cosines, which blur lowers, are told and not judged.
+WEIGHT_REACTIONS: dict[Weights, Demand] = {
+    "fp32": Demand(share=0.99, least=1e-4),  # in PyTorch 1.0000
+    "int8": Demand(share=0.95, least=0.012),  # kept: nano 1.000 to 1.002, small 0.985 to 1.011; blurred: nano 0.008
+    "int4": Demand(share=0.8, least=0.05),  # nano, emulated in PyTorch: kept 0.979 to 1.012, blurred 0.028 to 0.078
+}
+COMPUTE_REACTIONS: dict[Precision, Demand] = {
+    "fp32": WEIGHT_REACTIONS["fp32"],
+    "fp16": Demand(share=0.98, least=0.004),  # not measured; between float32 and int8, as the bars above
+    "bf16": Demand(share=0.95, least=0.02),  # not measured; as int8
+}
 
 FLOWS_INTO_LATENTS = (
     "audio_encoder",
@@ -71,3 +86,11 @@ def clip_bars(layers: Mapping[str, Mapping[str, int]], precision: Precision) -> 
     latents, seen = lowest(flow), lowest([*flow, decoder]).psnr_db
     assert seen is not None
     return {"latents": latents, "frames": Figures(psnr_db=min(seen - FRAMES_LOSE, FRAMES_END))}
+
+
+def reaction_bar(layers: Mapping[str, Mapping[str, int]], precision: Precision) -> Demand:
+    """What has to be kept of the change that an input makes, by a bundle of these programs (role -> scheme -> count): what the
+    coarsest weights between an input and the velocity allow, and the type that they compute in."""
+    schemes = {scheme for name in FLOWS_INTO_LATENTS for scheme, count in layers.get(name, {}).items() if count}
+    asked = [COMPUTE_REACTIONS[precision], *(WEIGHT_REACTIONS[scheme] for scheme in schemes)]  # type: ignore[index]
+    return Demand(share=min(each.share for each in asked), least=max(each.least for each in asked))

@@ -106,8 +106,9 @@ def small_engine(seed: int = 0, reuse: bool = False) -> TorchEngine:
 
 def small_request(weights: str = "int8", target: str = "executorch") -> ExportRequest:
     source = HeldSource(small_model(), SOURCE)
-    material = demo_material(CLIP, whole=True)
-    return ExportRequest(source, (CLIP,), small_plan(), PRESETS[weights], (material,), target, text_rows=source.config.text_len)
+    material, other = (demo_material(CLIP, whole=True, number=number) for number in range(2))
+    rows = source.config.text_len
+    return ExportRequest(source, (CLIP,), small_plan(), PRESETS[weights], (material,), other, target, text_rows=rows)
 
 
 def export_small(path: Path, weights: str = "int8", progress: Progress | Callable[..., None] = lambda *_: None) -> Manifest:

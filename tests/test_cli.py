@@ -201,6 +201,21 @@ def test_verify_as_json(psnr: float, status: int, run: Run, bundle_path: Path, t
     assert {row["name"] for row in told["rows"]} == {*Bundle.open(bundle_path).manifest.programs, "latents", "frames"}
 
 
+def test_verify_tells_what_each_input_changes(run: Run, bundle_path: Path, tmp_path: Path) -> None:
+    told = run("verify", bundle_path).out
+    rows = [line.split("│")[1:-1] for line in told.split("What another input changes")[1].splitlines() if line.startswith("│")]
+    assert [row[0].strip() for row in rows] == ["prompt", "voice", "portrait", "first frame", "seed"]
+    assert {row[3].strip() for row in rows} == {"95 %"}
+    index = json.loads((bundle_path / GOLDEN_INDEX).read_text())
+    index["reactions"]["velocities"] |= {"voice": index["reactions"]["velocities"]["seed"]}  # as if the voice should do that
+    ended = run("verify", changed_bundle(bundle_path, tmp_path / "b", GOLDEN_INDEX, json.dumps(index).encode()))
+    assert ended.status == 1
+    assert ended.out.count("FAILED") == 1
+    assert "Another voice changes the clip too little: of what it changes in full precision 95% are demanded" in ended.out
+    found = json.loads(run("verify", tmp_path / "b", "--json").out)["inputs"]
+    assert [each["name"] for each in found if not each["passed"]] == ["voice"]
+
+
 def test_verify_against_a_baseline(run: Run, bundle_path: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(bundle_path)
     index, tensors = json.loads(bundle.path(GOLDEN_INDEX).read_text()), bundle.read_tensors(GOLDEN)
@@ -211,9 +226,9 @@ def test_verify_against_a_baseline(run: Run, bundle_path: Path, tmp_path: Path) 
     assert run("verify", bundle_path, "--baseline", tmp_path / "other.safetensors").status == 1
 
 
-def without_clip(bundle_path: Path, copy: Path) -> Path:
+def without_clip(bundle_path: Path, copy: Path, **changes: Any) -> Path:
     """The bundle as those of the released models are: nothing of a clip on record."""
-    index = json.loads((bundle_path / GOLDEN_INDEX).read_text()) | {"clip": {}, "settings": {}}
+    index = json.loads((bundle_path / GOLDEN_INDEX).read_text()) | {"clip": {}, "settings": {}} | changes
     return changed_bundle(bundle_path, copy, GOLDEN_INDEX, json.dumps(index).encode())
 
 
@@ -225,7 +240,7 @@ def test_verify_says_what_was_not_judged(run: Run, bundle_path: Path, tmp_path: 
     unjudged = {name for name, said in rows.items() if said == f"not judged: {NO_CLIP}"}
     assert unjudged == {"latents", "frames", "lip-sync"}
     assert {said for name, said in rows.items() if name not in unjudged} == {"passed"}
-    assert "What was judged is equal within the bundle's thresholds; 3 of 13 rows were not judged." in ended.out
+    assert "What was judged is equal within the bundle's thresholds; 3 of 18 rows were not judged." in ended.out
     told = json.loads(run("verify", path, "--json").out)
     assert (told["passed"], told["complete"]) == (True, False)
     silent = {row["name"]: row for row in told["rows"] if not row["judged"]} | {"lip-sync": told["lipsync"]}
@@ -234,7 +249,7 @@ def test_verify_says_what_was_not_judged(run: Run, bundle_path: Path, tmp_path: 
 
 
 def test_verify_of_a_bundle_that_demands_nothing_is_no_pass(run: Run, bundle_path: Path, tmp_path: Path) -> None:
-    path = without_clip(bundle_path, tmp_path / "b")
+    path = without_clip(bundle_path, tmp_path / "b", reactions={})
     manifest = contents(path)
     manifest["parity"]["demanded"] = {}
     for program in manifest["programs"].values():

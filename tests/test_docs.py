@@ -15,7 +15,7 @@ PAGES = [
 FOLDERS = "android_demo|cli|core|docs|findings|ios_demo|quantize|runtime|targets|tests"
 # `tests/golden.…` and `records/…` are in bundles, too: only records' own files are ours.
 NAMED = re.compile(rf"(?<![\w/.-])(?:(?:{FOLDERS})/[\w./*-]*|records/[\w-]+\.json)")
-IN_BUNDLES = ("tests/golden.safetensors",)
+IN_BUNDLES = ("tests/golden.json", "tests/golden.safetensors")
 
 
 def anchors(page: str) -> set[str]:

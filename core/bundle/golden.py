@@ -1,11 +1,11 @@
 """Goldens: recorded full-precision calls that travel in a bundle, so that any device can compare its programs with them.
 
     tests/golden.safetensors   arrays by content
-    tests/golden.json          {"programs": {name: {method: [call…]}}, "clip": {name: key}, "settings": {…}}
+    tests/golden.json          {"programs": {name: {method: [call…]}}, "clip": {name: key}, "settings": {…}, "reactions": {…}}
 
 A call is {"inputs": [source…], "outputs": [expected…]}. A source is the key of an array, or {"program", "method", "call",
 "output"}: what that call gave on the device itself, for tensors too large to travel (keys and values, the VAE's state). An expected
-output is a key, {"key", "every"}: every n-th of its elements, or null: not compared.
+output is a key, {"key", "every"}: every n-th of its elements, or null: not compared. What reactions are: `reactions.py`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Golden:
     """Recorded calls: arrays by content, and an index that names them (see the module)."""
 
     tensors: dict[str, Array] = field(default_factory=dict)
-    index: dict[str, Any] = field(default_factory=lambda: {"programs": {}, "clip": {}, "settings": {}})
+    index: dict[str, Any] = field(default_factory=lambda: {"programs": {}, "clip": {}, "settings": {}, "reactions": {}})
 
     def add(self, array: Array) -> str:
         """Keeps an array once and returns its key."""
@@ -92,7 +92,7 @@ class Golden:
         calls = self.index["programs"][program]
         expected = [entry for found in calls.values() for call in found for entry in (*call["inputs"], *call["outputs"])]
         keys = {entry["key"] if isinstance(entry, dict) else entry for entry in expected if entry is not None}
-        return Golden({key: self.tensors[key] for key in keys}, {"programs": {program: calls}, "clip": {}, "settings": {}})
+        return Golden({key: self.tensors[key] for key in keys}, Golden().index | {"programs": {program: calls}})
 
     def merge(self, other: Golden) -> None:
         """Takes over what `other` recorded. Calls of a method that is here already come behind those that are."""
@@ -109,7 +109,7 @@ class Golden:
             for method, calls in methods.items():
                 added = [call | {"inputs": [moved(source) for source in call["inputs"]]} for call in calls]
                 mine.setdefault(name, {}).setdefault(method, []).extend(added)
-        for part in ("clip", "settings"):
+        for part in ("clip", "settings", "reactions"):
             self.index[part].update(other.index[part])
 
 

@@ -23,6 +23,9 @@ from .hearing import window_inputs, window_rows
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
 RunProgram = Callable[[str, str, Sequence[Array]], Sequence[Array]]
+CONDITIONS = (  # of a window and branch, in the order of the denoising program's inputs
+    "patch_bias", "text_k", "text_v", "text_bias", "image_k", "image_v", "audio_k", "audio_v", "audio_mask",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,14 @@ class ClipInputs:
         return self.image if branch.image else np.zeros_like(self.image)
 
 
+def step_inputs(
+    plan: SamplingPlan, tables: Mapping[str, Array], step: int, latents: Float32, conditions: Sequence[Array]
+) -> list[Array]:
+    """What the denoising program takes: a window's latents [C, F, h, w], and its `CONDITIONS`."""
+    rows = [tables[name][step : step + 1] for name in ("time", "modulation")]
+    return [latents[None], *rows, plan.modality(step, latents.shape[1])[None], *conditions]
+
+
 @dataclass
 class Conditioner:
     """Makes the conditions of windows with the programs of a bundle."""
@@ -79,7 +90,7 @@ class Conditioner:
     _made: dict[Hashable, Sequence[Array]] = field(default_factory=dict)
 
     def window(self, span: Window) -> list[list[Array]]:
-        """By branch, in the order of the denoising program's inputs."""
+        """By branch, as `CONDITIONS` says."""
         given, heard, own = self.given, self.given.heard(span), {}  # type: ignore[var-annotated]
         every = own if given.rule.anchor == "clip" else self._made
 
@@ -112,7 +123,7 @@ class JointConditioner:
     _held: dict[Hashable, Array] = field(default_factory=dict)
 
     def window(self, span: Window) -> list[list[Array]]:
-        """By branch, in the order of the denoising program's inputs."""
+        """By branch, as `CONDITIONS` says."""
         given, heard, own = self.given, self.given.heard(span), {}  # type: ignore[var-annotated]
         every = own if given.rule.anchor == "clip" else self._held
         row = []

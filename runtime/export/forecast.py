@@ -157,7 +157,7 @@ def checkpoint_needs(
         "reference of the encoders": need(
             weights=max(weights["audio_encoder"], weights["image_encoder"], weights["vae_encode"]), activations=picture
         ),
-        "reference of the step": need(embeddings=outer, blocks=2 * block, conditions=2 * conditions, activations=activations),
+        "reference of the step": need(embeddings=outer, blocks=2 * block, conditions=3 * conditions, activations=activations),
         "reference of the decoders": need(
             weights=max(weights[name] for name in decoders),
             state=STATES_HELD * max(states[name] for name in decoders),

@@ -23,9 +23,10 @@ from ...core.bundle import (
     WeightsRecord,
 )
 from ...core.bundle.golden import GOLDEN, GOLDEN_INDEX, Golden
+from ...core.bundle.reactions import INPUTS, Demand, Reactions, size
 from ...core.versions import library_versions
 from ...core.weights.source import digest_of
-from ...targets.bars import bar, clip_bars
+from ...targets.bars import bar, clip_bars, reaction_bar
 from ...targets.rewrites.savings import savings
 from .compile import Compiled, Proof, SharedData
 from .forecast import condition_bytes, step_activations
@@ -105,6 +106,12 @@ def write_bundle(
         golden = Golden()
         for recorded in results.recorded():
             golden.merge(recorded.read_golden(folder))
+        precision, layers = compiler.precision(request.options), {each.role: each.layers for each in compiled.values()}
+        demand = reaction_bar(layers, precision)
+        if golden.index["reactions"]:
+            golden.index["reactions"]["demanded"] = demand.model_dump()
+        for line in _without_effect(golden, demand):
+            warn(line)
         writer.add_tensors(GOLDEN, golden.tensors)
         writer.add_json(GOLDEN_INDEX, golden.index)
         if request.prompts:
@@ -112,7 +119,6 @@ def write_bundle(
             writer.add_tensors("prompts/prompts.safetensors", packs)
         for path in data.values():
             writer.add_file(f"{PROGRAMS}/{Path(path).name}", folder / path)
-        precision = compiler.precision(request.options)
         for label, each in compiled.items():
             for line in each.said:
                 warn(line)
@@ -133,10 +139,25 @@ def write_bundle(
             weights=WeightsRecord(name=recipe.pop("name"), settings={**recipe, "sources": dict(sources)}),
             versions=library_versions(),
             playing=request.playing,
-            parity=Parity(demanded=clip_bars({each.role: each.layers for each in compiled.values()}, precision)),
+            parity=Parity(demanded=clip_bars(layers, precision)),
             memory=_memory(request, compiled, done, runner.peak_bytes),
             savings=savings(request.source.config, request.clips[0], request.plan, request.text_rows),
         )
+
+
+def _without_effect(golden: Golden, demand: Demand) -> Iterator[str]:
+    """What there is to say of inputs that full precision itself hardly reacts to."""
+    recorded = Reactions.of(golden.index, golden.tensors)
+    if recorded is None:
+        yield "This plan has no branch that takes in every input, so that `verify` cannot judge whether they matter."
+        return
+    full = {name: golden.tensors[key] for name, key in recorded.velocities.items()}
+    for name in INPUTS:
+        if name in full and size(full, name) < demand.least:
+            yield (
+                f"In full precision another {name} changes the velocity by {size(full, name):.2%} alone, so that `verify` will not "
+                "judge whether it matters in this bundle. If these are trained weights, look at them."
+            )
 
 
 def _size(path: Path) -> int:

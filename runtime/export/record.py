@@ -2,13 +2,14 @@
 
 A model that is small plays the demo clip to the end (`record_whole`): first and last call of every method, and the clip itself. Of
 one that no machine need hold a few calls are recorded, in three jobs: its encoders on a portrait and a voice, one denoising step
-with its conditions, and two latent frames of each decoder.
+with its conditions, and two latent frames of each decoder. Of both: how the velocity changes with each input (`reactions`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from pydantic import BaseModel
 
 from ...core.bundle import CONDITION_PROGRAMS, DECODE_PROGRAMS
 from ...core.bundle.golden import Given, Golden
+from ...core.bundle.reactions import INPUTS, Input
 from ...core.config import ClipSpec
 from ...core.model.attention import LayerConditions
 from ...core.model.conditions import Conditions
 from ...core.model.transformer import DiT
 from ...core.plan import SamplingPlan, noise
+from ...core.sampling.conditioning import CONDITIONS, step_inputs
 from ...core.sampling.hearing import window_inputs
 from ...core.sampling.inputs import collapse_padding
 from ...core.weights.source import SourcePrograms
@@ -31,12 +34,16 @@ from ...targets.base import Calls, Fitting
 from ..engines.around import Around
 from ..engines.base import Engine
 from ..engines.torch import TorchEngine
+from ..play.material import Material
 from ..play.player import Player, PlayerConfig
+from ..play.reactions import Asked, TwoChunks, asked_of, react, reacting_player, velocities
 from .request import ExportRequest
 
 Array = NDArray[Any]
+NO_PROMPTS = "the bundle has no prompts, so there is none to change"
 KEPT_ELEMENTS = 1 << 18  # of an output that is recorded; of larger ones every n-th element
 KEPT_CALLS = 2  # of a method, where a clip is recorded whole: the first and the last
+OTHER = "other-"  # before the names of what is made of the other material
 CALIBRATION_STEPS = 2  # of the plan, evenly, for roundings that look at data
 STAGES: dict[str, tuple[str, ...]] = {  # of a model that is not recorded whole, and the roles that each records
     "encoders": ("audio_encoder", "image_encoder", "vae_encode"),
@@ -126,21 +133,6 @@ class EveryCall(Around):
         return outputs
 
 
-class TwoChunks(Around):
-    """Encodes two chunks of a video and repeats the second: of what is known nothing is later."""
-
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
-        self._second: list[Array] = []
-
-    def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
-        if (program, method) != ("vae_encode", "next"):
-            return self.engine.run(program, method, inputs)
-        if not self._second:
-            self._second = self.engine.run(program, method, inputs)
-        return self._second
-
-
 def _programs(request: ExportRequest, shape: int) -> SourcePrograms:
     return SourcePrograms(request.source, request.clips[shape], request.making, request.decoders)
 
@@ -169,7 +161,35 @@ def record_whole(request: ExportRequest, folder: Path) -> Recorded:
     }  # fmt: skip
     golden.index["clip"] = {name: golden.add(array) for name, array in arrays.items()}
     golden.index["settings"] = material.settings
+    player = reacting_player(player.config, recorder.engine, repeated=False)
+    _keep_reactions(request, golden, lambda asked, inputs: react(player, asked, *_both(request), inputs))
     return Recorded(golden=_write_golden(golden, folder, "golden-whole"))
+
+
+def _both(request: ExportRequest) -> tuple[Material, Material]:
+    """The main shape's material and the other one, with prompts that the bundle reads."""
+    given, other = request.materials[0], request.other
+    return replace(given, prompt=request.texts[0]), replace(other, prompt=request.texts[-1])
+
+
+def _keep_reactions(request: ExportRequest, golden: Golden, answered: Callable[[Asked, Sequence[Input]], dict[str, Array]]) -> None:
+    """Writes into `golden` what `answered` gives of each input that can be changed."""
+    asked = asked_of(request.plan, request.clips[0].latent_frames)
+    if asked is None:
+        return
+    unchanged: dict[Input, str] = {} if len(request.texts) > 1 else {"prompt": NO_PROMPTS}
+    found = answered(asked, [name for name in INPUTS if name not in unchanged])
+
+    def kept(material: Material) -> dict[str, Any]:
+        arrays = {"portrait": golden.add(material.portrait), "speech": golden.add(material.speech)}
+        return arrays | {"prompt": material.prompt, "seed": material.seed}
+
+    given, other = map(kept, _both(request))
+    golden.index["reactions"] = {
+        "step": asked.step, "branch": asked.branch, "given": given, "other": other, "unchanged": unchanged,
+        "repeated": request.source.held is None,
+        "velocities": {name: golden.add(velocity) for name, velocity in found.items()},
+    }  # fmt: skip
 
 
 def calibrate(request: ExportRequest, folder: Path) -> Recorded:
@@ -195,19 +215,19 @@ def calibrate(request: ExportRequest, folder: Path) -> Recorded:
 
 def record_encoders(request: ExportRequest, folder: Path, shape: int = 0) -> Recorded:
     """Calls of the audio, image and video encoders on the portrait and the speech, and what the conditions are made from."""
-    clip, material, golden = request.clips[shape], request.materials[shape], Golden()
+    clip, golden = request.clips[shape], Golden()
     programs = _programs(request, shape)
     engine = EveryCall(TorchEngine(programs), golden, lambda role: request.label(role, shape))
-    player = _player(request, shape, programs, TwoChunks(engine), {})
+    material, player = request.materials[shape], _player(request, shape, programs, TwoChunks(engine), {})
     samples = player.config.audio_samples
     assert samples is not None
     filled = samples // clip.samples_per_frame - request.hearing.tail_frames
     player.listen(np.resize(material.speech, samples), filled)  # a voice that fills a reading; the next one leaves most empty
-    arrays = {
-        "heard": player.neighbourhoods(player.listen(material.speech, clip.frames)),
-        "image": player.recognise(material.portrait),
-        "y": player.look(material.portrait[None], clip.latent_frames),
-    }
+    unrecorded = Player(player.config, TwoChunks(engine.engine))
+    sides = [("", material, player), *([(OTHER, request.other, unrecorded)] if shape == 0 else [])]
+    arrays = {f"{side}heard": each.neighbourhoods(each.listen(given.speech, clip.frames)) for side, given, each in sides}
+    arrays |= {f"{side}image": each.recognise(given.portrait) for side, given, each in sides}
+    arrays |= {f"{side}y": each.look(given.portrait[None], clip.latent_frames) for side, given, each in sides}
     stem = f"golden-encoders-{clip}"
     return Recorded(golden=_write_golden(golden, folder, stem), kept=_kept(arrays, folder, str(clip)))
 
@@ -219,12 +239,10 @@ def _kept(arrays: dict[str, Array], folder: Path, suffix: str) -> dict[str, str]
     return files
 
 
-def _prompt(request: ExportRequest) -> tuple[Array, Array]:
-    """Rows [1, text_rows, text_dim] and bias of the bundle's first prompt; without one, of an empty text."""
+def _prompt(request: ExportRequest, text: str) -> tuple[Array, Array]:
+    """Rows [1, text_rows, text_dim] and bias of one of the bundle's prompts; none of the empty one, if no pack has it."""
     config = request.source.config
-    embedding = np.zeros((1, config.text_dim), np.float32)
-    if request.prompts:
-        embedding = np.asarray(next(iter(request.prompts.values())), np.float32)
+    embedding = np.asarray(request.prompts.get(text, np.zeros((0, config.text_dim))), np.float32)
     rows, bias = collapse_padding(embedding, config.text_len, request.text_rows)
     return rows[None], bias[None]
 
@@ -234,31 +252,39 @@ def record_step(request: ExportRequest, folder: Path, encoders: Recorded, shape:
     what each block is given in a few steps of the main shape: shapes share weights."""
     clip, plan, golden = request.clips[shape], request.plan, Golden()
     engine = EveryCall(TorchEngine(_programs(request, shape)), golden, lambda role: request.label(role, shape))
-    rows, bias = _prompt(request)
-    inputs = {
-        "text_conditions": [rows], "image_conditions": [np.array(encoders.array(folder, "image"))],
-        "audio_conditions": window_inputs(np.array(encoders.array(folder, "heard")), request.hearing, clip.latent_frames),
-        "patch_conditions": [np.array(encoders.array(folder, "y"))],
-    }  # fmt: skip
-    made: dict[str, Array] = {"text_bias": bias, "audio_mask": np.ones((1, clip.tokens_per_frame), np.float32)}
+    texts = [_prompt(request, text) for text in (request.texts[0], request.texts[-1])]
+
+    def given(role: str, side: str) -> list[Array]:
+        if role == "text_conditions":
+            return [texts[side == OTHER][0]]
+        if role == "audio_conditions":
+            return window_inputs(np.array(encoders.array(folder, f"{side}heard")), request.hearing, clip.latent_frames)
+        return [np.array(encoders.array(folder, side + {"image_conditions": "image", "patch_conditions": "y"}[role]))]
+
+    made, changed = ({"text_bias": bias, "audio_mask": np.ones((1, clip.tokens_per_frame), np.float32)} for _, bias in texts)
     for role, outputs in CONDITION_PROGRAMS.items():
-        made |= zip(outputs, engine.run(role, "forward", inputs[role]), strict=True)
+        made |= zip(outputs, engine.run(role, "forward", given(role, "")), strict=True)
+        if shape == 0:
+            changed |= zip(outputs, engine.engine.run(role, "forward", given(role, OTHER)), strict=True)
     dit, step = request.source.transformer(), plan.steps // 2
     tables = step_tables(dit, plan)
-    time, modulation = tables["time"][step : step + 1], tables["modulation"][step : step + 1]
-    latents = noise(plan.noise.seed, _latents(request, clip))[None]
-    conditions = [made[name] for name in Conditions.names()]
-    modality = plan.modality(step, clip.latent_frames)[None]
-    _, *residual = engine.run("denoise", "forward", [latents, time, modulation, modality, *conditions])
+    latents = noise(plan.noise.seed, _latents(request, clip))
+    time, *_ = inputs = step_inputs(plan, tables, step, latents, [made[name] for name in CONDITIONS])[1:]
+    _, *residual = engine.run("denoise", "forward", [latents[None], *inputs])
     if residual:
-        engine.run("denoise_reusing", "forward", [latents, time, residual[0], made["patch_bias"]])
+        engine.run("denoise_reusing", "forward", [latents[None], time, residual[0], made["patch_bias"]])
+    if shape == 0:
+        both = [[side[name] for name in CONDITIONS] for side in (made, changed)]
+        starts = [noise(each.seed, latents.shape) for each in _both(request)]
+        run = engine.engine.run
+        _keep_reactions(request, golden, lambda asked, names: velocities(run, plan, tables, asked, both, starts, names))
     recorded = Recorded(
         golden=_write_golden(golden, folder, f"golden-step-{clip}"), kept=_kept(engine.conditions, folder, str(clip))
     )
     if not request.recipe.needs_samples or shape:
         return recorded
-    given = Conditions(**{name: torch.from_numpy(array) for name, array in made.items()})
-    steps, blocks = _record_blocks(dit, clip, plan, tables, given, folder)
+    tensors = Conditions(**{name: torch.from_numpy(array) for name, array in made.items()})
+    steps, blocks = _record_blocks(dit, clip, plan, tables, tensors, folder)
     kept = recorded.kept | _kept({name: made[name] for name in ("text_bias", "audio_mask")}, folder, str(clip))
     return recorded.model_copy(update={"steps": steps, "blocks": blocks, "kept": kept})
 

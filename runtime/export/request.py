@@ -37,9 +37,10 @@ class ExportRequest:
     """What to compile.
 
     clips: the shapes, the main one first; programs of further shapes share the main one's weights. materials: of each shape, what
-    the recorded calls are made from. decoders: full, tiny or both. text_rows: of a prompt, its padding collapsed. prompts: packs of
-    prompt embeddings that travel in the bundle. context_seconds: what the released speech encoder reads on either side of what is
-    kept. options: the target's own (`Target.options`), its defaults where None.
+    the recorded calls are made from. other: of the main shape, what each input of its material is exchanged for. decoders: full,
+    tiny or both. text_rows: of a prompt, its padding collapsed. prompts: packs of prompt embeddings that travel in the bundle.
+    context_seconds: what the released speech encoder reads on either side of what is kept. options: the target's own
+    (`Target.options`), its defaults where None.
 
     Raises:
         ConfigError: something is out of range, twice, of another shape, or not the target's.
@@ -50,6 +51,7 @@ class ExportRequest:
     plan: SamplingPlan
     recipe: WeightRecipe
     materials: tuple[Material, ...]
+    other: Material
     target: str = "executorch"
     options: Any = None
     decoders: tuple[str, ...] = ("full",)
@@ -68,7 +70,7 @@ class ExportRequest:
             raise ConfigError("One file holds the programs of one clip shape. Take --layout separate for several shapes.")
         if len(self.materials) != len(self.clips):
             raise ConfigError(f"There are {len(self.materials)} materials for {len(self.clips)} clip shapes; each needs its own.")
-        for material, clip in zip(self.materials, self.clips, strict=True):
+        for material, clip in zip((*self.materials, self.other), (*self.clips, self.clips[0]), strict=True):
             material.check(clip, whole=self.source.held is not None)
         check_number("context_seconds", self.context_seconds, 0.1, 30.0)
         for scheme in sorted({rule.weights for rule in self.recipe.rules} or {"fp32"}):
@@ -115,6 +117,13 @@ class ExportRequest:
         return self.source.hearing(self.context_frames)
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """Two prompts that the bundle reads: those of the materials; without a text encoder the first two of its pack, or its only
+        one and the empty one. One, where there is no other."""
+        prompts = (self.materials[0].prompt, self.other.prompt) if self.source.reads_text else (*self.prompts, "")
+        return tuple(dict.fromkeys(prompts))[:2]
+
+    @property
     def playing(self) -> PlayingRecord:
         """What a player of any language has to know of the model, as numbers."""
         return PlayingRecord.of(
@@ -144,7 +153,7 @@ class ExportRequest:
             "sources": dict(sources), "config": self.source.config.to_dict(), "clips": [asdict(clip) for clip in self.clips],
             "plan": self.plan.to_json(), "recipe": self.recipe.model_dump(), "target": self.target, "options": repr(self.options),
             "decoders": self.decoders, "text_rows": self.text_rows, "hearing": self.hearing.model_dump(),
-            "versions": library_versions(), "materials": [material.digest for material in self.materials],
+            "versions": library_versions(), "materials": [material.digest for material in (*self.materials, self.other)],
             "prompts": {name: hashlib.sha256(np.asarray(rows).tobytes()).hexdigest() for name, rows in self.prompts.items()},
         }  # fmt: skip
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
@@ -180,8 +189,8 @@ def nano_request(
     check_choice("plan", plan, NANO_PLANS)
     source = NanoSource(weights_file)
     return ExportRequest(
-        source, (clip,), _plan(plan, clip, steps), recipe, (demo_material(clip, whole=True),), target,
-        compiler.options(**(options or {})), ("full",), source.config.text_len,
+        source, (clip,), _plan(plan, clip, steps), recipe, (demo_material(clip, whole=True),),
+        demo_material(clip, whole=True, number=1), target, compiler.options(**(options or {})), ("full",), source.config.text_len,
     )  # fmt: skip
 
 
@@ -228,8 +237,8 @@ def checkpoint_request(
     source = CheckpointSource(str(folder), model, sizes)
     materials = tuple(demo_material(clip, whole=False) for clip in clips)
     return ExportRequest(
-        source, tuple(clips), plan, read_recipe(weights), materials, target, compiler.options(**(options or {})), decoders,
-        text_rows, context_seconds, pack,
+        source, tuple(clips), plan, read_recipe(weights), materials, demo_material(clips[0], whole=False, number=1), target,
+        compiler.options(**(options or {})), decoders, text_rows, context_seconds, pack,
     )  # fmt: skip
 
 

@@ -51,15 +51,19 @@ class Material:
         return {"prompt": self.prompt, "seed": self.seed, "mouth_box": list(self.mouth_box or ())}
 
 
-def demo_material(clip: ClipSpec, whole: bool) -> Material:
+def demo_material(clip: ClipSpec, whole: bool, number: int = 0) -> Material:
     """A demo portrait, and of a demo voice the length of a clip; `whole`: of two windows, so that streaming and blending are on
-    record too."""
+    record too. `number`: 0, or 1 for another person with another voice, prompt and seed."""
     frames, folder = 2 * clip.frames - 1 if whole else clip.frames, assets() / "demo"
     demo = json.loads((folder / "demo.json").read_text())
-    portrait = demo["portraits"][0]
-    voice = next((v for v in demo["voices"] if v["seconds"] >= frames / clip.fps), demo["voices"][-1])
+
+    def shortest_that_fills(voice: dict[str, Any]) -> tuple[bool, float]:
+        short = voice["seconds"] < frames / clip.fps
+        return short, -voice["seconds"] if short else voice["seconds"]
+
+    portrait, voice = demo["portraits"][number], sorted(demo["voices"], key=shortest_that_fills)[number]
     top, bottom, left, right = portrait["mouth_box"]
     box = round(top * clip.height), round(bottom * clip.height), round(left * clip.width), round(right * clip.width)
     picture = read_portrait(folder / portrait["file"], clip.height, clip.width)
     speech = fit_speech(read_speech(folder / voice["file"], clip.sample_rate), frames, clip.fps, clip.sample_rate)
-    return Material(picture, speech, portrait["prompt"], 0, box)
+    return Material(picture, speech, portrait["prompt"], number, box)

@@ -25,7 +25,7 @@ from ...core.errors import InputError
 from ...core.memory import Need
 from ...core.plan import SamplingPlan, Window, WindowRule, noise, windows
 from ...core.plan.phases import PROMPT
-from ...core.sampling.conditioning import ClipInputs, Conditioner, JointConditioner
+from ...core.sampling.conditioning import ClipInputs, Conditioner, JointConditioner, step_inputs
 from ...core.sampling.front import windows_under_way
 from ...core.sampling.hearing import hear, lengthened
 from ...core.sampling.inputs import byte_ids, collapse_padding, frame_windows, known_latents, pad_text
@@ -164,14 +164,8 @@ class Player:
         Raises:
             InputError: the speech is shorter than one frame, or the prompt cannot be used with this bundle.
         """
-        clip, seconds = self.config.clip, dict.fromkeys(STAGES, 0.0)
-        if len(speech) < clip.samples_per_frame:
-            raise InputError(f"The speech lasts {len(speech) / clip.sample_rate:.3f} s; one frame is {1 / clip.fps:.3f} s.")
-        frames = -(-len(speech) // clip.samples_per_frame)
-        latent_frames = -(-(frames - 1) // TEMPORAL_STRIDE) + 1
-        if not self.config.any_length:
-            latent_frames = max(latent_frames, clip.latent_frames)
-
+        seconds = dict.fromkeys(STAGES, 0.0)
+        frames, latent_frames = self.length(speech)
         with timed(seconds, "listen"):
             features = self.listen(speech, TEMPORAL_STRIDE * (latent_frames - 1) + 1)
         with timed(seconds, "look"):
@@ -179,9 +173,26 @@ class Player:
             y = self.look(video, self.known_frames(latent_frames))
             image = self.recognise(portrait)
             text = self.read_all(prompt)
-        start = noise(seed, self.shape(latent_frames))
+        start = self.start(seed, latent_frames)
         latents, evaluations = self.sample(self.neighbourhoods(features), y, image, text, start, audio_mask, seconds)
         return Generated(latents, frames, seconds, evaluations)
+
+    def length(self, speech: Float32) -> tuple[int, int]:
+        """Video frames of a clip that is as long as the speech, and latent frames that hold them.
+
+        Raises:
+            InputError: the speech is shorter than one frame.
+        """
+        clip = self.config.clip
+        if len(speech) < clip.samples_per_frame:
+            raise InputError(f"The speech lasts {len(speech) / clip.sample_rate:.3f} s; one frame is {1 / clip.fps:.3f} s.")
+        frames = -(-len(speech) // clip.samples_per_frame)
+        latent_frames = -(-(frames - 1) // TEMPORAL_STRIDE) + 1
+        return frames, latent_frames if self.config.any_length else max(latent_frames, clip.latent_frames)
+
+    def start(self, seed: int, latent_frames: int) -> Float32:
+        """The noise that a clip starts from, [C, F, h, w]."""
+        return noise(seed, self.shape(latent_frames))
 
     def shape(self, latent_frames: int) -> tuple[int, int, int, int]:
         """Of the latents of a clip, [C, F, h, w]."""
@@ -300,12 +311,7 @@ class Player:
         text: rows and bias by the name of the condition. `seconds` is added to by stage.
         """
         config, seconds = self.config, dict.fromkeys(STAGES, 0.0) if seconds is None else seconds
-        mask = np.ones((1, config.clip.tokens_per_frame), np.float32) if audio_mask is None else audio_mask[None]
-        frames = start.shape[1]
-        given = ClipInputs(
-            y, image, text, audio, mask.astype(np.float32), frames, config.rule(frames), config.playing.hearing,
-            fixed=not config.any_length,
-        )  # fmt: skip
+        given = self.given(audio, y, image, text, start.shape[1], audio_mask)
         kind = Conditioner if self.engine.has("text_conditions") else JointConditioner
         with timed(seconds, "prepare"):
             tables = config.step_tables() if callable(config.step_tables) else config.step_tables
@@ -314,6 +320,23 @@ class Player:
         latents, evaluations = sample(config.plan, given.rule, start, denoiser, partial(self.progress, "denoise"))
         seconds["denoise"] += time.perf_counter() - began - (seconds["prepare"] - prepared)
         return latents, evaluations
+
+    def given(
+        self,
+        audio: Float32,
+        y: Float32,
+        image: Float32,
+        text: Mapping[str, tuple[Float32, Float32]],
+        latent_frames: int,
+        audio_mask: Float32 | None = None,
+    ) -> ClipInputs:
+        """What conditions are made from, of what `sample` takes."""
+        config = self.config
+        mask = np.ones((1, config.clip.tokens_per_frame), np.float32) if audio_mask is None else audio_mask[None]
+        return ClipInputs(
+            y, image, text, audio, mask.astype(np.float32), latent_frames, config.rule(latent_frames), config.playing.hearing,
+            fixed=not config.any_length,
+        )  # fmt: skip
 
 
 class _Programs:
@@ -334,9 +357,7 @@ class _Programs:
         self.player.progress("prepare", self.begun, max(self.begun, len(windows(given.latent_frames, given.rule))))
 
     def evaluate(self, step: int, branch: int, position: int, span: Window, latents: Float32) -> tuple[Float32, Any]:
-        rows = [self.tables[name][step : step + 1] for name in ("time", "modulation")]
-        modality = self.player.config.plan.modality(step, span.length)[None]
-        inputs = [latents[None], *rows, modality, *self.windows[position][branch]]
+        inputs = step_inputs(self.player.config.plan, self.tables, step, latents, self.windows[position][branch])
         velocity, *residual = self.player.engine.run("denoise", "forward", inputs)
         return velocity[0], residual[0] if residual else None
 

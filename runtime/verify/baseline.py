@@ -89,7 +89,7 @@ def verify_baseline(bundle: Bundle, engine: Engine, path: Path, progress: Progre
     found = player.seen | {"frames": frames[[index for index in baseline.frames_kept if index < len(frames)]]}
     wanted = demanded_of(bundle, engine.name == "torch", baseline.precision, decoder or player.decoder)
     rows = [Row(NAMES[stage], _figures(stage, arrays[stage], found[stage]), wanted[stage]) for stage in STAGES_SEEN]
-    return BaselineVerdict(tuple(rows), _lipsync(baseline, clip, arrays, frames), path.name)
+    return BaselineVerdict(tuple(rows), _lipsync(baseline, clip, arrays, frames), baseline=path.name)
 
 
 def _figures(stage: str, reference: Array, measured: Array) -> Figures:

@@ -1,18 +1,21 @@
-"""Parity: compiled against full precision, program by program on recorded calls, then a whole clip, then the mouth."""
+"""Parity: compiled against full precision, program by program on recorded calls, then what each input changes, then a whole clip
+and its mouth."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...core.bundle import Bundle, Figures
 from ...core.bundle.agreement import demands, falls_short, figures, lowest
 from ...core.bundle.golden import GOLDEN, GOLDEN_INDEX, Given, Golden, compare
+from ...core.bundle.reactions import Reactions
 from ...core.errors import BundleError, InputError
 from ...core.metrics.lipsync import lipsync
 from ...core.metrics.psnr import in_words
@@ -21,9 +24,7 @@ from ..engines.base import Array, Engine
 from ..play.pictures import to_signed
 from ..play.player import Player, PlayerConfig
 from ..play.speech import normalise_loudness
-
-if TYPE_CHECKING:
-    pass
+from .reactions import Reaction, reactions_of
 
 LIPSYNC_SHARE = 0.95  # of full precision's lip-sync that a compiled bundle must keep
 OPEN_IN_SILENCE = 0.10  # of its opening in speech, at most
@@ -129,16 +130,17 @@ class ShutMouth:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All rows, the lip-sync, and the mouth in silence where that was asked for. What was not judged has neither passed nor failed,
-    and says why."""
+    """All rows, what each input changes, the lip-sync, and the mouth in silence where that was asked for. What was not judged has
+    neither passed nor failed, and says why."""
 
     rows: tuple[Row, ...]
     lipsync: Lipsync = Lipsync()
+    reactions: tuple[Reaction, ...] = ()
     silence: ShutMouth | None = None
 
     @property
-    def parts(self) -> tuple[Row | Lipsync | ShutMouth, ...]:
-        return (*self.rows, self.lipsync, *([] if self.silence is None else [self.silence]))
+    def parts(self) -> tuple[Row | Reaction | Lipsync | ShutMouth, ...]:
+        return (*self.rows, *self.reactions, self.lipsync, *([] if self.silence is None else [self.silence]))
 
     @property
     def failed(self) -> bool:
@@ -160,12 +162,13 @@ class Verdict:
         return {
             "passed": self.passed, "complete": self.complete, "lipsync": self.lipsync.to_dict(),
             "silence": None if self.silence is None else self.silence.to_dict(),
-            "rows": [row.to_dict() for row in self.rows],
+            "rows": [row.to_dict() for row in self.rows], "inputs": [reaction.to_dict() for reaction in self.reactions],
         }  # fmt: skip
 
     def summary(self) -> str:
         """The figures in a line."""
         measured = [f"{row.name} {in_words(row.measured.psnr_db)}" for row in self.rows if not row.missing]
+        measured += [f"{each.name} keeps {each.share:.1%}" for each in self.reactions if each.share is not None]
         return f"{', '.join(measured)}. {self.sentence()}"
 
     def sentence(self) -> str:
@@ -181,7 +184,8 @@ class Verdict:
 
 
 def verify(bundle: Bundle, engine: Engine, baseline: Path | None = None, progress: Progress = lambda *_: None) -> Verdict:
-    """Compares `engine` playing `bundle` with the bundle's recorded full-precision run, or with `baseline`'s latents and frames.
+    """Compares `engine` playing `bundle` with the bundle's recorded full-precision run, or with `baseline`'s latents and frames,
+    and what each input changes with what it changed there.
 
     A program that is given what another one makes is asked for no more than that one.
 
@@ -205,9 +209,10 @@ def verify(bundle: Bundle, engine: Engine, baseline: Path | None = None, progres
     compare(golden, engine.run, done=judge)
     unheard = [name for name in bundle.manifest.programs if name not in golden.index["programs"]]
     rows += [Row(name, Figures(), wanted.get(name, Figures()), NO_CALLS) for name in unheard]
+    reactions = reactions_of(bundle, golden, engine, partial(progress, "inputs"))
     if not golden.index["clip"]:  # its programs are too large for a clip to be made in full precision at export
         rows += [Row(name, Figures(), wanted.get(name, Figures()), NO_CLIP) for name in ("latents", "frames")]
-        return Verdict(tuple(rows))
+        return Verdict(tuple(rows), reactions=reactions)
     clip, settings = {name: golden.tensors[key] for name, key in golden.index["clip"].items()}, golden.index["settings"]
     player = Player(PlayerConfig.of(bundle), engine)
     made = player.generate(clip["portrait"], clip["speech"], settings["prompt"], settings["seed"])
@@ -219,7 +224,7 @@ def verify(bundle: Bundle, engine: Engine, baseline: Path | None = None, progres
     box = tuple(settings["mouth_box"])
     fps = bundle.clip.fps
     before, after = (lipsync(video, clip["speech"], box, fps) for video in (reference["frames"], frames))
-    return Verdict(tuple(rows), Lipsync(before, after))
+    return Verdict(tuple(rows), Lipsync(before, after), reactions)
 
 
 def read_golden(bundle: Bundle) -> Golden:
@@ -245,7 +250,8 @@ def read_golden(bundle: Bundle) -> Golden:
             raise KeyError(missing[0] if missing else "settings")
         if not index["programs"]:
             raise KeyError("it records no program")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        Reactions.of(index, tensors)
+    except (ValueError, KeyError, TypeError, AttributeError, BundleError) as error:
         raise BundleError(f"{GOLDEN_INDEX} of {bundle.root} is damaged ({error}). Export the bundle again.") from error
     return Golden(tensors, index)
 

@@ -60,9 +60,8 @@ def ratios(before: Kept, now: Kept) -> list[str]:
         if then is None:
             lines.append(f"{name:{width}}  {'new':>16}  {1000 * median:9.3f} ms")
         else:
-            lines.append(
-                f"{name:{width}}  {1000 * then[0]:13.3f} ms  {1000 * median:9.3f} ms  {then[0] / median:5.2f}  {then[1] / fastest:7.2f}"
-            )
+            ratios = f"{then[0] / median:5.2f}  {then[1] / fastest:7.2f}"
+            lines.append(f"{name:{width}}  {1000 * then[0]:13.3f} ms  {1000 * median:9.3f} ms  {ratios}")
     lines += [f"{name:{width}}  was not run now" for name in sorted(before.seconds.keys() - now.seconds.keys())]
     return lines
 

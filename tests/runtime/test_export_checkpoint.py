@@ -35,7 +35,7 @@ from echoedge.runtime.export.jobs import Done, Job, JobRunner, record_path
 from echoedge.runtime.export.pipeline import export_bundle, jobs_of, work_folder
 from echoedge.runtime.export.record import fitting_of, record_decoders, record_encoders, record_step
 from echoedge.runtime.export.request import ExportRequest
-from echoedge.runtime.play.material import Material
+from echoedge.runtime.play.material import Material, demo_material
 from echoedge.runtime.play.player import Player, PlayerConfig
 from echoedge.runtime.play.reference import Reference, Settings
 from echoedge.runtime.verify.parity import NO_CLIP, read_golden, verify
@@ -76,6 +76,7 @@ def request_for(
             for clip in clips
         ),
     }  # fmt: skip
+    given |= {"other": demo_material(given["clips"][0], whole=False, number=1)}
     chosen = ExecuTorch().options(**(options or {}))
     return ExportRequest(source=CheckpointSource(str(folder), variant, sizes), recipe=recipe, options=chosen, **given | changes)
 

@@ -97,7 +97,7 @@ def test_full_precision_equals_itself(bundle: Bundle) -> None:
 def test_progress_counts_programs_and_the_clip(bundle: Bundle) -> None:
     told: list[tuple[str, int, int]] = []
     verify(bundle, small_engine(), progress=lambda *step: told.append(step))
-    assert told == [*(("programs", i, 10) for i in range(1, 11)), ("clip", 1, 1)]
+    assert told == [*(("programs", i, 10) for i in range(1, 11)), *(("inputs", i, 6) for i in range(1, 7)), ("clip", 1, 1)]
 
 
 # ---- what fails ------------------------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_a_bundle_without_a_clip_says_so(bundle_path: Path, tmp_path: Path, inde
     assert verdict.lipsync.unjudged == NO_CLIP
     assert verdict.passed
     assert not verdict.complete
-    assert verdict.sentence() == "What was judged is equal within the bundle's thresholds; 3 of 13 rows were not judged."
+    assert verdict.sentence() == "What was judged is equal within the bundle's thresholds; 3 of 18 rows were not judged."
 
 
 def test_a_program_without_recorded_calls_says_so(bundle_path: Path, tmp_path: Path, index: dict[str, Mapping]) -> None:
@@ -248,7 +248,7 @@ def test_a_bundle_that_demands_nothing_proves_nothing(bundle: Bundle) -> None:
     verdict = verify(lenient, small_engine())
     assert {row.unjudged for row in verdict.rows} == {NOTHING_DEMANDED}
     assert not any(row.passed or row.failed for row in verdict.rows)
-    alone = replace(verdict, lipsync=Lipsync())
+    alone = replace(verdict, lipsync=Lipsync(), reactions=())
     assert not alone.passed
     assert not alone.failed
     assert alone.sentence() == "Nothing was judged: this says nothing about the bundle."
@@ -396,7 +396,7 @@ def test_a_mouth_that_chatters_in_silence_fails(nano_bundle: Bundle) -> None:
     assert told == [(1, 1)] * 2
     assert sound.passed and chatter.failed
     assert chatter.measured.opening > 0.5
-    equal = Verdict((Row("latents", Figures(psnr_db=60), Figures(psnr_db=40)),), Lipsync(0.9, 0.9), sound)
+    equal = Verdict((Row("latents", Figures(psnr_db=60), Figures(psnr_db=40)),), Lipsync(0.9, 0.9), silence=sound)
     assert equal.passed and equal.complete
     assert replace(equal, silence=chatter).failed
     assert replace(equal, silence=chatter).to_dict()["silence"] == {
@@ -523,6 +523,7 @@ def test_a_verdict_for_scripts() -> None:
             "judged": True, "reason": None, "passed": True,
             "reference": 0.6123, "measured": 0.6, "demanded_share": LIPSYNC_SHARE, "clips": 1,
         },
+        "inputs": [],
         "rows": [
             {
                 "name": "denoise",
