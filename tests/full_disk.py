@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from functools import cache
@@ -16,19 +15,13 @@ _IN_A_SPACE_OF_ITS_OWN = ("unshare", "--user", "--map-root-user", "--mount", "sh
 _MOUNT = 'mount -t tmpfs -o "$1" tmpfs "$2"; shift 2; exec "$@"'
 
 
-def on_a_disk(folder: Path, options: str, *command: object, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Runs a command for which `folder` is another, empty disk, mounted with `options` (size=4m). It is gone when the command ends.
-    A test is skipped where users may not mount."""
+def told_on_a_disk(folder: Path, options: str, script: str, *arguments: object) -> Any:
+    """What a Python script prints as JSON in its last line. For it, `folder`, its first argument, is another, empty disk, mounted
+    with `options` (size=4m), which is gone when it ends. A test is skipped where users may not mount."""
     if why := _cannot_mount():
         pytest.skip(f"no file system can be mounted here: {why}")
-    words = [*_IN_A_SPACE_OF_ITS_OWN, _MOUNT, "sh", options, str(folder), *map(str, command)]
-    environment = os.environ | {"COLUMNS": "300"}
-    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, env=environment, **more)
-
-
-def told_on_a_disk(folder: Path, options: str, script: str, *arguments: object) -> Any:
-    """What a Python script prints as JSON in its last line, run by `on_a_disk`."""
-    ended = on_a_disk(folder, options, sys.executable, "-c", script, folder, *arguments)
+    words = [*_IN_A_SPACE_OF_ITS_OWN, _MOUNT, "sh", options, folder, sys.executable, "-c", script, folder, *arguments]
+    ended = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout.splitlines()[-1])
 

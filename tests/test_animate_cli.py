@@ -288,9 +288,9 @@ def test_an_interrupted_film_leaves_nothing(number: signal.Signals, given: dict[
     command = [sys.executable, "-m", "echoedge.cli", *map(str, arguments(given | {"--audio": tmp_path / "long.wav"}))]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list(folder.iterdir()) and running.poll() is None and time.monotonic() < deadline:
+    while not list(folder.glob(".clip*.partial.mp4")) and running.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert [path.name.startswith(".clip") for path in folder.iterdir()] == [True], "it has not begun"
+    assert list(folder.glob(".clip*.partial.mp4")), "it has not begun"
     time.sleep(0.2)
     running.send_signal(number)
     _, told = running.communicate(timeout=60)

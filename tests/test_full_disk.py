@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 from echoedge.core.weights.nano import assets
 
-from .full_disk import on_a_disk, told_on_a_disk
+from .full_disk import told_on_a_disk
 
 DEMO = assets() / "demo"
 
@@ -168,61 +165,77 @@ def test_a_disk_that_is_full_at_any_point_of_a_film(disk: Path) -> None:
     assert pages <= first <= pages + 1 and first > 5
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["animate", "BUNDLE", "--image", DEMO / "ada.png", "--audio", DEMO / "hello.wav", "--out", "clip.mp4"],
-        ["export", "--frames", "5", "--out", "a.echoedge"],
-        ["train", "nano", "--clips", "64", "--workdir", "training", "--out", "w.safetensors"],
-        [
-            "quantize",
-            "search",
-            "--max-bytes",
-            "100000000",
-            "--clips",
-            "1",
-            "--played",
-            "2",
-            "--work",
-            "searching",
-            "--out",
-            "r.json",
-        ],
-    ],
-    ids=lambda command: str(command[0]),
-)
-def test_a_command_on_a_full_disk_says_so(command: list[object], disk: Path, bundle_path: Path) -> None:
-    words = [bundle_path if word == "BUNDLE" else word for word in command]
-    script = 'cd "$1"; shift; "$@"; status=$?; find . -type f ! -size 0; exit $status'
-    ended = on_a_disk(disk, "size=12k", "sh", "-c", script, "sh", disk, sys.executable, "-m", "echoedge.cli", *words)
-    assert ended.returncode == 2, ended
-    (sentence,) = [line for line in ended.stderr.splitlines() if ": " in line and "Playing" not in line]
-    assert sentence.startswith("resource: ") and ("The disk is full" in sentence or "of disk is needed for" in sentence), sentence
-    assert set(ended.stdout.split()) <= {"./searching/.echoedge-work", "./training/.echoedge-work", "./searching/.lock"}
+VERBS = """
+import json, os, sys
+from pathlib import Path
+import echoedge
+from echoedge import api
+from echoedge.core.errors import EchoEdgeError
+
+os.chdir(sys.argv[1])
+image, audio, bundle = sys.argv[2:]
+verbs = {
+    "animate": lambda: api.animate(bundle, image=image, audio=audio, out="clip.mp4"),
+    "export": lambda: api.export("a.echoedge", frames=5),
+    "train": lambda: api.train("w.safetensors", workdir="training", clips=64),
+    "search": lambda: api.search_recipe("r.json", max_bytes=100_000_000, clips=1, work="searching"),
+}
+told = {}
+for name, verb in verbs.items():
+    try:
+        verb()
+        told[name] = ["", "nothing was raised", []]
+    except EchoEdgeError as error:
+        told[name] = [type(error).__name__, str(error), sorted(os.listdir())]
+    for path in sorted(Path().rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+print(json.dumps(told))
+"""
+
+
+def test_a_command_on_a_full_disk_says_so(disk: Path, bundle_path: Path) -> None:
+    told = told_on_a_disk(disk, "size=12k", VERBS, DEMO / "ada.png", DEMO / "hello.wav", bundle_path)
+    assert list(told) == ["animate", "export", "train", "search"]
+    for verb, (kind, sentence, left) in told.items():
+        assert kind == "ResourceError", (verb, sentence)
+        assert any(part in sentence for part in SAYS["disk"]), (verb, sentence)
+        assert left == (["searching"] if verb == "search" else []), (verb, left)
 
 
 # ---- disks that may not be written -----------------------------------------------------------------------------------------------
 
 
+READ_ONLY = """
+import json, os, shutil, subprocess, sys
+from pathlib import Path
+from echoedge import api
+from echoedge.core.errors import OutputError
+
+disk = Path(sys.argv[1])
+image, audio, source, film = sys.argv[2:]
+bundle = disk / "a b\u00fcro.echoedge"
+shutil.copytree(source, bundle)
+subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+told = []
+api.animate(bundle, image=image, audio=audio, out=film)
+passed = api.verify(bundle, record=True, warn=told.append).passed
+(speed,) = api.bench(bundle, record=True, runs=1, warn=told.append)
+try:
+    api.animate(bundle, image=image, audio=audio, out=disk / "clip.mp4")
+except OutputError as error:
+    told.append(str(error))
+print(json.dumps([passed, speed.fps, told, sorted(os.listdir(disk))]))
+"""
+
+
 def test_a_bundle_on_a_disk_that_may_not_be_written_plays(disk: Path, bundle_path: Path, tmp_path: Path) -> None:
     """Played, verified and timed; a record that is asked for is not kept, and that is said in one line."""
-    bundle, film = disk / "a büro.echoedge", tmp_path / "clip é.mp4"
-    shutil.copytree(bundle_path, tmp_path / "from")
-    echoedge = f'"{sys.executable}" -m echoedge.cli'
-    script = f"""
-        cp -r "{tmp_path / "from"}" "{bundle}"; mount -o remount,ro "{disk}"; test ! -w "{bundle}"
-        {echoedge} animate "{bundle}" --image "{DEMO / "ada.png"}" --audio "{DEMO / "hello.wav"}" --out "{film}" >&2
-        {echoedge} verify "{bundle}" --record --json
-        {echoedge} bench "{bundle}" --record --runs 1 --json
-        ! {echoedge} animate "{bundle}" --image "{DEMO / "ada.png"}" --audio "{DEMO / "hello.wav"}" --out "{disk / "clip.mp4"}"
-        find "{disk}" -newer "{film}"
-    """
-    ended = on_a_disk(disk, "size=64m", "sh", "-ec", script)
-    assert ended.returncode == 0, ended.stderr
-    verdict, speed = ended.stdout.splitlines()
-    assert '"passed": true' in verdict and '"fps"' in speed
-    told = [line for line in ended.stderr.splitlines() if "records cannot be written: the figures are not kept." in line]
-    assert len(told) == 2
-    assert "clip.mp4 cannot be written (Read-only file system" in ended.stderr
-    assert film.stat().st_size > 1000
-    assert os.listdir(disk) == []  # it was another disk
+    film = tmp_path / "clip é.mp4"
+    given = (DEMO / "ada.png", DEMO / "hello.wav", bundle_path, film)
+    passed, fps, told, left = told_on_a_disk(disk, "size=64m", READ_ONLY, *given)
+    assert passed and fps > 0 and film.stat().st_size > 1000
+    records = disk / "a büro.echoedge" / "records"
+    line = f"{records} cannot be written: the figures are not kept. Copy the bundle to where you may write, to keep them."
+    assert told[:2] == [line, line]
+    assert "clip.mp4 cannot be written (Read-only file system" in told[2] and len(told) == 3
+    assert left == [records.parent.name]
