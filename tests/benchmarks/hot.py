@@ -61,7 +61,8 @@ def ratios(before: Kept, now: Kept) -> list[str]:
             lines.append(f"{name:{width}}  {'new':>16}  {1000 * median:9.3f} ms")
         else:
             lines.append(
-                f"{name:{width}}  {1000 * then[0]:13.3f} ms  {1000 * median:9.3f} ms  {then[0] / median:5.2f}  {then[1] / fastest:7.2f}"
+                f"{name:{width}}  {1000 * then[0]:13.3f} ms  {1000 * median:9.3f} ms  {then[0] / median:5.2f}  "
+                f"{then[1] / fastest:7.2f}"
             )
     lines += [f"{name:{width}}  was not run now" for name in sorted(before.seconds.keys() - now.seconds.keys())]
     return lines
