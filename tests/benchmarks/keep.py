@@ -185,8 +185,9 @@ def keep_published(path: Path) -> None:
         hardware=f"{run.device}, another's",
         versions={},
         conditions=(
-            f"Published by others, copied on the day below and not measured here: flash in {run.precision} with the released weights, the workload of the "
-            f"preset {run.preset}. The stages are those of the first of two runs; the second was made under another load."
+            f"Published by others, copied on the day below and not measured here: flash in {run.precision} with the released "
+            f"weights, the workload of the preset {run.preset}. The stages are those of the first of two runs; the second was made "
+            "under another load."
         ),
         figures={"stages": stages, "totals": totals},
     )
