@@ -4,6 +4,8 @@
     python tests/benchmarks/keep.py operators OUT.json                               echoedge bench-operators … --json > OUT.json
     python tests/benchmarks/keep.py quantisation OUT.json                            echoedge quantize compare --out OUT.json
     python tests/benchmarks/keep.py hearing FLASH.json PREVIEW.json COMPILED.json    echoedge checkpoint hearing … --json
+    python tests/benchmarks/keep.py baseline BASELINE.json …                         echoedge baseline record --out BASELINE.json
+    python tests/benchmarks/keep.py published                                        what others have published
 
 Run it on the machine that measured, on the day that it did: the record names both. Then `make figures`.
 """
@@ -16,11 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from echoedge.core.bundle.baseline import Baseline
 from echoedge.core.config import FLASH, ClipSpec
+from echoedge.core.config import preset as preset_of
 from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
 from echoedge.core.versions import library_versions
 from echoedge.docs.figures import RECORDS, REPOSITORY, Row, write_figures
 from echoedge.runtime.bench.clip import device_name
+from echoedge.runtime.bench.presets import PRESETS, PUBLISHED
 from echoedge.targets.rewrites.savings import savings
 
 TEXT_ROWS = 64
@@ -122,7 +127,75 @@ def keep_hearing(path: Path, flash: dict[str, Any], preview: dict[str, Any], com
     )
 
 
-KINDS: dict[str, tuple[str, int, Callable[..., None]]] = {  # the record's name, how many files, what keeps them
+def keep_baseline(path: Path, *told: dict[str, Any]) -> None:
+    """Every way that the baselines were measured in, and, of each preset, that it has not run on a GPU where none of them did."""
+    baselines = [Baseline.model_validate_json(json.dumps(one), strict=True) for one in told]
+    measured = [(one, record) for one in baselines for record in one.measured]
+    rows: list[Row] = []
+    for baseline, record in measured:
+        way = f"{record.mode}, {'with' if record.savings else 'without'} savings"
+        layers = "" if record.workload.layers == preset_of(baseline.model).layers else f", {record.workload.layers} layers"
+        peak = record.peak_rss_bytes if record.peak_device_bytes is None else record.peak_device_bytes
+        rows.append(
+            {
+                "preset": f"{baseline.preset}{layers}", "decoder": baseline.decoder, "device": record.machine.kind,
+                "precision": baseline.precision, "way": way, "clip_ms": record.clip.median, "cpu_ms": record.cpu_ms,
+                **{f"{stage}_ms": spread.median for stage, spread in record.stages.items()}, "step_ms": record.step.median,
+                "first_load_ms": record.first_load_ms, "fps": record.fps, "peak_mb": peak / 1e6, "runs": record.runs,
+                "load": record.load_average_after,
+            }
+        )  # fmt: skip
+    on_gpu = {baseline.preset for baseline, record in measured if record.machine.kind == "cuda"}
+    for name in PRESETS:
+        if name not in on_gpu:
+            rows.append(dict.fromkeys(rows[0]) | {"preset": name, "device": "cuda", "way": "not run on a GPU"})
+    weights: list[Row] = [
+        {"preset": baseline.preset, "component": name, "sha256": digest[:16]}
+        for baseline in baselines
+        for name, digest in baseline.weights.components.items()
+    ]
+    first = measured[0][1]
+    write_figures(
+        path,
+        command="echoedge baseline record --preset NAME --threads 1",
+        source="the same command, kept with `python tests/benchmarks/keep.py baseline BASELINE.json …`.",
+        hardware=first.device,
+        versions=first.versions,
+        conditions=(
+            "The full-precision model in PyTorch, one clip of the preset's shape after a first one; medians of wall time, on "
+            f"{first.threads} thread of a machine that other programs were using: wall times are several times the CPU times. "
+            "Weights of a seed are drawn (`random:0`), those of nano are its own."
+        ),
+        figures={"measured": rows, "weights": weights},
+    )
+
+
+def keep_published(path: Path) -> None:
+    """What somebody else has published of a preset's workload."""
+    run = PUBLISHED
+    stages: list[Row] = [{"stage": stage, "seconds": seconds} for stage, seconds in run.stage_seconds.items()]
+    totals: list[Row] = [
+        {"run": number, "seconds": seconds, "peak_process_gib": peak}
+        for number, (seconds, peak) in enumerate(zip(run.total_seconds, run.peak_process_gib, strict=True), 1)
+    ]
+    write_figures(
+        path,
+        command="echomimic-mlx-smoke, of another project",
+        source=f"{run.source}, its page on the first smoke run; `python tests/benchmarks/keep.py published` writes this file.",
+        hardware=f"{run.device}, another's",
+        versions={},
+        conditions=(
+            f"Published by others, copied on the day below and not measured here: flash in {run.precision} with the released "
+            f"weights, the workload of the preset {run.preset}. The stages are those of the first of two runs; the second was made "
+            "under another load."
+        ),
+        figures={"stages": stages, "totals": totals},
+    )
+
+
+KINDS: dict[str, tuple[str, int | None, Callable[..., None]]] = {  # the record's name, how many files, what keeps them
+    "baseline": ("baseline", None, keep_baseline),
+    "published": ("published", 0, keep_published),
     "savings": ("hoist-savings", 0, keep_savings),
     "operators": ("operators", 1, keep_operators),
     "quantisation": ("quantisation", 1, keep_quantisation),
@@ -136,7 +209,9 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, help="what the commands have printed")
     given = parser.parse_args()
     name, count, keep = KINDS[given.kind]
-    if len(given.files) != count:
+    if count is None and not given.files:
+        parser.error(f"{given.kind} takes one file at least")
+    if count is not None and len(given.files) != count:
         parser.error(f"{given.kind} takes {count} files, not {len(given.files)}")
     keep(REPOSITORY / RECORDS / f"{name}.json", *(json.loads(path.read_text(encoding="utf-8")) for path in given.files))
 

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from echoedge.docs.figures import RECORDS, REPOSITORY, Measurement, read_records
+from echoedge.runtime.bench.presets import PRESETS
 from echoedge.runtime.studies.hearing_study import ContextRow
 
-from .keep import keep_hearing, keep_operators, keep_quantisation, keep_savings
+from ..bench_records import bench_record
+from .keep import keep_baseline, keep_hearing, keep_operators, keep_published, keep_quantisation, keep_savings
 
 COMMITTED = read_records(REPOSITORY / RECORDS)
 
@@ -30,6 +32,31 @@ def test_the_committed_savings_are_those_of_the_code(tmp_path: Path) -> None:
     record = kept(tmp_path, "hoist-savings", keep_savings)
     assert record.figures == COMMITTED["hoist-savings"].figures
     assert record.conditions == COMMITTED["hoist-savings"].conditions
+
+
+def test_the_committed_published_run_is_the_one_of_the_code(tmp_path: Path) -> None:
+    record = kept(tmp_path, "published", keep_published)
+    assert record.figures == COMMITTED["published"].figures
+    assert sum(float(str(row["seconds"])) for row in record.figures["stages"]) == pytest.approx(72.08)
+
+
+def test_a_baseline_is_kept_and_says_what_has_not_run_on_a_gpu(tmp_path: Path) -> None:
+    measured = [bench_record(workload={"preset": "nano"}, savings=saved, mode="eager").to_dict() for saved in (True, False)]
+    told = {
+        "format": "echoedge.baseline/1", "preset": "nano", "model": "nano", "layers": 6, "precision": "fp32", "decoder": "full",
+        "weights": {"kind": "built-in", "seed": None, "components": {"vae": "a" * 64}, "source_sha256": None}, "plan": {},
+        "clip": {"height": 64, "width": 64, "frames": 25, "fps": 25, "sample_rate": 16000}, "prompt": "", "seed": 0,
+        "mouth_box": None, "noise_sha256": "b" * 64, "frames_kept": [0], "measured": measured,
+        "arrays": {"name": "a.safetensors", "sha256": "c" * 64, "bytes": 1},
+    }  # fmt: skip
+    record = kept(tmp_path, "baseline", keep_baseline, told)
+    assert fields(record) == fields(COMMITTED["baseline"])
+    rows = record.figures["measured"]
+    assert [row["way"] for row in rows[:2]] == ["eager, with savings", "eager, without savings"]
+    assert {row["preset"] for row in rows if row["way"] == "not run on a GPU"} == set(PRESETS)
+    on_gpu = [one | {"machine": one["machine"] | {"kind": "cuda"}} for one in measured]
+    rows = kept(tmp_path, "baseline", keep_baseline, told | {"measured": on_gpu}).figures["measured"]
+    assert {row["preset"] for row in rows if row["way"] == "not run on a GPU"} == set(PRESETS) - {"nano"}
 
 
 def test_operators_are_kept(tmp_path: Path) -> None:
