@@ -4,6 +4,7 @@
     python tests/benchmarks/keep.py operators OUT.json                               echoedge bench-operators … --json > OUT.json
     python tests/benchmarks/keep.py quantisation OUT.json                            echoedge quantize compare --out OUT.json
     python tests/benchmarks/keep.py hearing FLASH.json PREVIEW.json COMPILED.json    echoedge checkpoint hearing … --json
+    python tests/benchmarks/keep.py inputs BUNDLE/records/*-verify-*.json …          echoedge verify BUNDLE --record, of each bundle
 
 Run it on the machine that measured, on the day that it did: the record names both. Then `make figures`.
 """
@@ -122,11 +123,40 @@ def keep_hearing(path: Path, flash: dict[str, Any], preview: dict[str, Any], com
     )
 
 
+def keep_inputs(path: Path, *told: dict[str, Any]) -> None:
+    if len({(record["device"], json.dumps(record["versions"])) for record in told}) > 1:
+        raise SystemExit("Give records of one machine with one set of versions.")
+    fields = ("size", "share", "cosine")
+    write_figures(
+        path,
+        command="echoedge verify BUNDLE --record",
+        source="the same command, of a bundle of each kind, kept with `python tests/benchmarks/keep.py inputs RECORD.json …`.",
+        hardware=told[0]["device"],
+        versions=told[0]["versions"],
+        conditions=(
+            "nano. Of the velocity in the first step and window: what another prompt, voice, portrait as it is recognised, "
+            "portrait as the first frame, and seed change alone in full precision, over the velocity (RMS); the share of that "
+            "change, in its direction, that the compiled bundle keeps; the cosine between the two changes."
+        ),
+        figures={
+            "kept": [
+                {"weights": record["engine"]["weights"], "input": each["name"]}
+                | {field: each[field] for field in fields}
+                | {"demanded": each["demanded"]["share"]}
+                for record in told
+                for each in record["figures"]["inputs"]
+            ]
+        },
+    )
+
+
+ANY = -1  # number of files
 KINDS: dict[str, tuple[str, int, Callable[..., None]]] = {  # the record's name, how many files, what keeps them
     "savings": ("hoist-savings", 0, keep_savings),
     "operators": ("operators", 1, keep_operators),
     "quantisation": ("quantisation", 1, keep_quantisation),
     "hearing": ("hearing", 3, keep_hearing),
+    "inputs": ("inputs", ANY, keep_inputs),
 }
 
 
@@ -136,8 +166,8 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, help="what the commands have printed")
     given = parser.parse_args()
     name, count, keep = KINDS[given.kind]
-    if len(given.files) != count:
-        parser.error(f"{given.kind} takes {count} files, not {len(given.files)}")
+    if len(given.files) != count and not (count == ANY and given.files):
+        parser.error(f"{given.kind} takes {'some' if count == ANY else count} files, not {len(given.files)}")
     keep(REPOSITORY / RECORDS / f"{name}.json", *(json.loads(path.read_text(encoding="utf-8")) for path in given.files))
 
 
