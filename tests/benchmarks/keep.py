@@ -6,6 +6,7 @@
     python tests/benchmarks/keep.py hearing FLASH.json PREVIEW.json COMPILED.json    echoedge checkpoint hearing … --json
     python tests/benchmarks/keep.py baseline BASELINE.json …                         echoedge baseline record --out BASELINE.json
     python tests/benchmarks/keep.py published                                        what others have published
+    python tests/benchmarks/keep.py inputs BUNDLE/records/*-verify-*.json …          echoedge verify BUNDLE --record, of each bundle
 
 Run it on the machine that measured, on the day that it did: the record names both. Then `make figures`.
 """
@@ -193,6 +194,33 @@ def keep_published(path: Path) -> None:
     )
 
 
+def keep_inputs(path: Path, *told: dict[str, Any]) -> None:
+    if len({(record["device"], json.dumps(record["versions"])) for record in told}) > 1:
+        raise SystemExit("Give records of one machine with one set of versions.")
+    fields = ("size", "share", "cosine")
+    write_figures(
+        path,
+        command="echoedge verify BUNDLE --record",
+        source="the same command, of a bundle of each kind, kept with `python tests/benchmarks/keep.py inputs RECORD.json …`.",
+        hardware=told[0]["device"],
+        versions=told[0]["versions"],
+        conditions=(
+            "nano. Of the velocity in the first step and window: what another prompt, voice, portrait as it is recognised, "
+            "portrait as the first frame, and seed change alone in full precision, over the velocity (RMS); the share of that "
+            "change, in its direction, that the compiled bundle keeps; the cosine between the two changes."
+        ),
+        figures={
+            "kept": [
+                {"weights": record["engine"]["weights"], "input": each["name"]}
+                | {field: each[field] for field in fields}
+                | {"demanded": each["demanded"]["share"]}
+                for record in told
+                for each in record["figures"]["inputs"]
+            ]
+        },
+    )
+
+
 KINDS: dict[str, tuple[str, int | None, Callable[..., None]]] = {  # the record's name, how many files, what keeps them
     "baseline": ("baseline", None, keep_baseline),
     "published": ("published", 0, keep_published),
@@ -200,6 +228,7 @@ KINDS: dict[str, tuple[str, int | None, Callable[..., None]]] = {  # the record'
     "operators": ("operators", 1, keep_operators),
     "quantisation": ("quantisation", 1, keep_quantisation),
     "hearing": ("hearing", 3, keep_hearing),
+    "inputs": ("inputs", None, keep_inputs),
 }
 
 

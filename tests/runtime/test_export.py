@@ -16,6 +16,7 @@ import torch
 from echoedge.core import memory
 from echoedge.core.bundle import CONDITION_PROGRAMS, MANIFEST, Bundle, FolderArtifact, PteFile
 from echoedge.core.bundle.golden import GOLDEN, GOLDEN_INDEX, Golden, compare
+from echoedge.core.bundle.reactions import Reactions
 from echoedge.core.errors import ConfigError, EngineError, ExportError, OutputError, ResourceError
 from echoedge.core.plan.samplers import FeatureReuse
 from echoedge.core.versions import LIBRARIES, library_versions
@@ -231,7 +232,10 @@ def test_every_method_has_a_recorded_call(index: dict[str, Any]) -> None:
 def test_the_index_names_every_golden_array_and_no_other(index: dict[str, Any], bundle: Bundle) -> None:
     calls = [call for methods in index["programs"].values() for calls in methods.values() for call in calls]
     named = {key for call in calls for key in (*call["inputs"], *call["outputs"])} | set(index["clip"].values())
-    assert named == set(bundle.read_tensors(GOLDEN))
+    tensors = bundle.read_tensors(GOLDEN)
+    reactions = Reactions.of(index, tensors)
+    assert reactions is not None
+    assert named | {*reactions.keys} == set(tensors)
 
 
 def test_recorded_outputs_are_the_models(index: dict[str, Any], bundle: Bundle) -> None:
