@@ -24,7 +24,6 @@ from .accounts import NEEDED_FOR
 from .checkpoints import Weights
 from .random_checkpoint import RandomFile, draw, random_files, statistics
 
-
 _AT_ONCE = 8  # tensors that are read together: a file is opened for each reading
 
 
