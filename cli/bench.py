@@ -71,10 +71,10 @@ def bench(
             bundle, engines=engines, runs=runs, clip=shape_of(clip), decoder=decoder, prompts=prompts, prompt=prompt,
             threads=threads, baseline=baseline, record=record, progress=progress, warn=warn,
         )  # fmt: skip
-    compared = None if baseline is None else api.compare_benches([baseline], found)
+    beside = None if baseline is None else api.compare_benches([baseline], found)
     if as_json:
-        print(json.dumps([one.to_dict() for one in found] if compared is None else compared.to_dict()))
+        print(json.dumps([one.to_dict() for one in found] if beside is None else beside.to_dict()))
         return
     print_speeds(found)
-    if compared is not None:
-        print_compared(compared)
+    if beside is not None:
+        print_compared(beside)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from ..plan import check_seed
 from .accounts import NEEDED_FOR
 from .checkpoints import Weights
 from .random_checkpoint import RandomFile, draw, random_files, statistics
+
+_AT_ONCE = 8  # tensors that are read together: a file is opened for each reading
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class SeededWeights:
         return lambda names: {key: self._drawn(file, key).float() for key in names}
 
     def _file(self, name: ComponentName) -> RandomFile:
-        found = next((file for file in random_files(self.sizes, None, base=False) if file.component == name), None)
+        found = _files(self.sizes).get(name)
         if found is None or name == "text_encoder":
             raise CheckpointError(f"Weights of a seed have no {name}. Give a folder of weights that has it.")
         return found
@@ -79,11 +82,17 @@ class SeededWeights:
         return torch.cat([piece.to(file.dtype) for piece in pieces]).view(shape)
 
 
+@cache
+def _files(sizes: Architecture) -> Mapping[ComponentName, RandomFile]:
+    return {file.component: file for file in random_files(sizes, None, base=False)}
+
+
 def weights_sha256(weights: Weights, name: ComponentName, layout: EncoderConfig) -> str:
     """SHA-256 of a component's numbers, hex: whatever file or type holds them, the same numbers have the same one. Of each tensor,
     by name: a line `name [shape]`, then its values as little-endian float32."""
-    read = weights.reader(name, layout)
-    return _sha256((key, read([key])[key]) for key in sorted(layout.tensors()))
+    read, keys = weights.reader(name, layout), sorted(layout.tensors())
+    pieces = (read(keys[start : start + _AT_ONCE]) for start in range(0, len(keys), _AT_ONCE))
+    return _sha256((key, piece[key]) for piece in pieces for key in sorted(piece))
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:

@@ -135,7 +135,7 @@ def _components(decoder: str) -> tuple[ComponentName, ...]:
 
 
 def _digests(weights: Weights, sizes: Architecture, decoder: str) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for name in _components(decoder):
         layout = sizes.layout(name)
         assert layout is not None

@@ -108,7 +108,7 @@ def _lipsync(baseline: Baseline, clip: ClipSpec, arrays: Mapping[str, Array], fr
 
 def demanded_of(bundle: Bundle, reference: bool, precision: Precision, decoder: str) -> dict[str, Figures]:
     """By stage: the lowest of the bars of the programs that flow into it and of the type the baseline was computed in."""
-    bars = {program.role: program.demanded for program in bundle.manifest.programs.values()}
+    bars = {program.role: program.demanded or Figures() for program in bundle.manifest.programs.values()}
     other = [name for name in DECODE_PROGRAMS.values() if name != decoder]
     own = REFERENCE_BARS[precision]
     found = {}
