@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -22,12 +22,13 @@ from .words import (
 )
 
 RELEASED_PANEL = "With --model flash or preview, from --checkpoint"
+ONNX_PANEL = "With --target onnx"
 
 
 def export(
     context: typer.Context,
     model: Annotated[str, typer.Option(help="nano, flash or preview.")] = "nano",
-    target: Annotated[str, typer.Option(help="executorch. (coreml and onnx: not in this version.)")] = "executorch",
+    target: Annotated[str, typer.Option(help="executorch, or onnx: graphs for ONNX Runtime.")] = "executorch",
     weights: Annotated[str, typer.Option(help="fp32, int8, int4, mixed, or a recipe file (.json).")] = "int8",
     output: Annotated[Path, typer.Option("--out", help="The bundle to write, NAME.echoedge.", show_default=False)] = ...,  # type: ignore[assignment]
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the clip.", show_default="the model's, or 256x256")] = None,
@@ -90,17 +91,32 @@ def export(
             rich_help_panel=RELEASED_PANEL,
         ),
     ] = 6.0,
+    device: Annotated[
+        str, typer.Option(help="cpu, or cuda: what the graphs are for; they are proven on the CPU.", rich_help_panel=ONNX_PANEL)
+    ] = "cpu",
+    precision: Annotated[
+        str, typer.Option(help="fp32, or fp16, which is for cuda: processors compute it slowly.", rich_help_panel=ONNX_PANEL)
+    ] = "fp32",
+    inputs: Annotated[
+        str,
+        typer.Option(
+            help="blocks, whole or float: inputs of layers with fewer bits rounded to 8 bits in blocks, all with one scale (the "
+            "fastest on processors), or not at all.",
+            rich_help_panel=ONNX_PANEL,
+        ),
+    ] = "blocks",
 ) -> None:
     """Compile a model into a bundle. The same command goes on where a killed one stopped."""
     from ..core.config import preset
 
-    options: dict[str, Any] = {}
+    chosen = {"device": device, "precision": precision, "inputs": inputs}
+    usual = {"device": "cpu", "precision": "fp32", "inputs": "blocks"}
     if preset(model).name == "nano":
         refuse_options(context, RELEASED_PANEL, "goes with --model flash or preview", but=("checkpoint",))
     else:
-        chosen = {"layout": layout, "backend": backend, "way": way, "products": products}
-        usual = {"layout": "separate", "backend": "xnnpack", "way": "auto", "products": "fp32"}
-        options = {name: value for name, value in chosen.items() if value != usual[name]}  # a target refuses what it does not know
+        chosen |= {"layout": layout, "backend": backend, "way": way, "products": products}
+        usual |= {"layout": "separate", "backend": "xnnpack", "way": "auto", "products": "fp32"}
+    options = {name: value for name, value in chosen.items() if value != usual[name]}  # a target refuses what it does not know
     with bars(as_json) as progress:
         manifest = api.export(
             output, model=model, checkpoint=checkpoint, weights=weights, target=target, options=options,

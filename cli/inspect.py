@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ..core.bundle import Saving
 
 
+STATED = ("inputs", "accuracy_level")  # of a target's settings: how layers with fewer bits take what they are given
+
+
 def _print_savings(savings: tuple[Saving, ...], evaluations: int, times: dict[str, float] | None = None) -> None:
     from ..core.files import human_bytes
 
@@ -103,6 +106,9 @@ def inspect(
     branches = ", ".join(branch.name for branch in plan.branches)
     out.print(f"plan      {plan.solver_name}, {plan.steps} steps, shift {plan.shift:g}; branches: {branches}; {window}")
     out.print(f"weights   {escape(json.dumps({name: program.layers for name, program in manifest.programs.items()}))}")
+    stated = [f"{name.replace('_', ' ')} {manifest.weights.settings[name]}" for name in STATED if name in manifest.weights.settings]
+    target = [f"{manifest.target.name} {manifest.target.backend}", f"computes in {manifest.target.precision or 'fp32'}", *stated]
+    out.print(f"target    {escape(', '.join(target))}")
     out.print(f"source    {manifest.model.preset}, SHA-256 {manifest.model.source_sha256[:16]}…")
     out.print(f"made with {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}")
     held = {name.removesuffix("_bytes").replace("_", " "): n for name, n in manifest.memory.items() if isinstance(n, int)}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 
 LIBRARIES = ("echoedge", "torch", "torchao", "executorch", "diffusers", "numpy")
+OPTIONAL = ("onnx", "onnxscript", "onnxruntime")  # of extras: named where they are installed
 
 
 def library_versions() -> dict[str, str]:
     """Versions by name, read from what is installed without importing it; "not installed" where it is not."""
     versions = {}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *OPTIONAL):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
+            if name in LIBRARIES:
+                versions[name] = "not installed"
     return versions

@@ -48,6 +48,7 @@ def check_health(folders: Sequence[Path] = (), clean: bool = False) -> Health:
         "memory": lambda: f"{human_bytes(available_memory())} available",
         "libraries": lambda: ", ".join(f"{name} {version}" for name, version in library_versions().items()),
         "executorch": _xnnpack,
+        "onnxruntime": _onnxruntime,
         "video codec": h264_encoder,
         "nano": lambda: f"{sum(p.numel() for p in load_nano().dit.parameters()):,} parameters in the transformer",
     }
@@ -60,6 +61,17 @@ def _check(name: str, probe: Callable[[], str]) -> Check:
         return Check(name, True, probe())
     except (EchoEdgeError, ImportError, OSError, RuntimeError) as error:
         return Check(name, False, str(error))
+
+
+def _onnxruntime() -> str:
+    """Of an extra: that it is not there is nothing amiss."""
+    from ..targets.onnx.session import library
+
+    try:
+        here = library()
+    except EngineError:
+        return "not installed; pip install 'echoedge[onnx]' for --target onnx"
+    return f"{here.__version__}, {', '.join(here.get_available_providers())}"
 
 
 def _xnnpack() -> str:

@@ -27,7 +27,10 @@ class Registered:
     engine: str
 
 
-REGISTRY = {"executorch": Registered(".targets.executorch.target", ".runtime.engines.executorch")}
+REGISTRY = {
+    "executorch": Registered(".targets.executorch.target", ".runtime.engines.executorch"),
+    "onnx": Registered(".targets.onnx.target", ".runtime.engines.onnx"),
+}
 
 
 class BuiltUnit(Protocol):

@@ -94,6 +94,18 @@ class Target(Protocol, Generic[Options]):
         """Whether all units go into one file."""
         ...
 
+    def any_shape(self, role: str) -> bool:
+        """Whether one program of this role serves clips of every shape, though the shape changes what it takes."""
+        ...
+
+    def settings(self, options: Options) -> Mapping[str, Any]:
+        """What the manifest is to tell, beside the recipe, of how weights are stored and computed with."""
+        ...
+
+    def methods(self, unit: Unit) -> dict[str, Method]:
+        """The manifest's records of a unit's methods (`method_records`), with names for dimensions that the caller chooses."""
+        ...
+
     def lower(
         self, unit: Unit, label: str, recipe: WeightRecipe, options: Options, outside: str | None, fitting: Fitting
     ) -> Lowered:

@@ -111,9 +111,11 @@ def small_request(weights: str = "int8", target: str = "executorch") -> ExportRe
     return ExportRequest(source, (CLIP,), small_plan(), PRESETS[weights], (material,), other, target, text_rows=rows)
 
 
-def export_small(path: Path, weights: str = "int8", progress: Progress | Callable[..., None] = lambda *_: None) -> Manifest:
+def export_small(
+    path: Path, weights: str = "int8", progress: Progress | Callable[..., None] = lambda *_: None, target: str = "executorch"
+) -> Manifest:
     """The bundle of the small model; most of the time goes to lowering the denoiser."""
-    return export_bundle(small_request(weights), path, progress=progress)
+    return export_bundle(small_request(weights, target), path, progress=progress)
 
 
 def changed_bundle(path: Path, copy: Path, name: str, data: bytes) -> Path:

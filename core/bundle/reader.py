@@ -85,6 +85,17 @@ class Bundle:
         """Every shape that the bundle plays, the main one first."""
         return tuple(record.spec() for record in self.manifest.clips)
 
+    def plays(self, clip: ClipSpec) -> bool:
+        """Whether there are programs for clips of a shape: it is listed, or every program serves every shape and the portrait's
+        encoder takes portraits of that size."""
+        if clip in self.clips:
+            return True
+        programs, rate = self.manifest.programs.values(), (self.clip.fps, self.clip.sample_rate)
+        if any(program.clip is not None for program in programs) or (clip.fps, clip.sample_rate) != rate:
+            return False
+        size = self.input_shape("image_encoder", "portrait")[2:]
+        return clip.latent_frames > 1 and all(n in (-1, wanted) for n, wanted in zip(size, (clip.height, clip.width), strict=True))
+
     @property
     def bytes(self) -> int:
         """Of every file but the manifest and records."""

@@ -61,12 +61,15 @@ class Making:
 
 @dataclass(frozen=True)
 class Unit:
-    """One program to be: its role, its clip's shape (None: of every shape) and its methods. `blocks`: the transformer whose blocks
-    come one at a time, where `methods` tell shapes and have no weights."""
+    """One program to be: its role, its clip's shape (None: of every shape), its methods, made for clips of `made_for`, and the
+    model's configuration. `blocks`: the transformer whose blocks come one at a time, where `methods` tell shapes and have no
+    weights."""
 
     role: str
     clip: ClipSpec | None
     methods: EntryPoints
+    made_for: ClipSpec
+    config: ModelConfig
     blocks: DiT | None = None
 
 
@@ -284,16 +287,16 @@ def unit(source: ModelSource, role: str, clip: ClipSpec, making: Making) -> Unit
     """The program `role` for clips of a shape, to be compiled. Raises as `entry_points`."""
     shape = None if role in OF_EVERY_SHAPE else clip
     if source.held is not None or role not in _TRANSFORMERS or role in _WITHOUT_BLOCKS:
-        return Unit(role, shape, entry_points(source, role, clip, making))
+        return Unit(role, shape, entry_points(source, role, clip, making), clip, source.config)
     methods = _TRANSFORMERS[role](skeleton(DiT, source.config), clip, making)
-    return Unit(role, shape, methods, source.transformer(*_needed(role)))
+    return Unit(role, shape, methods, clip, source.config, source.transformer(*_needed(role)))
 
 
 class SourcePrograms(Mapping[str, EntryPoints]):
     """Programs by role, made when they are asked for; of a source that is not held, the last one and no other is kept."""
 
     def __init__(self, source: ModelSource, clip: ClipSpec, making: Making, decoders: tuple[str, ...] = ("full",)) -> None:
-        self.source, self.clip, self.making = source, clip, making
+        self.source, self.clip, self.making, self.decoders = source, clip, making, decoders
         self._roles = roles_of(source, decoders, making.reuse)
         self._made: dict[str, EntryPoints] = {}
 

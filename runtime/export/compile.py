@@ -17,9 +17,9 @@ from ...core.bundle import Figures, Kind, Method, Placement
 from ...core.bundle.agreement import falls_short
 from ...core.bundle.golden import Given, compare
 from ...core.errors import ExportError
-from ...core.weights.source import unit
+from ...core.weights.source import Unit, unit
 from ...targets.bars import bar
-from ...targets.base import Built, Lowered, method_records
+from ...targets.base import Built, Lowered
 from ..registry import open_built
 from .record import Recorded, fitting_of
 from .request import ExportRequest
@@ -28,7 +28,8 @@ ONE_FILE = "model"
 
 
 class Compiled(BaseModel):
-    """A compiled unit and what there is to say of it. Paths lie in the work folder."""
+    """A compiled unit and what there is to say of it. Paths lie in the work folder. state_bytes: what a streaming program hands on
+    from call to call, in the shape that it was made for."""
 
     label: str
     role: str
@@ -40,6 +41,7 @@ class Compiled(BaseModel):
     placement: dict[str, Placement]
     layers: dict[str, int]
     methods: dict[str, Method]
+    state_bytes: int = 0
     said: tuple[str, ...] = ()
 
     def built(self, folder: Path, data: str | None = None) -> Built:
@@ -78,8 +80,14 @@ def _lower(request: ExportRequest, folder: Path, role: str, shape: int, fitted: 
     outside = role if request.shared(role) else None
     fitting = fitting_of(request, folder, fitted, role)
     lowered = request.compiler.lower(made, label, request.recipe, request.options, outside, fitting)
-    known = {"label": label, "role": role, "clip": None if made.clip is None else str(made.clip)}
-    return lowered, known | {"methods": method_records(made.methods)}
+    known = {"label": label, "role": role, "clip": None if request.one_for_all(role) else str(made.clip)}
+    return lowered, known | {"methods": request.compiler.methods(made), "state_bytes": _state_bytes(made)}
+
+
+def _state_bytes(made: Unit) -> int:
+    following = made.methods.get("next")
+    inputs = {} if following is None else following.inputs
+    return sum(x.nbytes for name, x in inputs.items() if name.startswith("state_"))
 
 
 def _record(built: Built, known: dict[str, Any], folder: Path) -> Compiled:

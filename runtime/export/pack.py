@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,14 @@ from ...core.bundle import (
     PROGRAMS,
     BundleWriter,
     ClipRecord,
+    Figures,
     Manifest,
     ModelRecord,
     Parity,
     TargetRecord,
     WeightsRecord,
 )
+from ...core.bundle.agreement import worst
 from ...core.bundle.golden import GOLDEN, GOLDEN_INDEX, Golden
 from ...core.bundle.reactions import INPUTS, Demand, Reactions, size
 from ...core.versions import library_versions
@@ -47,11 +48,12 @@ class Parts:
     compiled: dict[str, Job] = field(default_factory=dict)
     together: Job | None = None
     data: dict[str, Job] = field(default_factory=dict)
-    proofs: dict[str, Job] = field(default_factory=dict)
+    proofs: dict[str, list[Job]] = field(default_factory=dict)
 
     def jobs(self) -> list[Job]:
         alone = (job for job in (self.calibration, self.together) if job is not None)
-        return [*self.recorded.values(), *alone, *self.compiled.values(), *self.data.values(), *self.proofs.values()]
+        proofs = (job for jobs in self.proofs.values() for job in jobs)
+        return [*self.recorded.values(), *alone, *self.compiled.values(), *self.data.values(), *proofs]
 
     def recorded_for(self, role: str, shape: int) -> Job:
         """The job that records the calls of `role`."""
@@ -81,9 +83,11 @@ class _Results:
         found: dict[str, SharedData] = {role: self.done[job.name].result for role, job in self.parts.data.items()}
         return {role: shared.path for role, shared in found.items() if shared.path is not None}
 
-    def proof(self, label: str) -> Proof:
-        proof: Proof = self.done[self.parts.proofs[label].name].result
-        return proof
+    def measured(self, label: str) -> Figures | None:
+        """The worst agreement of a compiled unit, over the shapes that it was run on; None where it was not run."""
+        proofs: list[Proof] = [self.done[job.name].result for job in self.parts.proofs[label]]
+        found = [proof.figures for proof in proofs if proof.figures is not None]
+        return worst(found) if found else None
 
 
 def write_bundle(
@@ -128,15 +132,15 @@ def write_bundle(
                 writer.add_file(f"{PROGRAMS}/{Path(shipped).name}", folder / shipped)
             writer.add_program(
                 label, folder / each.path, role=each.role, clip=each.clip, methods=each.methods, placement=each.placement,
-                layers=each.layers, demanded=bar(each.role, each.layers, precision), measured=results.proof(label).figures,
+                layers=each.layers, demanded=bar(each.role, each.layers, precision), measured=results.measured(label),
                 kind=each.kind, prefix=each.prefix, data=f"{PROGRAMS}/{Path(shipped).name}" if shipped else None,
             )  # fmt: skip
-        recipe = json.loads(request.recipe.model_dump_json())
+        recipe, stated = json.loads(request.recipe.model_dump_json()), dict(compiler.settings(request.options))
         return writer.finish(
             model=ModelRecord.of(request.source.config, digest_of(sources)),
             clips=tuple(ClipRecord.of(clip) for clip in request.clips),
             target=TargetRecord(name=request.target, backend=compiler.backend(request.options), precision=precision),
-            weights=WeightsRecord(name=recipe.pop("name"), settings={**recipe, "sources": dict(sources)}),
+            weights=WeightsRecord(name=recipe.pop("name"), settings=recipe | stated | {"sources": dict(sources)}),
             versions=library_versions(),
             playing=request.playing,
             parity=Parity(demanded=clip_bars(layers, precision)),
@@ -167,18 +171,13 @@ def _size(path: Path) -> int:
 def _memory(request: ExportRequest, compiled: Mapping[str, Compiled], done: Mapping[str, Done], peak: int) -> dict[str, Any]:
     """Bytes that a player holds beside the programs' weights, of the main shape, and what the export took."""
 
-    def state(role: str) -> int:
-        following = compiled[role].methods.get("next")
-        specs = following.inputs if following is not None else ()
-        return sum(4 * math.prod(map(int, spec.shape)) for spec in specs if spec.name.startswith("state_"))
-
     clip, config = request.clips[0], request.source.config
     streaming = [role for role in request.roles if role in ("vae_encode", *DECODE_PROGRAMS.values())]
     return {
         "conditions_bytes_per_branch": condition_bytes(config, clip, request.text_rows),
         "latents_bytes": 4 * config.latent_channels * clip.latent_frames * clip.latent_height * clip.latent_width,
         "step_bytes": step_activations(config, clip),
-        **{f"{role}_state_bytes": state(role) for role in streaming},
+        **{f"{role}_state_bytes": compiled[role].state_bytes for role in streaming},
         "export_peak_bytes": peak,
         "export_peak_bytes_by_job": {name: job.peak_bytes for name, job in done.items()},
         "export_seconds_by_job": {name: round(job.seconds, 1) for name, job in done.items()},

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ...core.bundle import CONDITION_PROGRAMS, MANIFEST, Manifest
+from ...core.bundle import CONDITION_PROGRAMS, MANIFEST, Manifest, shaped_name
 from ...core.files import available_memory, check_folder, folder_bytes, require_free_disk
 from .compile import Compiled, CompiledTogether, Proof, SharedData, compile_one, compile_together, merge_shapes, prove
 from .forecast import disk_needed, needs
@@ -54,12 +54,13 @@ def jobs_of(request: ExportRequest) -> tuple[list[Job], Parts]:
             parts.data[role] = Job(f"data of {role}", "programs", merge_shapes, SharedData, need[f"data of {role}"], every)
     for shape in range(len(request.clips)):
         need = needs(request, shape)
-        for role in request.roles_at(shape):
+        for role in request.proven_at(shape):
             label = request.label(role, shape)
             made = parts.together or parts.compiled[label]
             after = (made, parts.recorded_for(role, shape), *((parts.data[role],) if role in parts.data else ()))
-            proving = partial(prove, role=role)
-            parts.proofs[label] = Job(f"proof of {label}", "proof", proving, Proof, need[f"proof of {role}"], after)
+            proofs = parts.proofs.setdefault(label, [])
+            name = f"proof of {label}" if not proofs else f"proof of {shaped_name(label, request.clips[shape])}"
+            proofs.append(Job(name, "proof", partial(prove, role=role), Proof, need[f"proof of {role}"], after))
     jobs = parts.jobs()
     return sorted(jobs, key=lambda job: (len(job.after) > 0, -job.need.total)), parts
 

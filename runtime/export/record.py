@@ -24,6 +24,7 @@ from ...core.bundle.reactions import INPUTS, Input
 from ...core.config import ClipSpec
 from ...core.model.attention import LayerConditions
 from ...core.model.conditions import Conditions
+from ...core.model.programs import EntryPoints
 from ...core.model.transformer import DiT
 from ...core.plan import SamplingPlan, noise
 from ...core.sampling.conditioning import CONDITIONS, step_inputs
@@ -133,8 +134,22 @@ class EveryCall(Around):
         return outputs
 
 
+class _OneReading(SourcePrograms):
+    """Programs of a further shape, whose audio encoder is that of the main one: one serves them all, and reads as much at once."""
+
+    def __init__(self, main: SourcePrograms, clip: ClipSpec) -> None:
+        super().__init__(main.source, clip, main.making, main.decoders)
+        self.main = main
+
+    def __getitem__(self, role: str) -> EntryPoints:
+        return self.main[role] if role == "audio_encoder" else super().__getitem__(role)
+
+
 def _programs(request: ExportRequest, shape: int) -> SourcePrograms:
-    return SourcePrograms(request.source, request.clips[shape], request.making, request.decoders)
+    main, *others = (SourcePrograms(request.source, clip, request.making, request.decoders) for clip in request.clips)
+    if not shape:
+        return main
+    return _OneReading(main, request.clips[shape]) if request.one_for_all("audio_encoder") else others[shape - 1]
 
 
 def _player(request: ExportRequest, shape: int, programs: SourcePrograms, engine: Engine, tables: Any) -> Player:

@@ -135,17 +135,30 @@ class ExportRequest:
     def roles(self) -> tuple[str, ...]:
         return roles_of(self.source, self.decoders, self.reuse)
 
+    def one_for_all(self, role: str) -> bool:
+        """Whether one program of `role` serves every clip shape."""
+        return role in OF_EVERY_SHAPE or self.compiler.any_shape(role)
+
     def roles_at(self, shape: int) -> tuple[str, ...]:
         """Those that are compiled for the clip shape of that index: those of every shape with the main one alone."""
-        return tuple(role for role in self.roles if shape == 0 or role not in OF_EVERY_SHAPE)
+        return tuple(role for role in self.roles if shape == 0 or not self.one_for_all(role))
+
+    def proven_at(self, shape: int) -> tuple[str, ...]:
+        """Those that are run on the calls of the clip shape of that index: all that the shape changes."""
+        return tuple(role for role in self.roles if shape == 0 or role not in (*OF_EVERY_SHAPE, *self._same_reading))
+
+    @property
+    def _same_reading(self) -> tuple[str, ...]:
+        """The audio encoder, where one serves all shapes: it reads as much at once for each."""
+        return ("audio_encoder",) if self.one_for_all("audio_encoder") else ()
 
     def label(self, role: str, shape: int) -> str:
         """What the program `role` is called for the clip shape of that index."""
-        return shaped_name(role, self.clips[shape]) if shape and role not in OF_EVERY_SHAPE else role
+        return shaped_name(role, self.clips[shape]) if shape and not self.one_for_all(role) else role
 
     def shared(self, role: str) -> bool:
         """Whether several shapes of `role` share a data file."""
-        return self.external and role not in OF_EVERY_SHAPE
+        return self.external and not self.one_for_all(role)
 
     def key(self, sources: Mapping[str, str]) -> str:
         """What the compiled programs depend on; two requests with one key may share their work. `sources`: SHA-256 by component."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from .player import Player, PlayerConfig, Progress, memory_needed
 from .prompts import read_prompts
 
 PACK = 'echoedge checkpoint prompts FOLDER "a woman talks" --out PACK'  # how one is made
+
+
+_SHAPE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})x([0-9]{1,5})")
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def decode_program(bundle: Bundle, decoder: str | None) -> str | None:
 
 
 def clip_of(bundle: Bundle, shape: str | None) -> ClipSpec:
-    """The bundle's shape called HEIGHTxWIDTHxFRAMES, the main one by default.
+    """The bundle's shape called HEIGHTxWIDTHxFRAMES, the main one by default; of programs that serve every shape, any.
 
     Raises:
         ConfigError: the bundle does not play it.
@@ -120,6 +124,12 @@ def clip_of(bundle: Bundle, shape: str | None) -> ClipSpec:
     there = {str(clip): clip for clip in bundle.clips}
     if shape is None:
         return bundle.clip
-    if shape not in there:
-        raise ConfigError(f"--clip is {shape!r}; {bundle.root} plays: {', '.join(there)}.")
-    return there[shape]
+    if shape in there:
+        return there[shape]
+    found = _SHAPE.fullmatch(shape)
+    if found and all(program.clip is None for program in bundle.manifest.programs.values()):
+        height, width, frames = map(int, found.groups())
+        clip = ClipSpec(height, width, frames, bundle.clip.fps, bundle.clip.sample_rate)
+        if bundle.plays(clip):
+            return clip
+    raise ConfigError(f"--clip is {shape!r}; {bundle.root} plays: {', '.join(there)}.")

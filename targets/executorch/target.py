@@ -5,16 +5,17 @@ A unit whose modules have their weights is lowered whole; a transformer that str
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ...core.bundle import Method
 from ...core.errors import ConfigError, ExportError
 from ...core.plan import check_choice
 from ...core.weights.source import Unit
 from ...quantize.recipes import WeightRecipe
-from ..base import Built, Fitting, Lowered, Precision
+from ..base import Built, Fitting, Lowered, Precision, method_records
 from .backends import BACKENDS, Backend
 from .blockwise import TransformerParts, Way, lower_unit
 from .data_files import merge_data
@@ -78,6 +79,15 @@ class ExecuTorch:
 
     def together(self, options: ExecuTorchOptions) -> bool:
         return options.layout == "one"
+
+    def any_shape(self, role: str) -> bool:
+        return False
+
+    def settings(self, options: ExecuTorchOptions) -> Mapping[str, Any]:
+        return {}
+
+    def methods(self, unit: Unit) -> dict[str, Method]:
+        return method_records(unit.methods)
 
     def lower(
         self, unit: Unit, label: str, recipe: WeightRecipe, options: ExecuTorchOptions, outside: str | None, fitting: Fitting

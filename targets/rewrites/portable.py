@@ -7,8 +7,8 @@ rounding. Constants are float32: rewrite first, then convert.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from ...core.model.programs import PortraitEncoder, SpeechPerFrame, SpeechPerTok
 from ...core.model.tiny_vae import MemoryBlock, TinyVAE
 from ...core.model.transformer import PatchEmbedding
 from ...core.model.vae import CausalConv3d, ChannelNorm, NearestDouble
-from ..idle import drop_idle
+from .applied import applied
 from .audio_tokens import PortableAudioToTokens
 from .causal_convolution import PortableConv3d
 from .channel_norm import PortableChannelNorm
@@ -81,22 +81,12 @@ def make_portable(
     """
     if gelu not in get_args(GELU):
         raise ConfigError(f"There is no gelu {gelu!r}. Choose from {', '.join(get_args(GELU))}.")
-    shared: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
-    module = copy.deepcopy(module, shared).eval()
-    if inputs is not None:
-        drop_idle(module, inputs, keep_shapes=True)
-    for part in list(module.modules()):
+
+    def halve(part: nn.Module) -> None:
         if isinstance(part, SelfAttention):
             halve_rotary(part)
-    for part in reversed(list(module.modules())):  # children first
-        for name, child in list(part.named_children()):
-            replacement = _rewrite(child, noise_channels, gelu)
-            if replacement is not None:
-                setattr(part, name, replacement)
-    module = _rewrite(module, noise_channels, gelu) or module
-    if inputs is not None:
-        drop_idle(module, inputs)
-    return module
+
+    return applied(module, partial(_rewrite, noise_channels=noise_channels, gelu=gelu), inputs, halve)
 
 
 REWRITTEN = (nn.LayerNorm, nn.RMSNorm, CausalConv3d, ChannelNorm, NearestDouble, PatchEmbedding, Rotary, Attention)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from echoedge.core.bundle import Placement
+from echoedge.core.bundle import Method, Placement
 from echoedge.core.errors import ConfigError, ExportError
 from echoedge.core.weights.source import Unit
 from echoedge.quantize.recipes import WeightRecipe
-from echoedge.targets.base import Built, Fitting, Lowered, Precision
+from echoedge.targets.base import Built, Fitting, Lowered, Precision, method_records
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,15 @@ class Toy:
 
     def together(self, options: ToyOptions) -> bool:
         return False
+
+    def any_shape(self, role: str) -> bool:
+        return False
+
+    def settings(self, options: ToyOptions) -> Mapping[str, Any]:
+        return {}
+
+    def methods(self, unit: Unit) -> dict[str, Method]:
+        return method_records(unit.methods)
 
     def lower(
         self, unit: Unit, label: str, recipe: WeightRecipe, options: ToyOptions, outside: str | None, fitting: Fitting

@@ -1,0 +1,270 @@
+"""targets/onnx: graphs that serve every shape, hold a rounding's integers bit for bit, and stay whole."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from echoedge.core.bundle import TensorSpec
+from echoedge.core.config import ClipSpec
+from echoedge.core.errors import ConfigError, EngineError, ExportError
+from echoedge.core.metrics.psnr import psnr
+from echoedge.core.weights.source import HeldSource, Making, entry_points, unit
+from echoedge.quantize.grid import Rounded
+from echoedge.quantize.recipes import Rule, WeightRecipe
+from echoedge.quantize.roundings import ROUNDINGS
+from echoedge.quantize.schemes import SCHEMES
+from echoedge.quantize.weights import quantise
+from echoedge.targets.base import Built, Fitting
+from echoedge.targets.onnx.storage import settle, stored_weight
+from echoedge.targets.onnx.target import TARGET
+
+from ..bundles import CLIP, SOURCE, small_model
+
+onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
+pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+
+MAKING = Making(12)
+MIXED = WeightRecipe(
+    name="mixed",
+    rules=(
+        Rule(modules="*cross_attn.k", weights="int4", rounding="searched"),
+        Rule(modules="*blocks.0.cross_attn.v", weights="int4", rounding="hqq"),
+        Rule(modules="*text_embedding.*", weights="int8"),
+    ),
+)
+SHAPES = (CLIP, ClipSpec(16, 48, 5), ClipSpec(64, 32, 17))
+
+
+def compiled(role: str, folder: Path, recipe: WeightRecipe, **options: str) -> Built:
+    source, chosen = HeldSource(small_model(), SOURCE), TARGET.options(**options)
+    lowered = TARGET.lower(unit(source, role, CLIP, MAKING), role, recipe, chosen, None, Fitting())
+    (built,) = TARGET.write([lowered], folder, role, chosen)
+    return built
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The step of the small model in full precision."""
+    return compiled("denoise", tmp_path_factory.mktemp("full"), WeightRecipe(name="fp32"))
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Keys and values of a prompt, of 4 and 8 bits and in full precision."""
+    return compiled("text_conditions", tmp_path_factory.mktemp("mixed"), MIXED, inputs="float")
+
+
+def agreement(built: Built, clip: ClipSpec, role: str = "denoise", seed: int = 3) -> float:
+    """Of a program with the reference's on a clip's shape, dB; prompts with masked rows, strengths that differ."""
+    from echoedge.targets.onnx.session import open_session
+
+    entry = entry_points(HeldSource(small_model(), SOURCE), role, clip, MAKING)["forward"]
+    given = entry.drawn(seed)
+    if role == "denoise":
+        given["text_bias"][0, -3:] = -1e9
+        given["modality_weights"].uniform_(0.5, 1.5)
+    session = open_session(built.path / "forward.onnx", "cpu", 1)
+    found, *_ = session.run(None, {name: x.numpy() for name, x in given.items()})
+    expected = entry.run(*given.values())[0].numpy()
+    assert found.shape == expected.shape
+    return psnr(expected, found, float(np.ptp(expected)))
+
+
+# ---- what is computed -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip", SHAPES, ids=str)
+def test_one_file_plays_every_shape(full: Built, clip: ClipSpec) -> None:
+    assert agreement(full, clip) > 100  # measured: 126 or more; of other weights 13
+
+
+def test_weights_of_fewer_bits(mixed: Built) -> None:
+    assert mixed.layers == {"int4": 3, "int8": 2, "fp32": 1}
+    assert 25 < agreement(mixed, CLIP, "text_conditions") < 60
+
+
+def test_inputs_and_outputs_are_named_by_what_chooses_their_size(full: Built) -> None:
+    known = TARGET.methods(unit(HeldSource(small_model(), SOURCE), "denoise", CLIP, MAKING))["forward"]
+    inputs = {spec.name: spec for spec in known.inputs}
+    assert inputs["latents"] == TensorSpec(name="latents", dtype="float32", shape=(1, 16, "frames", "height", "width"))
+    assert inputs["audio_k"].shape == (2, 1, "audio_tokens", 32)
+    graph = onnx.load(str(full.path / "forward.onnx"), load_external_data=False).graph
+    stated = {value.name: tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim) for value in graph.input}
+    assert stated == {name: spec.shape for name, spec in inputs.items()}
+
+
+# ---- weights --------------------------------------------------------------------------------------------------------------------
+
+
+def unpacked(built: Built) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Codes [out, in] and scales of the layers of MatMulNBits, by the name of their weights, read with onnx alone."""
+    from onnx import numpy_helper
+
+    graph = onnx.load(str(built.path / "forward.onnx")).graph
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    found = {}
+    for node in graph.node:
+        if node.op_type == "MatMulNBits":
+            attributes = {a.name: a.i for a in node.attribute}
+            packed, scales = held[node.input[1]], held[node.input[2]]
+            raised = packed if attributes["bits"] == 8 else np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:2], -1)
+            codes = raised.reshape(len(packed), -1)[:, : attributes["K"]].astype(np.int16) - (1 << attributes["bits"] - 1)
+            found[node.input[1].removesuffix(".packed")] = codes, scales
+    return found
+
+
+def test_the_files_integers_are_those_of_the_rounding(mixed: Built) -> None:
+    dit, found = small_model().dit, unpacked(mixed)
+    assert len(found) == 5
+    for name, (codes, scales) in found.items():
+        layer, rule = dit.get_submodule(name.removeprefix("dit.")), MIXED.rule_for("text_conditions", name)
+        assert rule is not None
+        grid = SCHEMES[rule.weights].grid(layer.in_features, rule.group)
+        rounded: Rounded = ROUNDINGS[rule.rounding](layer.weight.detach().float(), grid, ())
+        assert np.array_equal(codes, rounded.codes.numpy()), name
+        assert set(scales.ravel()) == set(rounded.scale.numpy().ravel())
+        other = ROUNDINGS["nearest" if rule.rounding != "nearest" else "searched"](layer.weight.detach().float(), grid, ())
+        assert not np.array_equal(codes, other.codes.numpy()), name
+
+
+def test_how_inputs_are_rounded_is_in_the_file_and_in_the_manifest(mixed: Built) -> None:
+    graph = onnx.load(str(mixed.path / "forward.onnx"), load_external_data=False).graph
+    levels = {a.i for node in graph.node if node.op_type == "MatMulNBits" for a in node.attribute if a.name == "accuracy_level"}
+    assert levels == {1} == {TARGET.settings(TARGET.options(inputs="float"))["accuracy_level"]}
+    assert TARGET.settings(TARGET.options()) == {"inputs": "blocks", "accuracy_level": 4}
+
+
+def test_integers_of_a_channel_for_speed(tmp_path: Path) -> None:
+    """DynamicQuantizeLinear and MatMulInteger, as the runtime computes them from the written file."""
+    from echoedge.targets.onnx.graph import WeightsFile, named_tensors, trace, write
+    from echoedge.targets.onnx.session import open_session
+
+    torch.manual_seed(0)
+    layers, x = nn.Sequential(nn.Linear(48, 40), nn.Linear(40, 24)).requires_grad_(False), torch.randn(1, 7, 48)
+    expected = layers(x).numpy()
+    recipe = WeightRecipe(name="int8", rules=(Rule(modules="0", weights="int8"), Rule(weights="int4", group=32)))
+    assert quantise(layers, "p", recipe, store=stored_weight) == {"int8": 2}  # 40 inputs are no groups of 32
+    codes = layers[0].weight.rounded.codes.numpy()  # type: ignore[union-attr]
+    settle(layers, "whole")
+    sizes = {"x": (1, 7, 48), "y": (1, 7, 24)}
+    graph, weights = trace("p", layers, {"x": x}, [{}], sizes, ["y"]), WeightsFile(tmp_path / "weights.data")
+    weights.add("forward", named_tensors(layers))
+    path = write(graph, "forward", weights)
+    model = onnx.load(str(path))
+    assert [node.op_type for node in model.graph.node].count("MatMulInteger") == 2
+    held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert np.array_equal(held["0.codes"].T, codes)
+    (found,) = open_session(path, "cpu", 1).run(None, {"x": x.numpy()})
+    assert 35 < psnr(expected, found, float(np.ptp(expected))) < 60  # measured: 45
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------------------
+
+
+def changed(full: Built, folder: Path, change: object) -> Path:
+    """A copy of the step whose graph `change` has changed."""
+    import shutil
+
+    copied = folder / "copy"
+    shutil.copytree(full.path, copied)
+    model = onnx.load(str(copied / "forward.onnx"), load_external_data=False)
+    change(model)  # type: ignore[operator]
+    (copied / "forward.onnx").write_bytes(model.SerializeToString())
+    return copied / "forward.onnx"
+
+
+def test_an_attention_that_fell_apart_is_named(full: Built, tmp_path: Path) -> None:
+    from echoedge.targets.onnx.graph import check
+
+    found = check(full.path / "forward.onnx", {"Attention": 7, "RMSNormalization": 6, "LayerNormalization": 7, "Gelu": 2})
+    assert found["Attention"] == 7 and found["RotaryEmbedding"] == 4
+
+    def decompose(model: object) -> None:
+        node = next(node for node in model.graph.node if node.op_type == "Attention")  # type: ignore[attr-defined]
+        node.op_type = "MatMul"
+        del node.attribute[:], node.input[2:], node.output[1:]
+
+    with pytest.raises(ExportError, match="has 6 Attention where 7 belong"):
+        check(changed(full, tmp_path, decompose), {"Attention": 7})
+
+
+def test_a_dimension_that_is_stale_is_named(full: Built, tmp_path: Path) -> None:
+    from echoedge.targets.onnx.session import open_session
+
+    def stale(model: object) -> None:
+        weight = next(t for t in model.graph.initializer if t.name.endswith("head.head.weight"))  # type: ignore[attr-defined]
+        weight.dims[0] += 1
+
+    with pytest.raises(EngineError, match=r"cannot be loaded by ONNX Runtime .* Export the bundle again"):
+        open_session(changed(full, tmp_path, stale), "cpu")
+
+
+def test_weights_that_are_cut_are_named(full: Built, tmp_path: Path) -> None:
+    from echoedge.targets.onnx.graph import check
+    from echoedge.targets.onnx.session import open_session
+
+    path = changed(full, tmp_path, lambda _: None)
+    data = path.with_name("weights.data")
+    data.write_bytes(data.read_bytes()[:-4096])
+    with pytest.raises(ExportError, match="is cut off"):
+        check(path, {})
+    with pytest.raises(EngineError, match="is cut off"):
+        open_session(path, "cpu")
+    data.unlink()
+    with pytest.raises(EngineError, match="is not there"):
+        open_session(path, "cpu")
+
+
+def test_options_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ConfigError, match="tpu"):
+        TARGET.options(device="tpu")
+    with pytest.raises(ConfigError, match="backend"):
+        TARGET.options(backend="xnnpack")
+
+
+# ---- where it runs --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_runs_where_is_proven(full: Built) -> None:
+    from echoedge.targets.onnx import session as at
+
+    opened = at.open_session(full.path / "forward.onnx", "cpu", 1)
+    found = at.placed(opened)
+    assert set(found.nodes) == {"CPUExecutionProvider"} and found.nodes["CPUExecutionProvider"]["Attention"] == 7
+    assert found.elsewhere("CPUExecutionProvider") == {}
+    with pytest.raises(EngineError, match="Attention ×7"):
+        at.require_placed("denoise", found, "CUDAExecutionProvider", ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises(EngineError, match="fell back to CPUExecutionProvider"):
+        at.require_placed("denoise", found, "CUDAExecutionProvider", opened.get_providers())
+
+
+def test_flops_of_a_call_are_those_of_its_products(full: Built) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from echoedge.targets.onnx.session import profile
+
+    entry = entry_points(HeldSource(small_model(), SOURCE), "denoise", CLIP, MAKING)["forward"]
+    given = entry.drawn(3)
+    found = profile(full.path / "forward.onnx", "cpu", {name: x.numpy() for name, x in given.items()}, 1)
+    with FlopCounterMode(display=False) as counter:
+        entry.run(*given.values())
+    assert found.share("CPUExecutionProvider") == 1.0
+    counted = sum(found.flops.values())
+    assert 1.0 <= counted / counter.get_total_flops() < 1.2  # coupled attention runs twice
+
+
+def test_the_library_leaves_nothing_behind(tmp_path: Path) -> None:
+    code = "from echoedge.targets.onnx.session import library; library()"
+    places = {name: str(tmp_path / name.lower()) for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")}
+    environment = {**os.environ, **places}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True, timeout=120)
+    assert list(tmp_path.rglob("*")) == []
