@@ -298,7 +298,7 @@ def test_a_second_target_needs_a_folder_an_engine_and_a_line(toy_bundle: Bundle)
 
 
 def test_without_its_line_nothing_plays_it(toy_bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match=r"There is no engine 'toy' here\. Choose from: auto, executorch, torch\."):
+    with pytest.raises(EngineError, match=r"There is no engine 'toy' here\. Choose from: auto, executorch, onnx, torch\."):
         open_engine(toy_bundle)
     with pytest.raises(ConfigError, match=r"target is 'toy'\. Choose from: executorch"):
         small_request("fp32", "toy")
