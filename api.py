@@ -233,7 +233,7 @@ def verify(
     from .core.bundle import Bundle
     from .core.bundle.records import recording
     from .runtime.engines import open_engine
-    from .runtime.verify import mouths, parity
+    from .runtime.verify import parity
 
     against = None if baseline is None else Path(baseline)
     with recording(bundle, "verification", record, warn) as kept:
@@ -247,8 +247,10 @@ def verify(
         else:
             verdict = parity.verify(opened, player, against, progress)
         if clips:
+            from .runtime.verify.mouths import silence_of_bundle
+
             reference, measured = parity.lipsync_over(opened, player, clips, progress)
-            silence = mouths.silence_of_bundle(opened, player, clips, lambda done, total: progress("silence", done, total))
+            silence = silence_of_bundle(opened, player, clips, lambda done, total: progress("silence", done, total))
             verdict = replace(verdict, lipsync=parity.Lipsync(reference, measured, clips), silence=parity.ShutMouth(silence, clips))
         if kept:
             _record(opened, "verify", player.name, player.threads, verdict.summary(), verdict.to_dict())
@@ -307,6 +309,7 @@ def compare_benches(files: Sequence[Place], also: Sequence[BenchRecord] = ()) ->
     return compare([*(found for file in files for found in read_benches(file)), *(("here", one) for one in also)])
 
 
+@alone("baseline")
 def record_baseline(
     out: Place,
     *,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from echoedge import api
+from echoedge import api, api_studies
 from echoedge.core.errors import EchoEdgeError, OutputError
 from echoedge.core.files import CLAIM
 from echoedge.core.work import claimed
@@ -31,6 +31,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "contact_sheet": {"bundle": "nothing", "clip": "nothing", "image": "nothing"},
     "make_random": {"model": "nothing"},
     "encode_prompts": {"folder": "nothing", "texts": []},
+    "record_baseline": {"preset": "nothing"},
     "search_recipe": {},
     "compare_roundings": {"work": "photos"},
 }  # fmt: skip
@@ -66,10 +67,11 @@ def writes(verb: str) -> bool:
     return bool({"out", "record"} & parameters.keys())
 
 
+MODULES = (api.__name__, api_studies.__name__)
+
+
 def public() -> set[str]:
-    return {
-        name for name, what in vars(api).items() if inspect.isfunction(what) and what.__module__ == api.__name__ and name[0] != "_"
-    }
+    return {name for name, what in vars(api).items() if inspect.isfunction(what) and what.__module__ in MODULES and name[0] != "_"}
 
 
 def test_every_verb_that_writes_is_here() -> None:

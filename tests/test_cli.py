@@ -387,7 +387,7 @@ def test_bench_compares_engines_in_processes_of_their_own(run: Run, bundle_path:
     told = run("bench", bundle_path, "--engine", "auto, torch", "--runs", 1).out
     assert apart == ["auto", "torch"]
     assert re.search(r"executorch int8 +┃ +torch fp32", told)
-    assert re.search(r"peak memory of its process │ +\d+ MB │ +\d+ MB │", told)
+    assert re.search(r"peak memory of its process │ +[\d,]+ MB │ +[\d,]+ MB │", told)
 
 
 @pytest.mark.parametrize("command", ["verify", "bench", "inspect"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -301,11 +301,11 @@ def test_a_run_killed_in_a_step_repeats_itself(whole_run: Path, at: int, tmp_pat
 def test_a_run_killed_in_a_checkpoint_repeats_itself(
     whole_run: Path, at: int, while_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def writes_half(state: dict[str, Any], path: Path) -> None:
+    def writes_half(state: dict[str, Any], file: IO[bytes]) -> None:
         if state["step"] == at:
-            path.write_bytes(b"PK\x03\x04 half a checkpoint")
+            file.write(b"PK\x03\x04 half a checkpoint")
             raise Killed
-        torch_save(state, path)
+        torch_save(state, file)
 
     def renames_not(source: Path, target: Path) -> None:
         if load_checkpoint(source)["step"] == at:  # type: ignore[index]

@@ -35,28 +35,34 @@ def output_error(weight: Tensor, rounded: Rounded, moments: Tensor) -> float:
     return float(((difference @ moments.double()) * difference).sum())
 
 
-def step_by_step(weight: Tensor, moments: Tensor, grid: Grid) -> np.ndarray:
-    """Optimal brain quantisation, written out: round one input, move the rest by the inverse's row, remove the input from it."""
+def step_by_step(weight: Tensor, moments: Tensor, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Optimal brain quantisation, written out: round one input, move the rest by the inverse's row, remove the input from it. The
+    codes, and what was rounded to them."""
     width = weight.shape[1]
     h = moments.double().numpy() + np.eye(width) * 0.01 * float(moments.double().diagonal().mean())
     scale = searched_scale(grid.groups(weight), grid, moments.diagonal().view(-1, grid.group)).double().numpy()
     steps = np.repeat(scale, grid.group, axis=1)
-    left, codes = weight.double().numpy().copy(), np.zeros(weight.shape)
+    left, codes, exact = weight.double().numpy().copy(), np.zeros(weight.shape), np.zeros(weight.shape)
     inverse = np.linalg.inv(h)
     for column in range(width):
-        codes[:, column] = np.clip(np.rint(left[:, column] / steps[:, column]), grid.low, grid.high)
+        exact[:, column] = left[:, column] / steps[:, column]
+        codes[:, column] = np.clip(np.rint(exact[:, column]), grid.low, grid.high)
         error = (left[:, column] - codes[:, column] * steps[:, column]) / inverse[column, column]
         left -= np.outer(error, inverse[column])
         inverse -= np.outer(inverse[:, column], inverse[column]) / inverse[column, column]
         inverse[column, column] = 1.0  # its row is gone; the number only has to be usable
-    return codes
+    return codes, exact
 
 
 def test_the_block_form_equals_the_textbook() -> None:
     weight, moments = weights(160), correlated(160)  # two of its blocks of columns
     ours = gptq(weight, [moments], INT4, ordered=False).codes.numpy()
-    expected = step_by_step(weight, moments, INT4)
-    assert (ours == expected).mean() > 0.995  # measured: 1.0; float32 may turn a tie
+    expected, exact = step_by_step(weight, moments, INT4)
+    for row in range(len(expected)):  # up to the first tie, which float32 may turn: what follows makes up for it
+        ties = np.flatnonzero(np.abs(np.abs(exact[row] - np.rint(exact[row])) - 0.5) < 1e-4)
+        whole = ties[0] if len(ties) else len(expected[row])
+        np.testing.assert_array_equal(ours[row, :whole], expected[row, :whole])
+    assert (ours == expected).mean() > 0.99  # measured: 1.0 on one processor, 0.993 on another, where one row has such a tie
     assert (searched(weight, INT4).codes.numpy() == expected).mean() < 0.93  # measured: 0.89
 
 

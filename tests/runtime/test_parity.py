@@ -524,6 +524,7 @@ def test_a_verdict_for_scripts() -> None:
             "reference": 0.6123, "measured": 0.6, "demanded_share": LIPSYNC_SHARE, "clips": 1,
         },
         "inputs": [],
+        "silence": None,
         "rows": [
             {
                 "name": "denoise",
