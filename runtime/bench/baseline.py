@@ -22,7 +22,7 @@ from ...core.bundle.engine_record import EngineRecord
 from ...core.errors import OutputError
 from ...core.plan import SamplingPlan, check_count, check_seed
 from ..play.material import Material, demo_material
-from ..play.watched import WatchedPlayer
+from ..play.compared import ComparedPlayer
 from .clip import Progress, Stopwatch
 from .machine import this_machine
 from .presets import Preset
@@ -130,7 +130,7 @@ def _measured(
     seen: list[dict[str, Any]] = []  # not the players, which hold the model
     device = playing.device
 
-    def opened() -> WatchedPlayer:
+    def opened() -> ComparedPlayer:
         player = subject.open(preset, playing)
         seen.append(player.seen)
         return player

@@ -29,7 +29,7 @@ from ..engines.naive import Naive
 from ..engines.reference import ReferenceEngine
 from ..play.player import PlayerConfig
 from ..play.reference import DTYPES, Reference, Settings, memory_needed, peak_memory
-from ..play.watched import WatchedPlayer
+from ..play.compared import ComparedPlayer
 from .presets import Preset
 
 SEEDED_PROMPT = "a prompt drawn with the weights"  # of models without a text encoder: its rows are drawn, too
@@ -61,7 +61,7 @@ class Subject:
     origin: WeightsOrigin
     prompts: Mapping[str, Any]
     bytes: int | None
-    open: Callable[[Preset, Playing], WatchedPlayer]
+    open: Callable[[Preset, Playing], ComparedPlayer]
     plan: Callable[[Preset], SamplingPlan]
 
 
@@ -155,7 +155,7 @@ def _released(
             weights, preset.clip, settings(preset, playing), sizes, prompts, resident=True, compiled=playing.compiled
         )  # fmt: skip
 
-    def opened(preset: Preset, playing: Playing) -> WatchedPlayer:
+    def opened(preset: Preset, playing: Playing) -> ComparedPlayer:
         made = reference(preset, playing)
         needed = memory_needed(sizes, preset.clip, made.plan, made.settings)
         if playing.device == "cpu":
@@ -205,7 +205,7 @@ def model_subject(model: Model, options: PlanOptions, kind: Any, source: str | N
         guidance = options.guidance if preset.branches > 1 else NoGuidance()
         return build_plan(replace(options, steps=preset.steps, guidance=guidance))
 
-    def opened(preset: Preset, playing: Playing) -> WatchedPlayer:
+    def opened(preset: Preset, playing: Playing) -> ComparedPlayer:
         settings = playing.settings
         loaders = {name: partial(_moved, name, part, settings) for name, part in parts.items()}
         clip = preset.clip
@@ -237,10 +237,10 @@ def _moved(name: str, part: nn.Module, settings: Settings) -> nn.Module:
 # ---- both -----------------------------------------------------------------------------------------------------------------------
 
 
-def _player(config: PlayerConfig, engine: ReferenceEngine, playing: Playing) -> WatchedPlayer:
+def _player(config: PlayerConfig, engine: ReferenceEngine, playing: Playing) -> ComparedPlayer:
     tables = config.step_tables() if callable(config.step_tables) else config.step_tables
     shown = engine if playing.savings else Naive(engine, tables, config.plan.timesteps)
-    return WatchedPlayer(replace(config, step_tables=tables), shown)
+    return ComparedPlayer(replace(config, step_tables=tables), shown)
 
 
 def settle(device: str) -> Callable[[], None]:

@@ -22,7 +22,7 @@ from ...targets.bars import EXACT, FRAMES_END, FRAMES_LOSE, Precision
 from ..engines.base import Array, Engine
 from ..play.player import PlayerConfig
 from ..play.setting import decode_program
-from ..play.watched import WatchedPlayer
+from ..play.compared import ComparedPlayer
 from .parity import Lipsync, Row, Verdict
 
 Progress = Callable[[str, int, int], None]
@@ -77,7 +77,7 @@ def verify_baseline(bundle: Bundle, engine: Engine, path: Path, progress: Progre
     if "prompt" in arrays:
         config = replace(config, prompts={**config.prompts, baseline.prompt: arrays["prompt"]})
     decoder = decode_program(bundle, baseline.decoder)
-    player = WatchedPlayer(config, engine, progress, decoder)
+    player = ComparedPlayer(config, engine, progress, decoder)
     shape = player.shape(clip.latent_frames)
     if noise_sha256(baseline.seed, shape) != baseline.noise_sha256:
         raise EngineError(

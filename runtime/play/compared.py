@@ -28,7 +28,7 @@ class FirstStep(Around):
         return outputs
 
 
-class WatchedPlayer(Player):
+class ComparedPlayer(Player):
     """A player of clips of one window. `seen`: of the clip that was played last, by the names of `core.bundle.baseline`; one
     dictionary for all clips."""
 
