@@ -11,12 +11,13 @@ A target is found by its name in `runtime/registry.py`, where its engine stands 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from ..core.bundle import Kind, Method, Placement, TensorSpec
 from ..core.model.programs import EntryPoints
+from ..core.plan import check_choice
 from ..core.weights.source import Unit
 from ..quantize.recipes import WeightRecipe
 
@@ -135,6 +136,17 @@ class Target(Protocol, Generic[Options]):
             ExportError: it is something else.
         """
         ...
+
+
+def chosen_options(kind: type[Options], title: str, given: Mapping[str, Any]) -> Options:
+    """A target's options from those `given` by name; `kind` is their dataclass.
+
+    Raises:
+        ConfigError: an option is unknown, or `kind` refuses its value.
+    """
+    for name in given:
+        check_choice(f"an option of {title}", name, [field.name for field in fields(kind)])  # type: ignore[arg-type]
+    return kind(**given)
 
 
 def method_records(methods: EntryPoints) -> dict[str, Method]:

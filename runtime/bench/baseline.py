@@ -21,8 +21,8 @@ from ...core.bundle.bench_record import BenchRecord, Workload
 from ...core.bundle.engine_record import EngineRecord
 from ...core.errors import OutputError
 from ...core.plan import SamplingPlan, check_count, check_seed
-from ..play.material import Material, demo_material
 from ..play.compared import ComparedPlayer
+from ..play.material import Material, demo_material
 from .clip import Progress, Stopwatch
 from .machine import this_machine
 from .presets import Preset

@@ -27,9 +27,9 @@ from ...core.weights.seeded import SeededWeights, tensors_sha256, weights_sha256
 from ...core.weights.source import CheckpointSource, digest_of
 from ..engines.naive import Naive
 from ..engines.reference import ReferenceEngine
+from ..play.compared import ComparedPlayer
 from ..play.player import PlayerConfig
 from ..play.reference import DTYPES, Reference, Settings, memory_needed, peak_memory
-from ..play.compared import ComparedPlayer
 from .presets import Preset
 
 SEEDED_PROMPT = "a prompt drawn with the weights"  # of models without a text encoder: its rows are drawn, too

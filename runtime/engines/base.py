@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.bundle import Bundle, Program
+from ...core.config import ClipSpec
 from ...core.errors import EngineError
 
 Array = NDArray[Any]
@@ -37,6 +39,21 @@ class Engine(Protocol):
 def contiguous(array: Array) -> Array:
     """The array itself if it lies contiguously in memory, a copy otherwise."""
     return np.ascontiguousarray(array)
+
+
+def program_called(bundle: Bundle, program: str, method: str, clip: ClipSpec) -> Program:
+    """The record of a bundle's program, by its role and for the shape `clip`, or by its name.
+
+    Raises:
+        EngineError: there is no such program, or it has no such method.
+    """
+    named = bundle.manifest.programs
+    if program not in bundle.roles and program not in named:
+        raise EngineError(f"The bundle has no program {program!r}. It has: {', '.join(named)}.")
+    record = bundle.program_for(program, clip) if program in bundle.roles else named[program]
+    if method not in record.methods:
+        raise EngineError(f"{program} has no method {method!r}. It has: {', '.join(record.methods)}.")
+    return record
 
 
 def check_inputs(label: str, wanted: Sequence[tuple[str, str, Sequence[int | str]]], inputs: Sequence[Array]) -> None:

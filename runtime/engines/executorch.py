@@ -11,7 +11,7 @@ from ...core.errors import EngineError
 from ...core.files import available_memory
 from ...targets.executorch.backends import BACKENDS
 from ...targets.executorch.program_file import ProgramFile, registered_backends, set_threads, threads
-from .base import Array, check_inputs
+from .base import Array, check_inputs, program_called
 
 if TYPE_CHECKING:
     from ...targets.base import Built
@@ -56,9 +56,7 @@ class ExecuTorchEngine:
         return tuple(self._files)
 
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
-        record = self._record(program)
-        if method not in record.methods:
-            raise EngineError(f"{program} has no method {method!r}. It has: {', '.join(record.methods)}.")
+        record = program_called(self.bundle, program, method, self.clip)
         specs = record.methods[method].inputs
         check_inputs(f"{program}.{method}", [(spec.name, spec.dtype, spec.shape) for spec in specs], inputs)
         return self._file(record).run(record.prefix + method, inputs)
@@ -66,15 +64,6 @@ class ExecuTorchEngine:
     @property
     def threads(self) -> int:
         return threads()
-
-    def _record(self, program: str) -> Program:
-        """By its role, for this engine's shape; or by its name."""
-        if self.has(program):
-            return self.bundle.program_for(program, self.clip)
-        named = self.bundle.manifest.programs
-        if program not in named:
-            raise EngineError(f"The bundle has no program {program!r}. It has: {', '.join(named)}.")
-        return named[program]
 
     def _file(self, record: Program) -> ProgramFile:
         files = self._files

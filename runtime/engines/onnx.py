@@ -6,7 +6,6 @@ inputs that come again, the conditions of every step. What runs where is proven 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,9 @@ from ...core.bundle import CONDITION_PROGRAMS, Bundle, Method, Program
 from ...core.config import ClipSpec
 from ...core.errors import EngineError
 from ...core.files import available_memory
+from ...core.memory import usable_cores
 from ...targets.onnx.session import SUFFIX, WEIGHTS, heard, library, open_session, provider, require_flash
-from .base import Array, check_inputs, contiguous
+from .base import Array, check_inputs, contiguous, program_called
 
 if TYPE_CHECKING:
     from ...targets.base import Built
@@ -63,7 +63,7 @@ class OnnxEngine:
 
     @property
     def threads(self) -> int:
-        return self._on or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else self._on or os.cpu_count() or 1
+        return self._on or usable_cores()
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -74,9 +74,7 @@ class OnnxEngine:
         return program in self.bundle.roles
 
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
-        record = self._record(program)
-        if method not in record.methods:
-            raise EngineError(f"{program} has no method {method!r}. It has: {', '.join(record.methods)}.")
+        record = program_called(self.bundle, program, method, self.clip)
         known = record.methods[method]
         check_inputs(f"{program}.{method}", [(spec.name, spec.dtype, spec.shape) for spec in known.inputs], inputs)
         kept = [record.role in CONDITION_PROGRAMS or spec.name.startswith(_KEPT) for spec in known.outputs]
@@ -92,15 +90,6 @@ class OnnxEngine:
     def release(self) -> None:
         """Frees every graph that is loaded; the next run loads its own again."""
         self._sessions.clear()
-
-    def _record(self, program: str) -> Program:
-        """By its role, for this engine's shape; or by its name."""
-        if self.has(program):
-            return self.bundle.program_for(program, self.clip)
-        named = self.bundle.manifest.programs
-        if program not in named:
-            raise EngineError(f"The bundle has no program {program!r}. It has: {', '.join(named)}.")
-        return named[program]
 
     def _session(self, record: Program, method: str) -> Any:
         sessions, key = self._sessions, (record.path, method)

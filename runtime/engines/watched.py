@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...core.bundle import Bundle
+from .around import Around
 from .base import Array, Engine
 
 
-class Watched:
+class Watched(Around):
     """An engine that plays `bundle` as it was opened, or says that it cannot any more: never programs of two bundles together.
 
     Before a call, because a file that shrinks under an engine ends the process; behind it, because what has changed by then may
@@ -16,14 +17,8 @@ class Watched:
     """
 
     def __init__(self, engine: Engine, bundle: Bundle) -> None:
-        self.engine, self.bundle, self.name = engine, bundle, engine.name
-
-    @property
-    def threads(self) -> int:
-        return self.engine.threads
-
-    def has(self, program: str) -> bool:
-        return self.engine.has(program)
+        super().__init__(engine)
+        self.bundle = bundle
 
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
         """Raises as the engine; BundleError: the bundle's files are not those that were opened."""

@@ -20,9 +20,9 @@ from ...core.metrics.psnr import in_words
 from ...core.plan import SamplingPlan
 from ...targets.bars import EXACT, FRAMES_END, FRAMES_LOSE, Precision
 from ..engines.base import Array, Engine
+from ..play.compared import ComparedPlayer
 from ..play.player import PlayerConfig
 from ..play.setting import decode_program
-from ..play.compared import ComparedPlayer
 from .parity import Lipsync, Row, Verdict
 
 Progress = Callable[[str, int, int], None]

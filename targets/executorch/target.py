@@ -6,7 +6,7 @@ A unit whose modules have their weights is lowered whole; a transformer that str
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ...core.errors import ConfigError, ExportError
 from ...core.plan import check_choice
 from ...core.weights.source import Unit
 from ...quantize.recipes import WeightRecipe
-from ..base import Built, Fitting, Lowered, Precision, method_records
+from ..base import Built, Fitting, Lowered, Precision, chosen_options, method_records
 from .backends import BACKENDS, Backend
 from .blockwise import TransformerParts, Way, lower_unit
 from .data_files import merge_data
@@ -57,10 +57,7 @@ class ExecuTorch:
     name, title, extra = "executorch", "ExecuTorch", ""
 
     def options(self, **given: Any) -> ExecuTorchOptions:
-        known = [field.name for field in fields(ExecuTorchOptions)]
-        for name in given:
-            check_choice(f"an option of {self.title}", name, known)
-        return ExecuTorchOptions(**given)
+        return chosen_options(ExecuTorchOptions, self.title, given)
 
     def refuses(self, scheme: str, options: ExecuTorchOptions) -> str | None:
         backend = options.chosen

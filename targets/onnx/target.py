@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ...core.plan import check_choice
 from ...core.weights.source import Unit
 from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import linear_layers, quantise
-from ..base import Built, Calls, Fitting, Lowered, Precision, method_records
+from ..base import Built, Calls, Fitting, Lowered, Precision, chosen_options, method_records
 from ..idle import release_pages
 from ..rewrites.whole import make_whole
 from .axes import PROBE, Axes, free_dims, method_of
@@ -67,10 +67,7 @@ class Onnx:
     name, title, extra = "onnx", "ONNX", "onnx"
 
     def options(self, **given: Any) -> OnnxOptions:
-        known = [field.name for field in fields(OnnxOptions)]
-        for name in given:
-            check_choice(f"an option of {self.title}", name, known)
-        return OnnxOptions(**given)
+        return chosen_options(OnnxOptions, self.title, given)
 
     def refuses(self, scheme: str, options: OnnxOptions) -> str | None:
         return None

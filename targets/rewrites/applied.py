@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from ..idle import drop_idle
 
+LIBRARY_RESULTS = {"CLIPAttention": 2, "Wav2Vec2Attention": 3}  # of classes of transformers, which is not imported for this
 Rewrite = Callable[[nn.Module], nn.Module | None]  # what replaces a module, or None where it can stay
+
+
+def library_results(module: nn.Module) -> int | None:
+    """How many results an attention of transformers' gives; None for other modules."""
+    kind = type(module)
+    return LIBRARY_RESULTS.get(kind.__name__) if kind.__module__.startswith("transformers.") else None
 
 
 def applied(

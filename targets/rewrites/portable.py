@@ -20,7 +20,7 @@ from ...core.model.programs import PortraitEncoder, SpeechPerFrame, SpeechPerTok
 from ...core.model.tiny_vae import MemoryBlock, TinyVAE
 from ...core.model.transformer import PatchEmbedding
 from ...core.model.vae import CausalConv3d, ChannelNorm, NearestDouble
-from .applied import applied
+from .applied import applied, library_results
 from .audio_tokens import PortableAudioToTokens
 from .causal_convolution import PortableConv3d
 from .channel_norm import PortableChannelNorm
@@ -49,21 +49,19 @@ RULES: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = {
     MemoryBlock: PortableMemoryBlock,
     TinyVAE: fold_growths,
 }
-_LIBRARY_RESULTS = {"CLIPAttention": 2, "Wav2Vec2Attention": 3}  # of classes of transformers, which is not imported for this
 
 
 def _rewrite(module: nn.Module, noise_channels: int, gelu: GELU) -> nn.Module | None:
     """What replaces `module`, or None where it can stay."""
-    kind = type(module)
     if isinstance(module, nn.GELU) and module.approximate == "tanh":
         return PortableGELU() if gelu == "exact" else nn.GELU()
     if isinstance(module, PatchEmbedding):
         return PortablePatchEmbedding(module, noise_channels)
-    if kind.__module__.startswith("transformers.") and kind.__name__ in _LIBRARY_RESULTS:
-        return PortableHeads(module, _LIBRARY_RESULTS[kind.__name__])
+    if (results := library_results(module)) is not None:
+        return PortableHeads(module, results)
     if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[0], NearestDouble):
         return PortableUpsampling(module[1])
-    rule = RULES.get(kind)
+    rule = RULES.get(type(module))
     return rule(module) if rule else None
 
 

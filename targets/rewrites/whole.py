@@ -21,7 +21,7 @@ from ...core.model.programs import SpeechPerFrame, SpeechPerToken
 from ...core.model.tiny_vae import MemoryBlock, TinyVAE
 from ...core.model.transformer import PatchEmbedding
 from ...core.model.vae import CausalConv3d, ChannelNorm, FrameAttention, NearestDouble
-from .applied import applied
+from .applied import applied, library_results
 from .channel_norm import PortableChannelNorm
 from .memory_block import PortableMemoryBlock
 from .patches import PortablePatchEmbedding
@@ -238,21 +238,19 @@ RULES: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = {
     MemoryBlock: PortableMemoryBlock,
     TinyVAE: fold_growths,
 }
-_LIBRARY_RESULTS = {"CLIPAttention": 2, "Wav2Vec2Attention": 3}  # of classes of transformers, which is not imported for this
 
 
 def make_whole(module: nn.Module, noise_channels: int = 16, inputs: Sequence[Tensor] | None = None) -> nn.Module:
     """A copy of `module` with these rewrites applied; see `applied`."""
 
     def rewrite(part: nn.Module) -> nn.Module | None:
-        kind = type(part)
         if isinstance(part, PatchEmbedding):
             return AnyPatchEmbedding(part, noise_channels)
-        if kind.__module__.startswith("transformers.") and kind.__name__ in _LIBRARY_RESULTS:
-            return WholeHeads(part, _LIBRARY_RESULTS[kind.__name__])
+        if (results := library_results(part)) is not None:
+            return WholeHeads(part, results)
         if isinstance(part, nn.Sequential) and len(part) == 2 and isinstance(part[0], NearestDouble):
             return PortableUpsampling(part[1])
-        rule = RULES.get(kind)
+        rule = RULES.get(type(part))
         return rule(part) if rule else None
 
     return applied(module, rewrite, inputs)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from echoedge.core.bundle import CONDITION_PROGRAMS
+from echoedge.runtime.engines.around import Around
 from echoedge.runtime.engines.base import Array, Engine
 
 
@@ -43,20 +44,12 @@ class Recording:
         return [call for call in self.calls if call.program == program]
 
 
-class Swapped:
+class Swapped(Around):
     """`engine`, but `program` is run by `other`."""
 
-    name = "swapped"
-
     def __init__(self, engine: Engine, other: Engine, program: str) -> None:
-        self.engine, self.other, self.program = engine, other, program
-
-    @property
-    def threads(self) -> int:
-        return self.engine.threads
-
-    def has(self, program: str) -> bool:
-        return self.engine.has(program)
+        super().__init__(engine)
+        self.name, self.other, self.program = "swapped", other, program
 
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
         return (self.other if program == self.program else self.engine).run(program, method, inputs)

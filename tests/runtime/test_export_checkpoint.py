@@ -26,6 +26,7 @@ from echoedge.core.weights.checkpoints import Checkpoint
 from echoedge.core.weights.source import CheckpointSource, unit
 from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe
 from echoedge.runtime.engines import open_engine
+from echoedge.runtime.engines.around import Around
 from echoedge.runtime.engines.base import Array, Engine
 from echoedge.runtime.export import pipeline
 from echoedge.runtime.export import request as module
@@ -134,6 +135,7 @@ def test_the_bundle_verifies_itself(made: Made) -> None:
     assert {row.name for row in verdict.rows if row.unjudged == NO_CLIP} == {"latents", "frames"}
     assert {row.name for row in verdict.rows} - {"latents", "frames"} == set(bundle.manifest.programs)
     assert verdict.lipsync.unjudged == NO_CLIP
+    assert all(each.passed for each in verdict.reactions), verdict.reactions
 
 
 def test_it_plays(made: Made) -> None:
@@ -393,20 +395,12 @@ FRAMES = 25  # three windows of nine frames that share a latent frame
 FP32_DB = WEIGHT_BARS["fp32"].psnr_db or 0.0
 
 
-class Altered:
+class Altered(Around):
     """An engine whose `program` is given changed inputs."""
 
-    name = "altered"
-
     def __init__(self, engine: Engine, program: str, change: Callable[[list[Array]], list[Array]]) -> None:
-        self.engine, self.program, self.change = engine, program, change
-
-    @property
-    def threads(self) -> int:
-        return self.engine.threads
-
-    def has(self, program: str) -> bool:
-        return self.engine.has(program)
+        super().__init__(engine)
+        self.program, self.change = program, change
 
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
         return self.engine.run(program, method, self.change([*inputs]) if program == self.program else inputs)
