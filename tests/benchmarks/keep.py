@@ -164,7 +164,8 @@ def keep_baseline(path: Path, *told: dict[str, Any]) -> None:
         versions=first.versions,
         conditions=(
             "The full-precision model in PyTorch, one clip of the preset's shape after a first one; medians of wall time, on "
-            f"{first.threads} thread of a machine that other programs were using: wall times are several times the CPU times. "
+            f"{first.threads} thread; the load average at the end of each is told: where it is high, other programs shared the "
+            "cores, and the wall times are several times the CPU times. "
             "Weights of a seed are drawn (`random:0`), those of nano are its own."
         ),
         figures={"measured": rows, "weights": weights},
