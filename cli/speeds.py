@@ -48,26 +48,33 @@ def print_speeds(records: Sequence[BenchRecord]) -> None:
 
 
 def print_compared(compared: Compared) -> None:
-    """Records of one workload: targets, precisions, speeds, and how many times as fast as the first."""
-    workload = compared.records[0].workload
-    table = Table(title=f"{workload}", title_justify="left")
-    left = ("record", "target", "precision", "preset", "device")
-    for column in (*left, "step", "clip", "first frame", "fps", "peak", "step ×", "decode ×", "clip ×"):
-        table.add_column(column, justify="left" if column in left else "right")
-    for name, record in zip(compared.names, compared.records, strict=True):
-        ratios, engine = compared.speedups(record), record.engine
-        peak = record.peak_rss_bytes if record.peak_device_bytes is None else record.peak_device_bytes
-        mode = "" if record.mode == "ahead-of-time" else f", {record.mode}"
-        table.add_row(
-            escape(name), f"{engine.target}{mode}{'' if record.savings else ', without savings'}",
-            f"{engine.weights} in {engine.precision or '?'}", record.workload.preset or record.workload.shape,
-            f"{escape(record.machine.name)}, {record.threads} threads", _milliseconds(record.step.median),
-            _milliseconds(record.clip.median), _milliseconds(record.first_frame.median), f"{record.fps:.1f}", _megabytes(peak),
-            *(_times(ratios[key]) for key in ("step", "decode", "clip")),
-        )  # fmt: skip
+    """Records of one workload, a column each: targets, precisions, speeds, and how many times as fast as the first."""
+    records = compared.records
+    ratios = [compared.speedups(record) for record in records]
+    table = Table(title=f"{records[0].workload}", title_justify="left")
+    table.add_column("")
+    for name in compared.names:
+        table.add_column(escape(name), justify="right", overflow="fold")
+    table.add_row("target", *(_target(record) for record in records))
+    table.add_row("precision", *(f"{record.engine.weights} in {record.engine.precision or '?'}" for record in records))
+    table.add_row("preset", *(record.workload.preset or record.workload.shape for record in records))
+    table.add_row("device", *(f"{escape(record.machine.name)}, {record.threads} threads" for record in records))
+    table.add_section()
+    table.add_row("a step", *(_milliseconds(record.step.median) for record in records))
+    table.add_row("clip", *(_milliseconds(record.clip.median) for record in records))
+    table.add_row("first frame", *(_milliseconds(record.first_frame.median) for record in records))
+    table.add_row("frames per second", *(f"{record.fps:.1f}" for record in records))
+    table.add_row("peak memory", *(_megabytes(record.peak_device_bytes or record.peak_rss_bytes) for record in records))
+    table.add_section()
+    for key in ("step", "decode", "clip"):
+        table.add_row(f"[bold]{key} ×[/]", *(f"[bold]{_times(each[key])}[/]" for each in ratios))
     out.print(table)
-    places = dict.fromkeys(_whose(record) for record in compared.records)
-    out.print(f"[dim]× is how many times as fast as {escape(compared.names[0])}. {' '.join(places)}[/]")
+    out.print(f"[dim]× is how many times as fast as {escape(compared.names[0])}. Each was measured on the device that it names.[/]")
+
+
+def _target(record: BenchRecord) -> str:
+    mode = "" if record.mode == "ahead-of-time" else f", {record.mode}"
+    return f"{record.engine.target}{mode}{'' if record.savings else ', without savings'}"
 
 
 def _whose(record: BenchRecord) -> str:

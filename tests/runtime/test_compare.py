@@ -86,7 +86,13 @@ def test_the_command_sets_records_side_by_side(tmp_path: Path, run: Run) -> None
     files = [kept(tmp_path, "slow.json", bench_record(1000.0)), kept(tmp_path, "fast.json", bench_record(250.0))]
     told = run("bench", "--compare", *files)
     assert told.status == 0
-    for words in ("nano, 6 layers, 64x64x25, 8 steps × 2", "executorch/xnnpack", "int8 in fp32", "4.00", "Figures of a phone."):
+    for words in (
+        "nano, 6 layers, 64x64x25, 8 steps × 2",
+        "executorch/xnnpack",
+        "int8 in fp32",
+        "4.00",
+        "on the device that it names",
+    ):
         assert words in told.out, words
     printed = json.loads(run("bench", "--compare", *files, "--json").out)
     assert [one["speedup"]["clip"] for one in printed["records"]] == [1.0, 4.0]
