@@ -79,11 +79,10 @@ def _record_jobs(request: ExportRequest, parts: Parts) -> tuple[Job, ...]:
     for shape in range(len(request.clips)):
         need = needs(request, shape)
         for stage, recording in work.items():
-            name = f"reference of the {stage}"
+            main = f"reference of the {stage}"
+            name = shaped_name(main, request.clips[shape]) if shape else main
             after = (parts.recorded["encoders", shape],) if stage == "step" else ()
-            parts.recorded[stage, shape] = Job(
-                request.label(name, shape), "reference", partial(recording, shape=shape), Recorded, need[name], after
-            )
+            parts.recorded[stage, shape] = Job(name, "reference", partial(recording, shape=shape), Recorded, need[main], after)
     return (parts.recorded["step", 0],) if request.recipe.needs_samples else ()
 
 
