@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .core.weights.checkpoints import Checkpoint
     from .runtime.bench.compare import Compared
     from .runtime.bench.operators import OperatorSpeeds
+    from .runtime.bench.placement import Ran
     from .runtime.bench.presets import Preset
     from .runtime.health import Health
     from .runtime.play.animate import Animated
@@ -387,6 +388,19 @@ def inspect_checkpoint(folder: Place) -> Checkpoint:
     from .core.weights.checkpoints import Checkpoint
 
     return Checkpoint.open(folder)
+
+
+def placements(bundle: Place, *, progress: Progress = silent) -> tuple[Ran, ...]:
+    """Of a bundle for ONNX Runtime: which execution provider runs how many operators and FLOPs of each graph here, every graph
+    called once.
+
+    Raises:
+        BundleError: as `inspect`.
+        ConfigError, EngineError: the bundle is for another target; a graph cannot be loaded, or would run elsewhere.
+    """
+    from .runtime.bench.placement import placements as measured
+
+    return measured(inspect(bundle), progress)
 
 
 def savings(bundle: Place, *, measured: bool = False, progress: Progress = silent) -> tuple[tuple[Saving, ...], dict[str, float]]:

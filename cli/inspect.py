@@ -22,6 +22,7 @@ from .words import (
 
 if TYPE_CHECKING:
     from ..core.bundle import Saving
+    from ..runtime.bench.placement import Ran
 
 
 STATED = ("inputs", "accuracy_level")  # of a target's settings: how layers with fewer bits take what they are given
@@ -51,6 +52,27 @@ def _print_savings(savings: tuple[Saving, ...], evaluations: int, times: dict[st
     out.print("[dim]FLOPs of matrix products alone; parameters that the step does without.[/]")
 
 
+def _print_placement(ran: tuple[Ran, ...]) -> None:
+    table = Table(title="What ran where, in one call of each graph", title_justify="left")
+    for column in ("program", "operators", "FLOPs", "time", "most of the time"):
+        table.add_column(column, justify="left" if column in ("program", "most of the time") else "right")
+    for each in ran:
+        label = each.program if each.method == "forward" else f"{each.program}.{each.method}"
+        total = sum(each.flops.values())
+        table.add_row(
+            label,
+            _by_provider({name: str(count) for name, count in each.operators.items()}),
+            _by_provider({name: f"{_amount(n)} ({n / total:.0%})" for name, n in each.flops.items() if n}) or "–",
+            f"{1000 * each.seconds:.1f} ms",
+            ", ".join(f"{name} {share:.0%}" for name, share in each.slowest.items()),
+        )
+    out.print(table)
+
+
+def _by_provider(told: dict[str, str]) -> str:
+    return ", ".join(f"{name.removesuffix('ExecutionProvider')} {text}" for name, text in told.items())
+
+
 def _amount(count: int) -> str:
     """`count` with three figures and a unit: 12400000000 -> "12.4 G"."""
     value = float(count)
@@ -66,6 +88,9 @@ def inspect(
     time: Annotated[
         bool, typer.Option("--time", help="Also measure what each rewrite saves: a step of two blocks in PyTorch, CPU time.")
     ] = False,
+    placement: Annotated[
+        bool, typer.Option("--placement", help="Also run every graph of a bundle for ONNX Runtime, and say what ran where.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a bundle holds: programs, what the backend took, what left the step, plan, files, provenance. Of a folder of
@@ -75,8 +100,8 @@ def inspect(
     from ..core.metrics.psnr import in_words
 
     if is_checkpoint(path):
-        if time:
-            raise ConfigError("--time measures the step of a bundle; this is a folder of weights.")
+        if time or placement:
+            raise ConfigError(f"{'--time' if time else '--placement'} measures a bundle; this is a folder of weights.")
         if not inspect_checkpoint(path, as_json):
             raise typer.Exit(1)
         return
@@ -88,8 +113,13 @@ def inspect(
     if time:
         with bars(as_json) as progress:
             saved, times = api.savings(path, measured=True, progress=progress)
+    ran: tuple[Ran, ...] = ()
+    if placement:
+        with bars(as_json) as progress:
+            ran = api.placements(path, progress=progress)
     if as_json:
         told: dict[str, Any] = {"savings": [saving.model_dump() for saving in saved]} | ({"step_seconds": times} if times else {})
+        told |= {"placement": [each.to_dict() for each in ran]} if placement else {}
         told |= {"records": [r.model_dump(mode="json") for r in records.own], "damaged_records": dict(records.damaged)}
         print(json.dumps(json.loads(manifest.to_json()) | told, ensure_ascii=False))
         return
@@ -98,6 +128,8 @@ def inspect(
         _print_savings(saved, plan.evaluations, times)
     else:
         out.print("[dim]What left the step is not on record in this bundle, which an earlier version made; --time counts it.[/]")
+    if placement:
+        _print_placement(ran)
     clip = bundle.clip
     size = bundle.bytes
     window = f"windows of {plan.window.length} latent frames, overlap {plan.window.overlap}" if plan.window else "no windows"

@@ -18,6 +18,7 @@ from ...core.errors import EngineError
 from ...core.files import available_memory
 from ...core.memory import usable_cores
 from ...targets.onnx.session import SUFFIX, WEIGHTS, heard, library, open_session, provider, require_flash
+from ...targets.onnx.stale import misstated, told
 from .base import Array, check_inputs, contiguous, program_called
 
 if TYPE_CHECKING:
@@ -99,8 +100,14 @@ class OnnxEngine:
         sizes = {path: self._bytes(path) for path in (record.path, *(path for path, _ in sessions))}
         while sessions and sum(sizes[path] for path, _ in sessions) + sizes[record.path] > self.keep_bytes:
             del sessions[next(iter(sessions))]
-        sessions[key] = open_session(self.bundle.path(record.path) / f"{method}{SUFFIX}", self.device, self._on)
-        return sessions[key]
+        path, known = self.bundle.path(record.path) / f"{method}{SUFFIX}", record.methods[method]
+        session = open_session(path, self.device, self._on)
+        for values, specs in ((session.get_inputs(), known.inputs), (session.get_outputs(), known.outputs)):
+            stale = misstated(values, [(spec.name, spec.shape) for spec in specs])
+            if stale is not None:
+                raise EngineError(told(path, stale))
+        sessions[key] = session
+        return session
 
     def _bytes(self, path: str) -> int:
         return self.bundle.manifest.files[f"{path}/{WEIGHTS}"].bytes

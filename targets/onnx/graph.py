@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ExportError
 from .session import SUFFIX, WEIGHTS
+from .stale import stale_dimension, told
 
 OPSET = 23
 _INNER = "inner."
@@ -246,7 +247,7 @@ def check(path: Path, demanded: Mapping[str, int]) -> Counter[str]:
     """Operators of a written graph, by name. `demanded`: of those that must be there whole, how many at least.
 
     Raises:
-        ExportError: the file is not valid ONNX, its weights are cut, or an operator fell apart.
+        ExportError: the file is not valid ONNX, a dimension of it is stale, its weights are cut, or an operator fell apart.
     """
     import onnx
 
@@ -256,8 +257,11 @@ def check(path: Path, demanded: Mapping[str, int]) -> Counter[str]:
         if end > size:
             raise ExportError(cut_off(path, end, size))
         onnx.checker.check_model(str(path))
+        stale = stale_dimension(path)
     except (onnx.checker.ValidationError, OSError, ValueError) as error:
         raise ExportError(f"{path} is not valid ONNX: {str(error).splitlines()[0]} Export the bundle again.") from error
+    if stale is not None:
+        raise ExportError(told(path, stale))
     found: Counter[str] = Counter(node.op_type for node in model.graph.node)
     for name, count in demanded.items():
         if found[name] < count:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import EngineError
+from .stale import stale_dimension, told
 
 SUFFIX, WEIGHTS = ".onnx", "weights.data"  # of a method's graph, and the file beside it that all of a program's share
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # by device
@@ -94,10 +95,21 @@ def open_session(path: Path, device: str, threads: int = 0, profile: Path | None
             raise EngineError(
                 f"{path.with_name(WEIGHTS)} is cut off: {path.name} reads more than it has. Copy the bundle again."
             ) from error
+        stale = _stale(path)
+        if stale is not None:
+            raise EngineError(told(path, stale)) from error
         raise EngineError(f"{path} cannot be loaded by ONNX Runtime ({_first_line(error)}). Export the bundle again.") from error
     session.disable_fallback()
     require_placed(path.name, placed(session), name, session.get_providers())
     return session
+
+
+def _stale(path: Path) -> str | None:
+    """As `stale_dimension`, where the package onnx is here and reads the file."""
+    try:
+        return stale_dimension(path)
+    except Exception:  # what the runtime said is told then
+        return None
 
 
 def _require_whole(path: Path) -> None:
@@ -177,15 +189,34 @@ def require_flash(label: str, log: str) -> None:
 
 @dataclass(frozen=True)
 class Profiled:
-    """One call: FLOPs and seconds by (provider, operator), of the graph as the runtime runs it."""
+    """One call: kernels, FLOPs and seconds by (provider, operator), of the graph as the runtime runs it."""
 
+    kernels: Mapping[tuple[str, str], int]
     flops: Mapping[tuple[str, str], int]
     seconds: Mapping[tuple[str, str], float]
 
-    def share(self, name: str) -> float:
-        """Of the FLOPs, those that a provider ran; 1 where there are none."""
-        total = sum(self.flops.values())
-        return sum(n for (where, _), n in self.flops.items() if where == name) / total if total else 1.0
+    @property
+    def operators(self) -> dict[str, int]:
+        """How many kernels each provider ran."""
+        return _by_provider(self.kernels)
+
+    @property
+    def flops_by_provider(self) -> dict[str, int]:
+        return _by_provider(self.flops)
+
+    def slowest(self, most: int = 3) -> dict[str, float]:
+        """Operators by their share of the time, the largest first."""
+        total, found = sum(self.seconds.values()) or 1.0, Counter[str]()
+        for (_, operator), seconds in self.seconds.items():
+            found[operator] += seconds / total  # type: ignore[assignment]
+        return dict(found.most_common(most))
+
+
+def _by_provider(counts: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for (name, _), count in counts.items():
+        found[name] += count
+    return dict(found)
 
 
 def profile(path: Path, device: str, inputs: Mapping[str, Any], threads: int = 0) -> Profiled:
@@ -196,15 +227,15 @@ def profile(path: Path, device: str, inputs: Mapping[str, Any], threads: int = 0
         session.run(None, feed)
         session.run(None, feed)
         events = json.loads(Path(session.end_profiling()).read_text())
-    kernels = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
-    flops: Counter[tuple[str, str]] = Counter()
-    seconds: Counter[tuple[str, str]] = Counter()
-    for event in kernels[len(kernels) // 2 :]:
+    ran = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    kernels, flops, seconds = Counter[tuple[str, str]](), Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for event in ran[len(ran) // 2 :]:
         known = event["args"]
         place = (known["provider"], known["op_name"])
+        kernels[place] += 1
         flops[place] += flops_of(known["op_name"], _shapes(known, "input"), _shapes(known, "output"))
         seconds[place] += event["dur"] / 1e6  # type: ignore[assignment]
-    return Profiled(dict(flops), dict(seconds))
+    return Profiled(dict(kernels), dict(flops), dict(seconds))
 
 
 def _shapes(known: Mapping[str, Any], side: str) -> list[list[int]]:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from ...core.bundle import Method, Placement
 from ...core.errors import ExportError
@@ -54,11 +55,13 @@ class OnnxOptions:
 
 @dataclass(frozen=True)
 class _Method:
-    """A method in the compiler's hands: its graph and its weights, which may come as they are asked for."""
+    """A method in the compiler's hands: its graph and its weights, which may come as they are asked for. `flops`: of one call in
+    the shape that it was made for."""
 
     graph: Graph
     weights: Any  # Iterator of (name, tensor), read once
     demanded: Mapping[str, int]
+    flops: int
 
 
 class Onnx:
@@ -120,7 +123,7 @@ class Onnx:
             weights.add(method, made.weights)
             path = write(made.graph, method, weights)
             found = check(path, made.demanded)
-            taken[method] = Placement(delegate_calls=1, delegated_ops=sum(found.values()))
+            taken[method] = Placement(delegate_calls=1, delegated_ops=sum(found.values()), delegated_flops=made.flops)
         return [Built(unit.label, "folder", place, taken, dict(unit.layers))]
 
     def merge(self, data: Sequence[Path], folder: Path, name: str) -> Path:
@@ -174,18 +177,31 @@ def _demanded(module: nn.Module, inputs: Sequence[Tensor]) -> dict[str, int]:
 
     handles = [part.register_forward_pre_hook(note) for part in module.modules()]
     try:
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-            module(*(torch.empty(x.shape, dtype=x.dtype) for x in inputs))
+        _imagine(module, inputs)
     finally:
         for handle in handles:
             handle.remove()
     return dict(+found)
 
 
+def _imagine(module: nn.Module, inputs: Sequence[Tensor]) -> None:
+    """Calls a module without computing anything."""
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        module(*(torch.empty(x.shape, dtype=x.dtype) for x in inputs))
+
+
+def _flops(module: nn.Module, inputs: Sequence[Tensor]) -> int:
+    """Of the products of one call. Nothing is computed."""
+    with FlopCounterMode(display=False) as counter:
+        _imagine(module, inputs)
+    return counter.get_total_flops()
+
+
 def _held(
     unit: Unit, label: str, entry: EntryPoint, recipe: WeightRecipe, options: OnnxOptions, fitting: Fitting, layers: Counter[str]
 ) -> _Method:
     inputs = tuple(entry.inputs.values())
+    flops = _flops(any_shape(entry.module), inputs)
     whole = make_whole(any_shape(entry.module), inputs=inputs)
     relieve = partial(release_pages, entry.module)
     layers.update(quantise(whole, unit.role, recipe, inputs, store=stored_weight, samples=fitting.calls, relieve=relieve))
@@ -193,7 +209,7 @@ def _held(
     whole = settle(whole, _inputs(unit, options))
     whole = whole.half() if half else whole
     relieve()
-    return _Method(_traced(unit, label, entry, whole, half), named_tensors(whole), demanded)
+    return _Method(_traced(unit, label, entry, whole, half), named_tensors(whole), demanded, flops)
 
 
 def _streamed(
@@ -202,7 +218,9 @@ def _streamed(
     assert unit.blocks is not None
     half = options.precision == "fp16"
     inputs = tuple(entry.inputs.values())
-    shell = make_whole(any_shape(hollow(entry.module)), inputs=inputs)
+    shell = any_shape(hollow(entry.module))
+    flops = _flops(shell, inputs)
+    shell = make_whole(shell, inputs=inputs)
     shape_layers(shell, unit.role, recipe)
     demanded = _demanded(shell, inputs)
     shell = settle(shell, _inputs(unit, options))
@@ -228,7 +246,7 @@ def _streamed(
         for index, block in enumerate(dit.blocks):
             yield from settled(block, f"dit.blocks.{index}.", fitting.of_block(index))
 
-    return _Method(graph, weights(unit.blocks), demanded)
+    return _Method(graph, weights(unit.blocks), demanded, flops)
 
 
 def _without_blocks(dit: DiT) -> DiT:

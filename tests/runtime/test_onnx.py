@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,22 @@ def test_shapes_that_are_not_listed_are_played_where_every_program_serves_every_
     with pytest.raises(BundleError, match="image_encoder"):  # this bundle has none that could say which portraits it takes
         bundle.plays(ClipSpec(48, 32, 5))
     assert bundle.plays(bundle.clip)
+
+
+def test_a_size_that_a_call_no_longer_chooses_is_named(bundle: Bundle, graphs: Path, tmp_path: Path) -> None:
+    """The graph was made for one height: it loads, and every other clip would fail within it."""
+    import onnx
+
+    folder = tmp_path / "graphs"
+    shutil.copytree(graphs, folder)
+    path = folder / "denoise_reusing" / "forward.onnx"
+    model = onnx.load(str(path), load_external_data=False)
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 4
+    path.write_bytes(model.SerializeToString())
+    stale = write(tmp_path / "stale.echoedge", folder, bundle.manifest.target)
+    said = r"latents is \[1, 16, frames, 4, width\] in the graph and \[1, 16, frames, height, width\] in the manifest"
+    with pytest.raises(EngineError, match=f"has a stale dimension: {said}"):
+        open_engine(stale).run("denoise_reusing", "forward", example("denoise_reusing"))
 
 
 def test_memory_is_given_back(bundle: Bundle) -> None:
