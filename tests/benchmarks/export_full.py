@@ -5,7 +5,7 @@
     python tests/benchmarks/export_full.py CHECKPOINT PACK --target onnx --weights fp32 fp16 int8 int4 --decoders full,tiny
                                            --record records/export-flash-onnx.json
 
-Runs `echoedge export` at 256x256, 25 frames, once for each of `--weights` with each of `--decoders`, and reads the finished bundle.
+Runs `echoedge export` in the shape `--clip`, once for each of `--weights` with each of `--decoders`, and reads the finished bundle.
 `fp16` is half precision of target onnx. Prints JSON; `--record` keeps it as docs/FIGURES.md shows it, after each bundle. Twelve
 minutes and 30 GB of disk a bundle, on a quiet machine.
 """
@@ -38,10 +38,10 @@ HALF = ("--weights", "fp32", "--device", "cuda", "--precision", "fp16")
 
 def exported(asked: argparse.Namespace, weights: str, decoders: str, out: Path) -> tuple[Bundle, float, float]:
     """-> the bundle, wall and CPU seconds of its export."""
-    stored = HALF if weights == "fp16" else ("--weights", weights)
+    (size, frames), stored = asked.clip.rsplit("x", 1), HALF if weights == "fp16" else ("--weights", weights)
     command = [
         sys.executable, "-m", "echoedge.cli", "export", "--model", "flash", "--checkpoint", str(asked.checkpoint), *stored,
-        "--target", asked.target, "--size", "256x256", "--frames", "25", "--prompts", str(asked.pack), "--memory", asked.memory,
+        "--target", asked.target, "--size", size, "--frames", frames, "--prompts", str(asked.pack), "--memory", asked.memory,
         "--decoders", decoders, "--out", str(out), *(part for shape in asked.also for part in ("--also", shape)),
     ]  # fmt: skip
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("--use", action="store_true", help="also time verify and animate with the first bundle")
     parser.add_argument("--target", default="executorch", choices=("executorch", "onnx"))
     parser.add_argument("--memory", default="4GB", help="as of `echoedge export`")
+    parser.add_argument("--clip", default="256x256x25", metavar="SHAPE")
     parser.add_argument("--also", nargs="*", default=[], metavar="SHAPE", help="as of `echoedge export`")
     parser.add_argument("--beside", default="No other program beside.", help="a sentence about what else ran")
     parser.add_argument("--record", type=Path, metavar="FILE", help="keep the figures there: records/export-flash.json")
@@ -167,10 +168,10 @@ def record(asked: argparse.Namespace, load: float, bundle: Bundle, tables: dict[
     write_figures(
         asked.record,
         command=(
-            f"echoedge export{chosen} --model flash --checkpoint FOLDER --size 256x256 --frames 25 --memory {asked.memory} "
-            "--prompts PACK"
+            f"echoedge export{chosen} --model flash --checkpoint FOLDER --size {asked.clip.rsplit('x', 1)[0]} --frames "
+            f"{asked.clip.rsplit('x', 1)[1]} --memory {asked.memory} --prompts PACK"
         ),
-        source=f"`tests/benchmarks/export_full.py CHECKPOINT PACK{chosen} --record {asked.record}`.",
+        source=f"`tests/benchmarks/export_full.py CHECKPOINT PACK{chosen} --clip {asked.clip} --record {asked.record}`.",
         hardware=device_name(),
         versions={name: bundle.manifest.versions[name] for name in ("torch", *libraries)},
         conditions=(

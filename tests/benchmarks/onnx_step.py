@@ -5,14 +5,17 @@
 1. model      flash at full width with two blocks, random weights
 2. compiled   the step in each form, once: graphs with free sizes
 3. agreement  of each with full precision, float32 at three shapes from one file
-4. time       CPU seconds of one call on one thread, forms in turn, the least of the rounds; the blocks as published (`peers.py`),
-              where keys and values of every condition are computed in the step; and what the engine adds to the bare session
+4. beside it  by hand, the same step exported by torch at this one shape, with the library's attention; as published (`peers.py`),
+              the blocks alone, keys and values of every condition computed in the step; both by ONNX Runtime's own quantisers
+5. time       CPU seconds of one call on one thread, all in turn, the least of the rounds; and what the engine adds to the session
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.metadata
+import logging
 import os
 import shlex
 import sys
@@ -48,7 +51,14 @@ FORMS: dict[str, tuple[WeightRecipe, dict[str, str]]] = {
     "int8, inputs whole": (PRESETS["int8"], {"inputs": "whole"}),
     "int4, inputs in blocks": (INT4, {}),
 }
-PUBLISHED = "as published, fp32"
+OURS, ENGINE, BY_HAND, PUBLISHED = MAKERS = ("ours", "engine", "by_hand", "published")
+# What ONNX Runtime's own quantisers make of a graph, at the precision of a form; None leaves it in float32.
+RIVALS: dict[str, dict[str, Any] | None] = {
+    "fp32": None,
+    "int8, inputs in blocks": {"bits": 8, "block_size": 128, "is_symmetric": True, "accuracy_level": 4},
+    "int8, inputs whole": {},
+    "int4, inputs in blocks": {"bits": 4, "block_size": 32, "is_symmetric": True, "accuracy_level": 4},
+}
 
 
 def source(width_of: str) -> HeldSource:
@@ -73,20 +83,65 @@ def compiled(model: HeldSource, form: str, folder: Path) -> Path:
     return place / "denoise" / "forward.onnx"
 
 
-def published(folder: Path, toy: bool) -> Callable[[], Any]:
-    """The same two blocks with keys and values inside, exported as `peers.py` does."""
-    from echoedge.tests.benchmarks.peers import Task, _onnx  # one export of the blocks for every tool
+def by_hand(model: HeldSource, folder: Path) -> Path:
+    """The step as torch exports it at this one shape, with the library's attention, everything else left to the exporter."""
+    from echoedge.tests.benchmarks.peers import PlainCross, _once
 
-    task = Task(folder, 448, "published", 1, "nano" if toy else "flash", 2)
-    path = _onnx(task)
+    def make(scratch: Path) -> None:
+        entry = entry_points(model, "denoise", CLIP, Making(TEXT_ROWS))["forward"]
+        module = copy.deepcopy(entry.module)
+        for block in module.dit.blocks:
+            block.cross_attn = PlainCross(block.cross_attn)
+        program = torch.onnx.export(
+            module, tuple(entry.drawn(3).values()), dynamo=True, opset_version=23, input_names=list(entry.inputs),
+            output_names=["velocity"], external_data=True, verbose=False,
+        )  # fmt: skip
+        program.save(str(scratch / "exported.onnx"), external_data=True)
+        without_shapes(scratch / "exported.onnx", scratch / "graph.onnx")
+
+    return _once(folder / "by-hand", make) / "graph.onnx"
+
+
+def without_shapes(exported: Path, path: Path) -> None:
+    """A copy without the shapes that the exporter's rewrites left stale: quantisers would refuse them."""
+    import onnx
+
+    graph = onnx.load(str(exported))
+    del graph.graph.value_info[:]
+    onnx.save(graph, str(path), save_as_external_data=True, location=f"{path.stem}.data")
+
+
+def rival(graph: Path, form: str) -> Path:
+    """`graph` at the precision of a form, by ONNX Runtime's own quantisers; made once."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    settings = RIVALS[form]
+    if settings is None:
+        return graph
+    path = graph.with_name(f"{form.replace(', ', '-').replace(' ', '-')}.onnx")
+    if path.exists():
+        return path
+    if settings:
+        quantiser = MatMulNBitsQuantizer(onnx.load(str(graph)), **settings)
+        quantiser.process()
+        quantiser.model.save_model_to_file(str(path), use_external_data_format=True)
+    else:
+        quantize_dynamic(
+            str(graph), str(path), op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8,
+            use_external_data_format=True,
+        )  # fmt: skip
+    return path
+
+
+def session_of(path: Path) -> Any:
     options = library().SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = library().InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    feed = {name: value.numpy() for name, value in task.inputs().items()}
-    return lambda: session.run(None, feed)
+    return library().InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def least(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def least(calls: dict[tuple[str, str], Callable[[], Any]], rounds: int) -> dict[tuple[str, str], float]:
     """CPU seconds of each, called in turn."""
     found = dict.fromkeys(calls, float("inf"))
     for call in calls.values():
@@ -99,6 +154,11 @@ def least(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     return found
 
 
+def over(seconds: dict[tuple[str, str], float], form: str, maker: str) -> float | None:
+    """Our time of a form over that of another export of the same precision."""
+    return seconds[form, OURS] / seconds[form, maker] if (form, maker) in seconds else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("out/onnx_step"))
@@ -108,7 +168,13 @@ def main() -> None:
     parser.add_argument("--record", type=Path)
     given = parser.parse_args()
     torch.set_grad_enabled(False)
+    logging.disable(logging.WARNING)  # exporters and quantisers tell every node
+    from echoedge.tests.benchmarks.peers import Task, _onnx  # one export of the blocks for every tool
+
     model, rows, calls = source(given.model), [], {}
+    task = Task(given.out, 448, "published", 1, "nano" if given.model == "toy" else "flash", 2)
+    published, hand = _onnx(task), by_hand(model, given.out)
+    of_published = {name: value.numpy() for name, value in task.inputs().items()}
     for form in given.forms:
         session = open_session(compiled(model, form, given.out), "cpu", 1)
         for clip in (CLIP, *(OTHERS if form == "fp32" else ())):
@@ -117,22 +183,37 @@ def main() -> None:
             inputs["text_bias"][0, 60:] = -1e9
             expected = entry.run(*inputs.values())[0].numpy()
             feed = {name: x.numpy() for name, x in inputs.items()}
-            (found,) = session.run(None, feed)
-            rows.append({"form": form, "clip": str(clip), "psnr_db": round(psnr(expected, found, float(np.ptp(expected))), 1)})
-            print(rows[-1], flush=True)
-            if clip == CLIP:
-                calls[form] = partial(session.run, None, feed)
-                if form == "fp32":
-                    known = TARGET.methods(unit(model, "denoise", CLIP, Making(TEXT_ROWS)))["forward"]
-                    through = partial(run_bound, session, "denoise", "cpu", known, list(feed.values()), [False])
-                    calls["fp32, through the engine"] = through
-    calls[PUBLISHED] = published(given.out, given.model == "toy")
+
+            def add(maker: str, found: Any, clip: ClipSpec = clip, expected: Any = expected, form: str = form) -> None:
+                decibels = round(psnr(expected, found, float(np.ptp(expected))), 1)
+                rows.append({"form": form, "export": maker, "clip": str(clip), "psnr_db": decibels})
+                print(rows[-1], flush=True)
+
+            add(OURS, session.run(None, feed)[0])
+            if clip != CLIP:
+                continue
+            calls[form, OURS] = partial(session.run, None, feed)
+            known = TARGET.methods(unit(model, "denoise", CLIP, Making(TEXT_ROWS)))["forward"]
+            calls[form, ENGINE] = partial(run_bound, session, "denoise", "cpu", known, list(feed.values()), [False])
+            if form in RIVALS:
+                other, bare = session_of(rival(hand, form)), session_of(rival(published, form))
+                add(BY_HAND, other.run(None, feed)[0])
+                calls[form, BY_HAND] = partial(other.run, None, feed)
+                calls[form, PUBLISHED] = partial(bare.run, None, of_published)
     seconds = least(calls, given.rounds)
-    timed = [{"form": n, "cpu_seconds": s, "over_published": s / seconds[PUBLISHED]} for n, s in seconds.items()]
+    timed = [
+        {
+            "form": form,
+            **{f"{maker}_ms": 1e3 * seconds[form, maker] if (form, maker) in seconds else None for maker in MAKERS},
+            **{f"over_{maker}": over(seconds, form, maker) for maker in (BY_HAND, PUBLISHED)},
+            "over_published_fp32": seconds[form, OURS] / seconds["fp32", PUBLISHED] if ("fp32", PUBLISHED) in seconds else None,
+            "engine_adds": seconds[form, ENGINE] / seconds[form, OURS] - 1,
+        }
+        for form in given.forms
+    ]
     for row in timed:
         print(
-            f"{row['form']:28s} {1e3 * row['cpu_seconds']:8.1f} ms CPU, {row['over_published']:.2f} of the step as published",
-            flush=True,
+            ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{value}" for name, value in row.items()), flush=True
         )
     if given.record:
         from echoedge.docs.figures import write_figures
@@ -144,8 +225,9 @@ def main() -> None:
             conditions=(
                 f"Two blocks of {given.model} at full width with patches and head, random weights, {TEXT_ROWS} rows of text; "
                 f"one thread, CPU time, the least of {given.rounds} calls in turn; load {os.getloadavg()[0]:.1f} at the end. "
-                "fp16 is made for CUDA; processors take float32 between its operators. Published: the blocks alone, keys and "
-                "values of 512 rows of text inside."
+                "fp16 is made for CUDA; processors take float32 between its operators. By hand: the same step for this one shape, "
+                "exported by torch and quantised by ONNX Runtime. Published: the blocks alone, keys and values of 512 rows of text "
+                "inside, exported and quantised the same way."
             ),
             figures={"agreement": rows, "times": timed},
         )  # fmt: skip

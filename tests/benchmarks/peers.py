@@ -80,7 +80,7 @@ class PlainCross(nn.Module):
             return out.transpose(1, 2).reshape(b, f, -1, dim)
 
         c, q = conditions, inner.norm_q(inner.q(x))
-        bias = None if c.text_bias is None else c.text_bias.view(1, 1, 1, -1)
+        bias = None if c.text_bias is None else c.text_bias.view(1, 1, 1, -1).expand(1, 1, n, -1)  # some runtimes take no other
         out = attend(q, c.text_k, c.text_v, 1, bias) * weights[0] + attend(q, c.image_k, c.image_v) * weights[1]
         return inner.o((out + attend(q, c.audio_k, c.audio_v, f) * weights[2]).reshape(b, n, dim))
 
