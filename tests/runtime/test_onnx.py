@@ -155,10 +155,12 @@ def test_flash_attention_is_read_off_the_log() -> None:
 
 
 @pytest.mark.slow
-def test_a_whole_bundle_plays_and_is_proven(tmp_path: Path) -> None:
-    """Compiled, verified and played at two shapes; minutes."""
+def test_a_whole_bundle_plays_and_is_proven(tmp_path: Path, bundle_path: Path) -> None:
+    """Compiled, verified and played at two shapes, and held against what ExecuTorch's bundle recorded; minutes."""
+    from echoedge.core.bundle.agreement import falls_short
+    from echoedge.core.bundle.golden import compare
     from echoedge.runtime.play.player import Player, PlayerConfig
-    from echoedge.runtime.verify.parity import verify
+    from echoedge.runtime.verify.parity import read_golden, verify
 
     path = tmp_path / "small.echoedge"
     export_small(path, "int8", target="onnx")
@@ -167,6 +169,12 @@ def test_a_whole_bundle_plays_and_is_proven(tmp_path: Path) -> None:
     assert bundle.manifest.weights.settings["accuracy_level"] == 4
     verdict = verify(bundle, open_engine(bundle))
     assert verdict.passed and not verdict.failed
+    theirs = read_golden(Bundle.open(bundle_path))
+    assert theirs.index["programs"] == read_golden(bundle).index["programs"]  # arrays are named by their content
+    engine = open_engine(bundle)
+    for name, found in compare(theirs, engine.run).items():
+        demanded = bundle.manifest.programs[name].demanded
+        assert demanded is not None and not falls_short(found, demanded), name
     clip = ClipSpec(CLIP.height, CLIP.width, 17)
     assert bundle.plays(clip) and not bundle.plays(ClipSpec(64, 64, 9))
     player = Player(PlayerConfig.of(bundle, clip), open_engine(bundle, clip=clip))
