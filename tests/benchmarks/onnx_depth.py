@@ -1,0 +1,108 @@
+"""The whole step of flash, thirty blocks, for ONNX Runtime: its file in each form, executed and compared with full precision.
+
+    python tests/benchmarks/onnx_depth.py CHECKPOINT PACK [--forms fp32 fp16 int8 int4] --record records/onnx_depth.json
+
+The jobs of `echoedge export` that the step's proof waits for, and no others, each in a process of its own: the encoders and the step
+in full precision, the graph and its weights, the file executed on the recorded call of each shape. Minutes a form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from echoedge.core.config import ClipSpec
+from echoedge.docs.figures import Row, write_figures
+from echoedge.runtime.bench.clip import device_name
+from echoedge.runtime.export.jobs import Job, JobRunner
+from echoedge.runtime.export.pipeline import jobs_of
+from echoedge.runtime.export.request import checkpoint_request
+
+GB = 1e9
+CLIPS = (ClipSpec(128, 128, 9), ClipSpec(64, 96, 9), ClipSpec(96, 96, 13))
+FORMS: dict[str, tuple[str, dict[str, str]]] = {
+    "fp32": ("fp32", {}),
+    "fp16": ("fp32", {"device": "cuda", "precision": "fp16"}),
+    "int8": ("int8", {}),
+    "int4": ("int4", {}),
+}
+
+
+def closure(job: Job) -> list[Job]:
+    """A job behind those that it waits for."""
+    found: list[Job] = []
+    for before in job.after:
+        found += [each for each in closure(before) if each not in found]
+    return [*found, job]
+
+
+def measured(checkpoint: Path, pack: Path, form: str, clips: tuple[ClipSpec, ...], memory: int) -> list[Row]:
+    weights, options = FORMS[form]
+    request = checkpoint_request(
+        checkpoint, "flash", weights, target="onnx", options=options, clips=clips, decoders=("tiny",), prompts=pack
+    )
+    jobs = {job.name: job for job in jobs_of(request)[0]}
+    proofs = {str(clip): f"proof of denoise{f'-{clip}' if number else ''}" for number, clip in enumerate(clips)}
+    todo: list[Job] = []
+    for name in proofs.values():
+        todo += [each for each in closure(jobs[name]) if each not in todo]
+    with tempfile.TemporaryDirectory() as folder, JobRunner(Path(folder) / "work", form, 1, memory) as runner:
+        done = runner.run(todo, request, lambda *told: print(form, *told, flush=True))
+        made: Any = done["compile denoise"]
+        size = sum(file.stat().st_size for file in (runner.folder / made.result.path).iterdir())
+        runner.remove()
+    return [
+        {
+            "form": form,
+            "clip": clip,
+            "psnr_db": round(done[name].result.figures.psnr_db, 1),
+            "cosine": done[name].result.figures.cosine,
+            "file_mb": round(size / 1e6),
+            "compiling_s": made.seconds,
+            "compiling_gb": round(made.peak_bytes / GB, 2),
+            "proof_s": done[name].seconds,
+            "proof_gb": round(done[name].peak_bytes / GB, 2),
+        }
+        for clip, name in proofs.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("pack", type=Path)
+    parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=list(FORMS))
+    parser.add_argument("--memory", type=float, default=16, help="most memory to plan for, GB")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="keep the figures there, after each form")
+    asked, rows = parser.parse_args(), list[Row]()
+    for form in asked.forms:
+        clips = CLIPS if form == "fp32" else CLIPS[:1]
+        rows += measured(asked.checkpoint, asked.pack, form, clips, round(asked.memory * GB))
+        print(rows, flush=True)
+        if asked.record:
+            keep(asked.record, rows)
+
+
+def keep(path: Path, rows: list[Row]) -> None:
+    from echoedge.core.versions import library_versions
+
+    versions = library_versions()
+    write_figures(
+        path, command=shlex.join(["python", *sys.argv[:1], "CHECKPOINT", "PACK"]),
+        source=f"the same command with `--record {path}`, which writes this file.", hardware=device_name(),
+        versions={name: versions[name] for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
+        conditions=(
+            "Thirty blocks of full width, random weights; every file executed on the CPU and compared with eager float32, the worst of "
+            f"the recorded calls. fp16 is made for CUDA. Load {os.getloadavg()[0]:.1f} at the end."
+        ),
+        figures={"step": rows},
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
