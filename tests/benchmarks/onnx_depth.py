@@ -2,8 +2,8 @@
 
     python tests/benchmarks/onnx_depth.py CHECKPOINT PACK [--forms fp32 fp16 int8 int4] --record records/onnx_depth.json
 
-The jobs of `echoedge export` that the step's proof waits for, and no others, each in a process of its own: the encoders and the step
-in full precision, the graph and its weights, the file executed on the recorded call of each shape. Minutes a form.
+The jobs of `echoedge export` that the step's proof waits for, and no others, each in a process of its own: the encoders and the
+step in full precision, the graph and its weights, the file executed on the recorded call of each shape. Minutes a form.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def keep(path: Path, rows: list[Row]) -> None:
         source=f"the same command with `--record {path}`, which writes this file.", hardware=device_name(),
         versions={name: versions[name] for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
         conditions=(
-            "Thirty blocks of full width, random weights; every file executed on the CPU and compared with eager float32, the worst of "
-            f"the recorded calls. fp16 is made for CUDA. Load {os.getloadavg()[0]:.1f} at the end."
+            "Thirty blocks of full width, random weights; every file executed on the CPU and compared with eager float32, the "
+            f"worst of the recorded calls. fp16 is made for CUDA. Load {os.getloadavg()[0]:.1f} at the end."
         ),
         figures={"step": rows},
     )  # fmt: skip

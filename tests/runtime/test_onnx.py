@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from echoedge.core.bundle import Bundle, BundleWriter, TargetRecord
 from echoedge.core.config import ClipSpec
-from echoedge.core.errors import BundleError, EngineError
+from echoedge.core.errors import BundleError, ConfigError, EngineError
 from echoedge.core.metrics.psnr import psnr
 from echoedge.core.weights.source import HeldSource, Making, unit
 from echoedge.quantize.recipes import WeightRecipe
@@ -19,6 +20,7 @@ from echoedge.targets.base import Fitting
 from echoedge.targets.onnx.target import TARGET
 
 from ..bundles import CLIP, SOURCE, export_small, small_model, small_programs
+from ..commands import Run
 from ..core.tiny_bundle import FIXED
 
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -119,6 +121,20 @@ def test_a_size_that_a_call_no_longer_chooses_is_named(bundle: Bundle, graphs: P
         open_engine(stale).run("denoise_reusing", "forward", example("denoise_reusing"))
 
 
+def test_what_ran_where_is_told(bundle: Bundle, graphs: Path, tmp_path: Path) -> None:
+    from echoedge.runtime.bench.placement import placements
+
+    text, reusing = placements(bundle)
+    assert (text.program, text.method, set(text.operators)) == ("text_conditions", "forward", {"CPUExecutionProvider"})
+    width, rows, dim = 20, 12, 32  # of a prompt's embeddings, the prompt, the model
+    embedding, keys_values = 2 * rows * (width * dim + dim * dim), 2 * rows * dim * dim * 4  # of two blocks
+    assert text.flops == {"CPUExecutionProvider": embedding + keys_values}
+    assert sum(reusing.operators.values()) > 5 and 0 < sum(reusing.slowest.values()) <= 1.001
+    other = write(tmp_path / "other.echoedge", graphs, TargetRecord(name="executorch", backend="xnnpack", precision="fp32"))
+    with pytest.raises(ConfigError, match="compiled for executorch, whose programs are placed when they are exported"):
+        placements(other)
+
+
 def test_memory_is_given_back(bundle: Bundle) -> None:
     from echoedge.runtime.engines.onnx import OnnxEngine
 
@@ -155,7 +171,7 @@ def test_flash_attention_is_read_off_the_log() -> None:
 
 
 @pytest.mark.slow
-def test_a_whole_bundle_plays_and_is_proven(tmp_path: Path, bundle_path: Path) -> None:
+def test_a_whole_bundle_plays_and_is_proven(tmp_path: Path, bundle_path: Path, run: Run) -> None:
     """Compiled, verified and played at two shapes, and held against what ExecuTorch's bundle recorded; minutes."""
     from echoedge.core.bundle.agreement import falls_short
     from echoedge.core.bundle.golden import compare
@@ -169,6 +185,10 @@ def test_a_whole_bundle_plays_and_is_proven(tmp_path: Path, bundle_path: Path) -
     assert bundle.manifest.weights.settings["accuracy_level"] == 4
     verdict = verify(bundle, open_engine(bundle))
     assert verdict.passed and not verdict.failed
+    told = json.loads(run("inspect", path, "--placement", "--json").out)["placement"]
+    assert {each["program"] for each in told} == set(bundle.manifest.programs)
+    assert all(set(each["flops"]) == {"CPUExecutionProvider"} for each in told)
+    assert "What ran where" in run("inspect", path, "--placement").out
     theirs = read_golden(Bundle.open(bundle_path))
     assert theirs.index["programs"] == read_golden(bundle).index["programs"]  # arrays are named by their content
     engine = open_engine(bundle)
