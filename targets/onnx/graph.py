@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import ExportError
+from ..lean import lean
 from .session import SUFFIX, WEIGHTS
 
 OPSET = 23
@@ -69,6 +70,7 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@lean()
 def trace(
     label: str,
     module: nn.Module,
