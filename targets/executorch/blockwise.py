@@ -30,6 +30,7 @@ from ...core.weights.source import Unit
 from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import quantise
 from ..base import Calls, Lowered
+from ..lean import lean
 from ..rewrites.hoist import NoisePatches, strip_block
 from ..rewrites.portable import make_portable
 from .backends import Backend
@@ -226,6 +227,7 @@ class TransformerParts:
         return self.unit.methods["forward"].inputs
 
 
+@lean()
 def lower_unit(work: TransformerParts) -> Lowered:
     """The denoising step, or keys and values of a modality.
 

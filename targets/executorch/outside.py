@@ -15,6 +15,8 @@ from contextlib import redirect_stderr
 from functools import cache
 from typing import Any
 
+from ..lean import lean
+
 CALL_SECONDS = 5e-6  # to call a kernel from here; measured: 4 to 6 µs
 ELEMENT_SECONDS = 7e-9  # measured: softmax 6.5, exp 5.7, permute 4.5, GELU 4.1, where 1.9, layer norm 0.9, add and copies 0.3 ns
 FLOPS_PER_SECOND = 0.5e9  # measured: convolutions 0.45e9 to 0.6e9; matrix products are two hundred times as fast
@@ -103,6 +105,7 @@ class Alone:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Alone) and self.key == other.key
 
+    @lean()
     def compiled(self) -> Callable[[], object]:
         """The operator on ExecuTorch's own kernels, on drawn inputs. Raises what the compiler or the runtime raises."""
         import torch

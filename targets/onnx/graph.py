@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import ExportError
+from ..lean import lean
 from .session import SUFFIX, WEIGHTS
 from .stale import stale_dimension, told
 
@@ -70,6 +71,7 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@lean()
 def trace(
     label: str,
     module: nn.Module,
