@@ -40,7 +40,7 @@ def cumsum(x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = Fa
 
 
 def argsort(x: Tensor, axis: int = -1, ascending: bool = False) -> Tensor:
-    return torch.sort(x, axis, descending=not ascending, stable=True).indices
+    return torch.sort(x, dim=axis, descending=not ascending, stable=True).indices
 
 
 def topk(
@@ -53,7 +53,7 @@ def topk(
     output_indices_dtype: str = "int32",
 ) -> tuple[Tensor, ...]:
     """Sorted whether `sort` asks for it or not, which leaves the order open; `k` of -1 takes all."""
-    found = torch.sort(x, axis, descending=not ascending, stable=True)
+    found = torch.sort(x, dim=axis, descending=not ascending, stable=True)
     count = x.shape[axis] if k == -1 else k
     values, indices = (each.narrow(axis, 0, count) for each in (found.values, found.indices))
     return (values, indices) if return_indices else (values,)
