@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Package:
     specification: int
     functions: Sequence[str]
     default: str
-    _model: Any
+    _model: Any = field(repr=False)
 
     @staticmethod
     def open(path: Path | str) -> Package:
