@@ -48,9 +48,9 @@ def compare(
     """Runs `function` until a result differs from what is expected by more than `bar`, relative to it.
 
     `expected`: the same function of another package, which runs beside it a step at a time (weights may be stored in another way,
-    operators and names are the same), or results by the names of values, of which those that the function makes are compared. What an
-    operator reads may differ by up to the bar already, so the bar is that of whole runs. `states`: both start from them; they are
-    not changed.
+    operators and names are the same), or results by the names of values, of which those that the function makes are compared. What
+    an operator reads may differ by up to the bar already, so the bar is that of whole runs. `states`: both start from them; they
+    are not changed.
 
     Raises:
         EngineError: the two functions are not the same program, or nothing that was expected is made.

@@ -19,8 +19,8 @@ from .values import Values
 
 Array = NDArray[Any]
 Precision = Literal["fp16", "fp32"]
-"""fp16: each result is rounded to the type that the file declares, sums inside an operator are taken in float32; the least precision
-that Apple promises. fp32: the file's weights, all else in float32: what is wrong then is wrong in the weights or in the program."""
+"""fp16: each result is rounded to the type that the file declares, and sums inside an operator are taken in float32; that is the
+least that Apple promises. fp32: the file's weights, and float32 for all else: what is wrong then, the file has wrong."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class Sizes:
     def allow(self, shape: Sequence[int]) -> bool:
         if self.listed:
             return tuple(shape) in self.listed
-        return not self.ranges or all(low <= n and (most is None or n <= most) for n, (low, most) in zip(shape, self.ranges, strict=False))
+        return not self.ranges or all(
+            low <= n and (most is None or n <= most) for n, (low, most) in zip(shape, self.ranges, strict=False)
+        )
 
     def __str__(self) -> str:
         if self.listed:
@@ -94,7 +96,7 @@ class Function:
     def running(
         self, inputs: Mapping[str, Array], precision: Precision = "fp16", states: dict[str, Array] | None = None
     ) -> Iterator[Made]:
-        """`run`, a result at a time: gives those that are no constants, in the order in which they are made; returns the outputs."""
+        """`run`, a result at a time: gives those that are no constants, as they are made; returns the outputs."""
         if precision not in get_args(Precision):
             raise EngineError(f"There is no precision {precision!r} here. Choose from: {', '.join(get_args(Precision))}.")
         held: dict[str, Held] = self._fed(inputs) | self._kept(states, precision)
@@ -153,7 +155,8 @@ class Function:
     def _kept(self, states: Mapping[str, Array] | None, precision: Precision) -> dict[str, Held]:
         if states is None and self.states:
             raise EngineError(
-                f"The function {self.name!r} keeps {', '.join(self.states)} between runs: give it states, at first those of new_states()."
+                f"The function {self.name!r} keeps {', '.join(self.states)} between runs: give it states, at first those of "
+                "new_states()."
             )
         found = {}
         for name, kind in self.states.items():

@@ -105,10 +105,11 @@ def of_array(dtype: torch.dtype) -> str:
 def unpacked(data: torch.Tensor, kind: Kind, count: int) -> torch.Tensor:
     """`count` elements of less than a byte out of bytes, in which they lie from the least significant bit upwards."""
     group = {1: 1, 2: 1, 3: 3, 4: 1, 6: 3}[kind.bits]  # so many bytes hold whole elements
-    padded = torch.nn.functional.pad(data, (0, -data.numel() % group)).view(-1, group).to(torch.int32)
-    words = sum((padded[:, place] << (8 * place) for place in range(1, group)), padded[:, 0])
+    words = torch.nn.functional.pad(data, (0, -data.numel() % group)).view(-1, group)
+    if group > 1:
+        words = sum((words[:, place].to(torch.int32) << (8 * place) for place in range(1, group)), words[:, 0].to(torch.int32))
     each, mask = 8 * group // kind.bits, (1 << kind.bits) - 1
-    found = torch.stack([(words >> (kind.bits * place)) & mask for place in range(each)], 1).reshape(-1)[:count]
-    if kind.held == torch.int8:
-        found = found - ((found >> (kind.bits - 1)) << kind.bits)
-    return found.to(kind.held)
+    found = torch.stack([(words.reshape(-1) >> (kind.bits * place)) & mask for place in range(each)], 1).reshape(-1)[:count]
+    found = found.to(kind.held)
+    sign = 1 << (kind.bits - 1)
+    return (found ^ sign) - sign if kind.held == torch.int8 else found

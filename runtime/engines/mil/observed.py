@@ -16,8 +16,8 @@ SMALLEST_NORMAL_HALF = 2.0**-14
 
 @dataclass(frozen=True)
 class Observed:
-    """A result of one operator. `largest`: of the magnitudes of its finite elements; `smallest`: of those that are not zero (0.0 where
-    there are none). `not_finite`: the place of the first element that is infinite or not a number, None where all are finite."""
+    """A result of one operator. `largest`: of the magnitudes of its finite elements; `smallest`: of those that are not zero (0.0
+    where there are none). `not_finite`: the place of the first element that is infinite or no number, None where all are finite."""
 
     name: str
     type: str

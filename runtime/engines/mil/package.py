@@ -49,11 +49,15 @@ class Package:
             raise BundleError(f"The program {program} is damaged ({error}). Copy the whole package again.") from error
         if model.WhichOneof("Type") != "mlProgram":
             form = model.WhichOneof("Type") or "nothing"
-            raise BundleError(f"The package {root} holds {form}, not an ML Program. Convert with minimum_deployment_target=ct.target.iOS16.")
+            raise BundleError(
+                f"The package {root} holds {form}, not an ML Program. Convert with minimum_deployment_target=ct.target.iOS16."
+            )
         names = list(model.mlProgram.functions)
         default = model.description.defaultFunctionName or ("main" if "main" in names else names[0] if names else "")
         if default not in names:
-            raise BundleError(f"The package {root} runs {default!r} by default, and its program has {', '.join(names) or 'no function'}.")
+            raise BundleError(
+                f"The package {root} runs {default!r} by default, and its program has {', '.join(names) or 'no function'}."
+            )
         return Package(root, program, model.specificationVersion, tuple(names), default, model)
 
     @property
@@ -90,7 +94,9 @@ def _sizes(array: Any) -> Sizes:
     if form == "enumeratedShapes":
         return Sizes(listed=tuple(tuple(each.shape) for each in array.enumeratedShapes.shapes))
     if form == "shapeRange":
-        return Sizes(ranges=[(each.lowerBound, None if each.upperBound < 0 else each.upperBound) for each in array.shapeRange.sizeRanges])
+        return Sizes(
+            ranges=[(each.lowerBound, None if each.upperBound < 0 else each.upperBound) for each in array.shapeRange.sizeRanges]
+        )
     return Sizes()
 
 
@@ -105,7 +111,9 @@ def _program_file(root: Path) -> Path:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"The {MANIFEST} of {root} names no program ({error!r}). Copy the whole package again.") from error
     if not program.is_relative_to(root.resolve()):
-        raise BundleError(f"The {MANIFEST} of {root} names the program {relative!r}, which is outside it: do not trust this package.")
+        raise BundleError(
+            f"The {MANIFEST} of {root} names the program {relative!r}, which is outside it: do not trust this package."
+        )
     if not program.is_file():
         raise BundleError(f"The package {root} lacks its program {DATA}/{relative}. Copy the whole package again.")
     return program

@@ -26,8 +26,8 @@ class Ref:
 
 @dataclass(frozen=True)
 class Step:
-    """One operator. `name`: of its first output, or its own where it has none. `operator`: None for a plain constant. `frees`: values
-    that nothing reads after it."""
+    """One operator. `name`: of its first output, or its own where it has none. `operator`: None for a plain constant. `frees`: what
+    nothing reads after it."""
 
     name: str
     type: str

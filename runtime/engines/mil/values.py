@@ -52,7 +52,9 @@ class Values:
             if not path.is_relative_to(self._folder.resolve()):
                 raise BundleError(f"{what} lies in the file {name!r}, which is outside the package: do not trust this package.")
             if not path.is_file():
-                raise BundleError(f"{what} lies in the file {name!r}, which the package does not have. Copy the whole package again.")
+                raise BundleError(
+                    f"{what} lies in the file {name!r}, which the package does not have. Copy the whole package again."
+                )
             self._files[name] = WeightFile(path)
         return self._files[name]
 

@@ -1,7 +1,7 @@
 """The weights of a package: a file of blobs, mapped into memory and read where a value is asked for.
 
-A file starts with a header of 64 bytes (how many blobs, and version 2). A blob is told by the offset of its own 64 bytes: a mark, the
-number of its type, how many bytes its elements take, and where they lie.
+A file starts with a header of 64 bytes (how many blobs, and version 2). A blob is told by the offset of its own 64 bytes: a mark,
+the number of its type, how many bytes its elements take, and where they lie.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class WeightFile:
         if mark != MARK:
             raise BundleError(f"{what} lies in {where}, which does not begin with the mark of a blob: the package is damaged.")
         if number != kind.blob:
-            raise BundleError(f"{what} is {kind.name}, and {where} says that it holds type number {number}: the package is damaged.")
+            raise BundleError(
+                f"{what} is {kind.name}, and {where} says that it holds type number {number}: the package is damaged."
+            )
         wanted = -(-count * kind.bits // 8)
         if size != wanted:
             raise BundleError(f"{what} needs {wanted} bytes, and {where} says {size}: the package is damaged.")

@@ -25,6 +25,17 @@ ROUNDING = 2e-6  # of float32, relative; the largest that was measured over all 
 HALF = 1e-3  # of half precision: 4e-4 was measured
 
 
+def plain(name: str, *inputs: str, **fixed: Any) -> Make:
+    """The builder's operator `name` of inputs x and y, which are those of the program that are called `inputs`."""
+    operator, parameters = getattr(mb, name), [inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY) for each in inputs]
+
+    def make(**given: Any) -> Any:
+        return operator(**dict(zip("xy", (given[each] for each in inputs), strict=False)), **fixed)
+
+    make.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return make
+
+
 def _named(ops: Mapping[str, Make], given: Mapping[str, Any]) -> dict[str, Any]:
     """The variables that `ops` make of `given`, which they take by name; of an operator with several results NAME_0, NAME_1, ..."""
     found = {}

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from coremltools.converters.mil import Builder as mb
 
-from .programs import caught, check, drawn
+from .programs import caught, check, drawn, plain
 
 INPUTS = {"x": 2 * drawn(2, 3, 4, 5)}
 ALPHA, BETA = np.array([0.1, 0.3, 0.5], np.float32), np.array([1.5, 1.0, 0.5], np.float32)
-PLAIN = ("relu", "relu6", "sigmoid", "silu", "softplus", "softsign")
+PLAIN = ("relu", "relu6", "sigmoid", "softplus", "softsign")
 OPS = {
-    **{name: lambda x, make=getattr(mb, name): make(x=x) for name in PLAIN if name != "silu"},
+    **{name: plain(name, "x") for name in PLAIN},
     "gelu": lambda x: mb.gelu(x=x),
     "gelu_tanh": lambda x: mb.gelu(x=x, mode="TANH_APPROXIMATION"),
     "gelu_sigmoid": lambda x: mb.gelu(x=x, mode="SIGMOID_APPROXIMATION"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from coremltools.converters.mil import Builder as mb
 
 from echoedge.core.errors import EngineError
 
-from .programs import caught, check, drawn, saved
+from .programs import Make, caught, check, drawn, plain, saved
 
 INPUTS = {
     "x": drawn(2, 3, 4), "y": drawn(3, 1, seed=1), "p": drawn(2, 3, 4, positive=True), "i": np.array([[7, -7, 5]], np.int32),
@@ -20,21 +22,28 @@ ORDERS = ("equal", "not_equal", "greater", "greater_equal", "less", "less_equal"
 LOGIC = ("logical_and", "logical_or", "logical_xor")
 
 
-def as_number(var: object) -> object:
-    return mb.cast(x=var, dtype="int32")
+def numbered(make: Make) -> Make:
+    """The same as a number, which outputs have to be."""
+
+    @functools.wraps(make)
+    def found(**given: Any) -> Any:
+        return mb.cast(x=make(**given), dtype="int32")
+
+    return found
+
+
+def logical(name: str) -> Make:
+    operator = getattr(mb, name)
+    return lambda x, y: operator(x=mb.greater(x=x, y=0.3), y=mb.greater(x=y, y=0.0))
 
 
 OPS = {
-    **{name: lambda x, y, make=getattr(mb, name): make(x=x, y=y) for name in ("add", "sub", "mul", "real_div", "maximum", "minimum")},
-    **{f"int_{name}": lambda i, j, make=getattr(mb, name): make(x=i, y=j) for name in ("add", "mul", "floor_div", "mod", "maximum")},
+    **{name: plain(name, "x", "y") for name in ("add", "sub", "mul", "real_div", "maximum", "minimum", "mod")},
+    "floor_div": plain("floor_div", "x", "y"),
+    **{f"int_{name}": plain(name, "i", "j") for name in ("add", "mul", "floor_div", "mod", "maximum")},
     "pow": lambda p, y: mb.pow(x=p, y=y),
-    "mod": lambda x, y: mb.mod(x=x, y=y),
-    "floor_div": lambda x, y: mb.floor_div(x=x, y=y),
-    **{name: lambda near, far, make=getattr(mb, name): as_number(make(x=near, y=far)) for name in ORDERS},
-    **{
-        name: lambda x, y, make=getattr(mb, name): as_number(make(x=mb.greater(x=x, y=0.3), y=mb.greater(x=y, y=0.0)))
-        for name in LOGIC
-    },
+    **{name: numbered(plain(name, "near", "far")) for name in ORDERS},
+    **{name: numbered(logical(name)) for name in LOGIC},
     "select": lambda x, near, far: mb.select(cond=mb.greater(x=x, y=0.1), a=near, b=far),
 }
 
@@ -49,7 +58,7 @@ def test_they_compute_what_coremltools_computes(tmp_path: Path, target: int) -> 
     "wrong",
     [
         {"sub": lambda x, y: mb.sub(x=y, y=x)},
-        {"greater": lambda near, far: as_number(mb.greater_equal(x=near, y=far))},
+        {"greater": numbered(plain("greater_equal", "near", "far"))},
         {"select": lambda x, near, far: mb.select(cond=mb.greater(x=x, y=0.1), a=far, b=near)},
         {"int_mod": lambda i, j: mb.sub(x=i, y=mb.mul(x=j, y=mb.cast(x=mb.real_div(x=as_float(i), y=as_float(j)), dtype="int32")))},
     ],
@@ -58,7 +67,7 @@ def test_a_wrong_one_is_named(tmp_path: Path, wrong: dict) -> None:
     caught(tmp_path, OPS, wrong, INPUTS)
 
 
-def as_float(var: object) -> object:
+def as_float(var: Any) -> Any:
     return mb.cast(x=var, dtype="fp32")
 
 

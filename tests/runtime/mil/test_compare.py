@@ -1,4 +1,4 @@
-"""runtime/engines/mil/compare.py and observed.py: the first operator that differs, and how near results are to the end of halves."""
+"""runtime/engines/mil/compare.py and observed.py: the first operator that differs, and how near results are to overflow."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def materialised(folder: Path, make: Callable[[], Any], target: int = 18) -> tup
     """What the saved program makes of a compressed constant, and coremltools' variable."""
     seen: list[Any] = []
 
-    def build(x: Any) -> Any:
+    def build() -> Any:
         seen.append(make())
         return mb.identity(x=seen[0][-1] if isinstance(seen[0], tuple) else seen[0])
 
@@ -181,7 +181,7 @@ def test_a_nibble_that_is_wrong_is_seen(tmp_path: Path) -> None:
 
 
 def test_a_mask_that_keeps_more_than_there_is(tmp_path: Path) -> None:
-    saved(tmp_path, {"w": lambda x: mb.identity(x=sparse())}, X)
+    saved(tmp_path, {"w": lambda: mb.identity(x=sparse())}, X)
     path = tmp_path / "one.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
     data = bytearray(path.read_bytes())
     place = data.rindex(bytes([0b11110000, 0b00001111]))
@@ -194,4 +194,3 @@ def test_a_mask_that_keeps_more_than_there_is(tmp_path: Path) -> None:
 def sparse() -> Any:
     mask = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0]).astype(types.nptype_from_builtin(types.uint1))
     return mb.constexpr_sparse_to_dense(nonzero_data=np.arange(1, 9, dtype=np.float16), mask=mask)
-

@@ -27,11 +27,11 @@ def convolved(x: np.ndarray, w: np.ndarray, pads: list[tuple[int, int]], strides
     found = np.zeros((x.shape[0], w.shape[0], *out))
     per = w.shape[0] // groups
     for group, tap in itertools.product(range(groups), itertools.product(*map(range, taps))):
-        window = tuple(
-            slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, n, s in zip(tap, dilations, out, strides, strict=True)
-        )
+        window = tuple(slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, n, s in zip(tap, dilations, out, strides, strict=True))
         part = padded[(slice(None), slice(group * size, (group + 1) * size), *window)]
-        found[:, group * per : (group + 1) * per] += np.einsum("nc...,oc->no...", part, w[(slice(group * per, (group + 1) * per), slice(None), *tap)])
+        found[:, group * per : (group + 1) * per] += np.einsum(
+            "nc...,oc->no...", part, w[(slice(group * per, (group + 1) * per), slice(None), *tap)]
+        )
     return found
 
 
@@ -123,11 +123,27 @@ def test_pools_are_those_of_torch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("right", "expected", "wrong"),
     [
-        (OPS, lambda: EXPECTED, {"causal": lambda three: mb.conv(x=three, weight=W3, bias=BIAS, pad_type="custom", pad=[1, 1, 1, 1, 1, 1], strides=[1, 2, 1])}),
-        (OPS, lambda: EXPECTED, {"uneven": lambda two: mb.conv(x=two, weight=W2, pad_type="custom", pad=[1, 0, 2, 1], strides=[2, 1], groups=2)}),
-        (TRANSPOSED, transposed, {"cut": lambda two: mb.conv_transpose(x=two, weight=T2, pad_type="custom", pad=[1, 1, 1, 0], strides=[2, 3], groups=2)}),
+        (
+            OPS,
+            lambda: EXPECTED,
+            {
+                "causal": lambda three: mb.conv(
+                    x=three, weight=W3, bias=BIAS, pad_type="custom", pad=[1, 1, 1, 1, 1, 1], strides=[1, 2, 1]
+                )
+            },
+        ),
+        (
+            OPS,
+            lambda: EXPECTED,
+            {"uneven": lambda two: mb.conv(x=two, weight=W2, pad_type="custom", pad=[1, 0, 2, 1], strides=[2, 1], groups=2)},
+        ),
+        (
+            TRANSPOSED,
+            transposed,
+            {"cut": lambda two: mb.conv_transpose(x=two, weight=T2, pad_type="custom", pad=[1, 1, 1, 0], strides=[2, 3], groups=2)},
+        ),
         (POOLS, pooled, {"average_inside": POOLS["average"]}),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_one_is_named(tmp_path: Path, right: dict, expected, wrong: dict) -> None:
     caught(tmp_path, right, wrong, INPUTS, expected())

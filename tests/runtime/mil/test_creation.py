@@ -10,8 +10,12 @@ from coremltools.converters.mil import Builder as mb
 
 from .programs import caught, check, drawn
 
-INPUTS = {"x": drawn(2, 3), "i": np.array([[1, 3], [0, 7]], np.int32), "end": np.array(7, np.int32), "last": np.array(2.0, np.float32)}
-INPUTS["end"], INPUTS["last"] = INPUTS["end"].reshape(1), INPUTS["last"].reshape(1)
+INPUTS = {
+    "x": drawn(2, 3),
+    "i": np.array([[1, 3], [0, 7]], np.int32),
+    "end": np.array([7], np.int32),
+    "last": np.array([2.0], np.float32),
+}
 OPS = {
     "filled": lambda x: mb.fill(shape=mb.shape(x=x), value=1.5),
     "alike": lambda x: mb.fill_like(ref_tensor=x, value=np.int32(3)),

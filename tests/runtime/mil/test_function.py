@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from coremltools.converters.mil.mil import Function as MilFunction
 from coremltools.converters.mil.mil import Program, types
 
 from echoedge.core.errors import EngineError
-from echoedge.runtime.engines.mil import Function, Package
+from echoedge.runtime.engines.mil import Function, Made, Package
 
 from .programs import TARGETS, drawn, save, saved
 
@@ -71,6 +72,24 @@ def test_the_two_precisions(tmp_path: Path) -> None:
     half, whole = function.run({"x": x}), function.run({"x": x}, "fp32")
     assert (half["y"].dtype, half["y"].tolist()) == (np.float16, [0.0])
     assert (whole["y"].dtype, whole["y"].tolist()) == (np.float32, [0.0625])
+
+
+def test_values_are_forgotten_after_their_last_use(tmp_path: Path) -> None:
+    """Of thirty results in a row two are held at a time: what is read and what is made."""
+
+    def build(x: Any) -> Any:
+        for _ in range(30):
+            x = mb.linear(x=x, weight=np.eye(3, dtype=np.float32))
+        return x
+
+    function, seen, alive = saved(tmp_path, {"y": build}, {"x": X}), [], []
+
+    def watch(made: Made) -> None:
+        seen.append(weakref.ref(made.value))
+        alive.append(sum(each() is not None for each in seen))
+
+    assert np.array_equal(function.run({"x": X}, tap=watch)["y"], X)
+    assert len(alive) == 30 and max(alive) == 2
 
 
 def stateful(folder: Path) -> Function:
@@ -143,9 +162,13 @@ def test_sizes_that_are_free(tmp_path: Path, sizes: Any, fits: tuple, told: str)
     exported = torch.export.export(module, (torch.ones(2, 4),), dynamic_shapes=free).run_decompositions({})
     shape = sizes if isinstance(sizes, ct.EnumeratedShapes) else (2, sizes)
     made = ct.convert(
-        exported, inputs=[ct.TensorType(name="x", shape=shape, dtype=np.float32)], outputs=[ct.TensorType(name="y", dtype=np.float32)],
-        minimum_deployment_target=ct.target.iOS18, compute_precision=ct.precision.FLOAT32, skip_model_load=True,
-    )  # fmt: skip
+        exported,
+        inputs=[ct.TensorType(name="x", shape=shape, dtype=np.float32)],
+        outputs=[ct.TensorType(name="y", dtype=np.float32)],
+        minimum_deployment_target=ct.target.iOS18,
+        compute_precision=ct.precision.FLOAT32,
+        skip_model_load=True,
+    )
     made.save(str(tmp_path / "free.mlpackage"))
     function = Package.open(tmp_path / "free.mlpackage").function()
     assert str(function.inputs["x"]) == "fp32 [2, ?]"

@@ -27,9 +27,16 @@ OPS = {
     "scatter": lambda x, rows, u: mb.scatter(data=x, indices=rows, updates=u, axis=0, mode="add"),
     "scatter_update": lambda x, rows, u: mb.scatter(data=x, indices=rows, updates=u, axis=0, mode="update"),
     "scatter_along": lambda x, along, few: mb.scatter_along_axis(data=x, indices=along, updates=few, axis=1, mode="sub"),
-    "scatter_nd": lambda x, i, pair: mb.scatter_nd(data=x, indices=mb.expand_dims(x=i, axes=[2]), updates=mb.tile(x=mb.expand_dims(x=pair, axes=[2]), reps=[1, 1, 5, 1]), mode="max"),
-    "scatter_pairs": lambda x, i, pair: mb.scatter_nd(data=x, indices=i, updates=mb.squeeze(x=mb.slice_by_size(x=pair, begin=[0, 0, 0], size=[2, 1, 3]), axes=[1]), mode="add"),
-}  # fmt: skip
+    "scatter_nd": lambda x, i, pair: mb.scatter_nd(
+        data=x,
+        indices=mb.expand_dims(x=i, axes=[2]),
+        updates=mb.tile(x=mb.expand_dims(x=pair, axes=[2]), reps=[1, 1, 5, 1]),
+        mode="max",
+    ),
+    "scatter_pairs": lambda x, i, pair: mb.scatter_nd(
+        data=x, indices=i, updates=mb.squeeze(x=mb.slice_by_size(x=pair, begin=[0, 0, 0], size=[2, 1, 3]), axes=[1]), mode="add"
+    ),
+}
 
 
 def of_numpy() -> dict[str, np.ndarray]:
@@ -77,10 +84,14 @@ def test_places_of_what_is_not_zero(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"gather_batched": lambda x, j: mb.gather_along_axis(x=x, indices=mb.tile(x=mb.expand_dims(x=mb.reverse(x=j, axes=[1]), axes=[2]), reps=[1, 1, 3]), axis=1)},
+        {
+            "gather_batched": lambda x, j: mb.gather_along_axis(
+                x=x, indices=mb.tile(x=mb.expand_dims(x=mb.reverse(x=j, axes=[1]), axes=[2]), reps=[1, 1, 3]), axis=1
+            )
+        },
         {"scatter": lambda x, rows, u: mb.scatter(data=x, indices=rows, updates=u, axis=0, mode="sub")},
         {"gather_nd": lambda x, i: mb.gather_nd(x=x, indices=mb.transpose(x=i, perm=[1, 0]))},
     ],
-)  # fmt: skip
+)
 def test_a_wrong_one_is_named(tmp_path: Path, wrong: dict) -> None:
     caught(tmp_path, OPS, wrong, INPUTS, of_numpy())

@@ -49,8 +49,10 @@ OTHERS = {
     "shuffled": lambda z: mb.pixel_shuffle(x=z, upscale_factor=2),
     "unshuffled": lambda z: mb.pixel_unshuffle(x=z, downscale_factor=np.uint32(2)),
     "batches": lambda z: mb.space_to_batch(x=z, block_shape=[2, 2], paddings=[[0, 0], [2, 0]]),
-    "unbatched": lambda z: mb.batch_to_space(x=mb.space_to_batch(x=z, block_shape=[2, 3], paddings=[[1, 1], [0, 0]]), block_shape=[2, 3], crops=[[1, 1], [0, 0]]),
-}  # fmt: skip
+    "unbatched": lambda z: mb.batch_to_space(
+        x=mb.space_to_batch(x=z, block_shape=[2, 3], paddings=[[1, 1], [0, 0]]), block_shape=[2, 3], crops=[[1, 1], [0, 0]]
+    ),
+}
 Z = drawn(2, 8, 6, 6)
 
 
@@ -84,7 +86,9 @@ def test_a_shape_out_of_others(tmp_path: Path) -> None:
 def test_a_zero_in_a_shape_is_counted_from_the_right_since_ios_17(tmp_path: Path) -> None:
     """The documented example: [2, 50] to [1, 0, -1, 0] is [1, 1, 2, 50]."""
     x = drawn(2, 50)
-    check(tmp_path, {"y": lambda x: mb.reshape(x=x, shape=[1, 0, -1, 0])}, {"x": x}, {"y": x.reshape(1, 1, 2, 50)}, target=17, bar=0)
+    check(
+        tmp_path, {"y": lambda x: mb.reshape(x=x, shape=[1, 0, -1, 0])}, {"x": x}, {"y": x.reshape(1, 1, 2, 50)}, target=17, bar=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,11 @@ def test_a_wrong_part_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"space": OTHERS["shuffled"]}, {"interleave": lambda x, y: mb.concat(values=(x, y), axis=1)}, {"batches": OTHERS["unbatched"]}],
+    [
+        {"space": OTHERS["shuffled"]},
+        {"interleave": lambda x, y: mb.concat(values=(x, y), axis=1)},
+        {"batches": OTHERS["unbatched"]},
+    ],
 )
 def test_a_wrong_one_of_the_others_is_named(tmp_path: Path, wrong: dict) -> None:
     caught(tmp_path, OTHERS, wrong, INPUTS | {"z": Z}, of_others())

@@ -116,24 +116,22 @@ def test_a_weight_of_another_sign_is_named(network: Network, path: Path, functio
     assert found.first is not None and found.first.type == "linear" and found.first.relative == pytest.approx(2, rel=0.2)
 
 
-LINEAR = {
-    "int8": cto.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=0),
-    "int4 in blocks": cto.OpLinearQuantizerConfig(
-        mode="linear", dtype="uint4", granularity="per_block", block_size=16, weight_threshold=0
+HOW = {
+    "int4 in blocks": (
+        cto.linear_quantize_weights,
+        cto.OpLinearQuantizerConfig(mode="linear", dtype="uint4", granularity="per_block", block_size=16, weight_threshold=0),
     ),
-}
-TABLES = {
-    "4 bit": cto.OpPalettizerConfig(mode="uniform", nbits=4, weight_threshold=0),
-    "3 bit, grouped": cto.OpPalettizerConfig(
-        mode="uniform", nbits=3, granularity="per_grouped_channel", group_size=16, weight_threshold=0
+    "3 bit in groups": (
+        cto.palettize_weights,
+        cto.OpPalettizerConfig(mode="uniform", nbits=3, granularity="per_grouped_channel", group_size=16, weight_threshold=0),
     ),
 }
 
 
-@pytest.mark.parametrize("how", [*LINEAR, *TABLES])
+@pytest.mark.parametrize("how", HOW)
 def test_compressed_it_is_what_coremltools_decompresses(model: Any, function: Function, tmp_path: Path, how: str) -> None:
-    config = cto.OptimizationConfig(op_type_configs={"linear": LINEAR.get(how) or TABLES[how]})
-    small = (cto.linear_quantize_weights if how in LINEAR else cto.palettize_weights)(model, config)
+    compress, config = HOW[how]
+    small = compress(model, cto.OptimizationConfig(op_type_configs={"linear": config}))
     small.save(str(tmp_path / "small.mlpackage"))
     cto.decompress_weights(small).save(str(tmp_path / "large.mlpackage"))
     package, large = Package.open(tmp_path / "small.mlpackage"), Package.open(tmp_path / "large.mlpackage")

@@ -1,4 +1,4 @@
-"""runtime/engines/mil/package.py, weights.py, values.py, program.py: what a package has, and one sentence for each way to be damaged."""
+"""runtime/engines/mil/package.py, weights.py, values.py, program.py: what a package has, and one sentence where it is damaged."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_without_the_library_the_extra_is_named(whole: Path, monkeypatch: pytest
 
     monkeypatch.delitem(sys.modules, "coremltools.proto")
     monkeypatch.delitem(sys.modules, protos._ALONE, raising=False)
-    monkeypatch.setattr(protos.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(protos.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(EngineError, match=r"needs coremltools.* pip install 'echoedge\[coreml\]'"):
         Package.open(whole)
 

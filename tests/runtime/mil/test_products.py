@@ -11,9 +11,18 @@ from coremltools.converters.mil import Builder as mb
 from .programs import caught, check, drawn, saved
 
 INPUTS = {
-    "x": drawn(2, 5, 4), "y": drawn(2, 4, 5), "v": drawn(4), "m": drawn(4, 5), "q": drawn(1, 2, 5, 4), "k": drawn(1, 2, 6, 4), "w": drawn(1, 2, 6, 3),
-    "mask": drawn(1, 1, 5, 6), "a": drawn(1, 3, 2, 5), "b": drawn(1, 5, 2, 4), "i": np.arange(12, dtype=np.int32).reshape(3, 4),
-}  # fmt: skip
+    "x": drawn(2, 5, 4),
+    "y": drawn(2, 4, 5),
+    "v": drawn(4),
+    "m": drawn(4, 5),
+    "q": drawn(1, 2, 5, 4),
+    "k": drawn(1, 2, 6, 4),
+    "w": drawn(1, 2, 6, 3),
+    "mask": drawn(1, 1, 5, 6),
+    "a": drawn(1, 3, 2, 5),
+    "b": drawn(1, 5, 2, 4),
+    "i": np.arange(12, dtype=np.int32).reshape(3, 4),
+}
 WEIGHT, BIAS = drawn(7, 4, seed=3), drawn(7, seed=3)
 SEEN = np.array([[True, True, False, True, False, True]] * 5)
 OPS = {

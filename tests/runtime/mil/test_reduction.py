@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from coremltools.converters.mil import Builder as mb
 
-from .programs import caught, check, drawn, saved
+from .programs import caught, check, drawn, plain, saved
 
 INPUTS = {"x": drawn(2, 3, 4), "p": drawn(2, 3, 4, positive=True), "i": np.arange(12, dtype=np.int32).reshape(3, 4) % 5}
 PLAIN = ("sum", "mean", "max", "min", "prod", "sum_square", "l1_norm", "l2_norm", "log_sum_exp")
 OPS = {
-    **{f"reduce_{name}": lambda x, make=getattr(mb, f"reduce_{name}"): make(x=x, axes=[0, -1], keep_dims=True) for name in PLAIN},
-    **{f"reduce_{name}_less": lambda x, make=getattr(mb, f"reduce_{name}"): make(x=x, axes=[1]) for name in PLAIN},
+    **{f"reduce_{name}": plain(f"reduce_{name}", "x", axes=[0, -1], keep_dims=True) for name in PLAIN},
+    **{f"reduce_{name}_less": plain(f"reduce_{name}", "x", axes=[1]) for name in PLAIN},
     "reduce_log_sum": lambda p: mb.reduce_log_sum(x=p, axes=[1]),
     "reduce_int": lambda i: mb.reduce_sum(x=i, axes=[0]),
     "reduce_argmax": lambda x: mb.reduce_argmax(x=x, axis=1),

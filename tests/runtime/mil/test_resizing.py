@@ -71,6 +71,14 @@ def test_grids_are_the_documented_ones(tmp_path: Path, mode: str) -> None:
     check(tmp_path, ops, {"x": LINE}, expected)
 
 
+def test_a_factor_that_no_one_explains_is_refused(tmp_path: Path) -> None:
+    """What coremltools makes of a size of 9 out of 6: with 1.50002 place 3 is pixel 1 by the factor, pixel 2 by the sizes."""
+    ops = {"grown": lambda x: mb.upsample_nearest_neighbor(x=x, scale_factor_width=1.50002)}
+    inputs = {"x": drawn(1, 1, 6)}
+    with pytest.raises(EngineError, match="which of 6 pixels is nearest at a factor of 1.50002 is documented nowhere"):
+        saved(tmp_path, ops, inputs).run(inputs)
+
+
 def test_an_undocumented_nearest_is_refused(tmp_path: Path) -> None:
     ops = {
         "near": lambda x: mb.resize(

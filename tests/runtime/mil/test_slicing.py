@@ -23,13 +23,15 @@ OPS = {
     "backwards": lambda x: mb.slice_by_index(
         x=x, begin=[0, -1, 0], end=[3, -4, 7], stride=[1, -1, 2], begin_mask=[True] + [False] * 2, end_mask=[True, False, True]
     ),
-    "single": lambda x: mb.slice_by_index(x=x, begin=[0, -2, 0], end=[0, 0, 0], begin_mask=[True, False, True], end_mask=[True] * 3, squeeze_mask=[False, True, False]),
+    "single": lambda x: mb.slice_by_index(
+        x=x, begin=[0, -2, 0], end=[0, 0, 0], begin_mask=[True, False, True], end_mask=[True] * 3, squeeze_mask=[False, True, False]
+    ),
     "whole_numbers": lambda i: mb.slice_by_index(x=i, begin=[1, 1], end=[3, 5]),
     "sized": lambda x: mb.slice_by_size(x=x, begin=[1, 0, 2], size=[2, -1, 3]),
     "windows": lambda x: mb.sliding_windows(x=x, axis=1, size=3, stride=2),
     "lower": lambda x: mb.band_part(x=x, lower=-1, upper=0),
     "band": lambda i: mb.band_part(x=i, lower=1, upper=2),
-}  # fmt: skip
+}
 
 
 def windows() -> np.ndarray:
@@ -50,9 +52,15 @@ def test_a_slice_replaced(tmp_path: Path) -> None:
     expected[:, 1:5:2, 4:7] = INPUTS["u"]
     ops = {
         "updated": lambda x, u: mb.slice_update(
-            x=x, update=u, begin=[0, 1, 4], end=[0, 5, 7], stride=[1, 2, 1], begin_mask=[True, False, False], end_mask=[True, False, False]
+            x=x,
+            update=u,
+            begin=[0, 1, 4],
+            end=[0, 5, 7],
+            stride=[1, 2, 1],
+            begin_mask=[True, False, False],
+            end_mask=[True, False, False],
         )
-    }  # fmt: skip
+    }
     given = INPUTS["x"].copy()
     function = check(tmp_path, ops, INPUTS, {"updated": expected}, bar=0)
     function.run(INPUTS)

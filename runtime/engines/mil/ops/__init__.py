@@ -20,8 +20,6 @@ from . import (
 )
 from .base import Operator
 
-FAMILIES = (
-    activation, binary, compression, convolution, creation, gathering, layout, normalization, products, reduction, resizing, slicing,
-    states, unary,
-)  # fmt: skip
-OPERATORS: dict[str, Operator] = {name: operator for family in FAMILIES for name, operator in family.OPERATORS.items()}
+_FAMILIES = (activation, binary, compression, convolution, creation, gathering, layout)
+_MORE = (normalization, products, reduction, resizing, slicing, states, unary)
+OPERATORS: dict[str, Operator] = {name: operator for family in (*_FAMILIES, *_MORE) for name, operator in family.OPERATORS.items()}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import along, computing
+from .base import along, operators
 
 
 def relu(x: Tensor) -> Tensor:
@@ -84,8 +84,23 @@ def softplus_parametric(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     return along(alpha, 1, x.ndim) * softplus(along(beta, 1, x.ndim) * x)
 
 
-OPERATORS = computing(
-    relu=relu, relu6=relu6, sigmoid=sigmoid, silu=silu, softplus=softplus, softsign=softsign, gelu=gelu, softmax=softmax,
-    leaky_relu=leaky_relu, elu=elu, prelu=prelu, thresholded_relu=thresholded_relu, clamped_relu=clamped_relu,
-    linear_activation=linear_activation, scaled_tanh=scaled_tanh, sigmoid_hard=sigmoid_hard, softplus_parametric=softplus_parametric,
-)  # fmt: skip
+OPERATORS = operators(
+    "computes",
+    relu=relu,
+    relu6=relu6,
+    sigmoid=sigmoid,
+    silu=silu,
+    softplus=softplus,
+    softsign=softsign,
+    gelu=gelu,
+    softmax=softmax,
+    leaky_relu=leaky_relu,
+    elu=elu,
+    prelu=prelu,
+    thresholded_relu=thresholded_relu,
+    clamped_relu=clamped_relu,
+    linear_activation=linear_activation,
+    scaled_tanh=scaled_tanh,
+    sigmoid_hard=sigmoid_hard,
+    softplus_parametric=softplus_parametric,
+)

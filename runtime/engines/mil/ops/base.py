@@ -1,8 +1,8 @@
-"""What an operator is here: a function of torch tensors and plain Python values, whose parameters are those of the file's operator.
+"""What an operator is here: a function of torch tensors and plain Python values, with the parameters of the file's operator.
 
-The annotations of a function say what it takes: a tensor, or the number, flag, text or list that a constant (or a computed tensor of
-integers) stands for. A parameter called `opset` is not the file's: it is the number of the function's operator set (7 is iOS 17, 8 is
-iOS 18), where operators of one name differ.
+The annotations of a function say what it takes: a tensor, or the number, flag, text or list that a constant (or a computed tensor
+of integers) stands for. A parameter called `opset` is not the file's: it is the number of the function's operator set (7 is iOS 17,
+8 is iOS 18), where operators of one name differ.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import torch
 from torch import Tensor
 
+Form = Literal["computes", "moves", "converts", "decodes"]
 Held = Any  # a tensor, a text or a state, by the name of a value
 
 
@@ -56,12 +57,15 @@ _INJECTED = "opset"
 @dataclass(frozen=True)
 class Operator:
     """`form`: "computes", in float32 whatever is held; "moves" values, which keep their type; "converts" from one type to another;
-    "decodes" a compressed constant, with the roundings of the file's types."""
+    "decodes" a compressed constant, with the roundings of the file's types. `unread`: parameters of the file's operator that change
+    nothing here."""
 
     run: Callable[..., Any]
-    form: Literal["computes", "moves", "converts", "decodes"]
+    form: Form
     params: Mapping[str, Any]
     needed: frozenset[str]
+    unread: frozenset[str] = frozenset()
+    asks_opset: bool = False
 
     def call(self, given: Mapping[str, Sequence[Held]], widen: bool, opset: int) -> Any:
         """Runs it. `widen`: half precision becomes float32 first.
@@ -69,17 +73,19 @@ class Operator:
         Raises:
             ValueError: an argument is missing, unknown or of another kind.
         """
-        unknown, missing = given.keys() - self.params.keys(), self.needed - given.keys()
+        unknown, missing = given.keys() - self.params.keys() - self.unread, self.needed - given.keys()
         if unknown or missing:
             word, names = ("takes no", unknown) if unknown else ("lacks", missing)
             raise ValueError(f"it {word} {', '.join(sorted(names))}; it takes {', '.join(self.params)}")
         arguments = {}
         for name, values in given.items():
+            if name in self.unread:
+                continue
             try:
                 arguments[name] = _READ[self.params[name]]([_wide(value) for value in values] if widen else values)
             except (ValueError, AttributeError) as error:
                 raise ValueError(f"its {name} is not what it takes: {error}") from error
-        if _INJECTED in inspect.signature(self.run).parameters:
+        if self.asks_opset:
             arguments[_INJECTED] = opset
         return self.run(**arguments)
 
@@ -96,7 +102,7 @@ def _wide(value: Held) -> Held:
     return value.float() if isinstance(value, Tensor) and value.dtype == torch.float16 else value
 
 
-def _operator(run: Callable[..., Any], form: Literal["computes", "moves", "converts", "decodes"]) -> Operator:
+def _operator(run: Callable[..., Any], form: Form, unread: Sequence[str]) -> Operator:
     hints, params, needed = get_type_hints(run), dict[str, Any](), set[str]()
     for name, parameter in inspect.signature(run).parameters.items():
         if name == _INJECTED:
@@ -105,23 +111,12 @@ def _operator(run: Callable[..., Any], form: Literal["computes", "moves", "conve
         params[name] = plain[0] if plain else hints[name]
         if parameter.default is inspect.Parameter.empty:
             needed.add(name)
-    return Operator(run, form, params, frozenset(needed))
+    return Operator(run, form, params, frozenset(needed), frozenset(unread), _INJECTED in hints)
 
 
-def computing(**runs: Callable[..., Any]) -> dict[str, Operator]:
-    return {name: _operator(run, "computes") for name, run in runs.items()}
-
-
-def moving(**runs: Callable[..., Any]) -> dict[str, Operator]:
-    return {name: _operator(run, "moves") for name, run in runs.items()}
-
-
-def converting(**runs: Callable[..., Any]) -> dict[str, Operator]:
-    return {name: _operator(run, "converts") for name, run in runs.items()}
-
-
-def decoding(**runs: Callable[..., Any]) -> dict[str, Operator]:
-    return {name: _operator(run, "decodes") for name, run in runs.items()}
+def operators(form: Form, unread: Sequence[str] = (), /, **runs: Callable[..., Any]) -> dict[str, Operator]:
+    """Operators of one form, by their types in a file."""
+    return {name: _operator(run, form, unread) for name, run in runs.items()}
 
 
 def positive(axis: int, rank: int) -> int:

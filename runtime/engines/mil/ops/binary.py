@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .base import computing, moving
+from .base import operators
 
 
 def _elementwise(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
@@ -27,13 +27,13 @@ def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(cond, a, b)
 
 
-_PLAIN = {
+_PLAIN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "floor_div": torch.floor_divide, "mod": torch.remainder, "pow": torch.pow,
     "maximum": torch.maximum, "minimum": torch.minimum, "equal": torch.eq, "not_equal": torch.ne, "greater": torch.gt,
     "greater_equal": torch.ge, "less": torch.lt, "less_equal": torch.le, "logical_and": torch.logical_and,
     "logical_or": torch.logical_or, "logical_xor": torch.logical_xor,
 }  # fmt: skip
 
-OPERATORS = computing(
-    real_div=real_div, **{name: _elementwise(function) for name, function in _PLAIN.items()}
-) | moving(select=select)
+OPERATORS = operators(
+    "computes", real_div=real_div, **{name: _elementwise(function) for name, function in _PLAIN.items()}
+) | operators("moves", select=select)

@@ -1,7 +1,7 @@
 """Constants that are stored compressed, in the forms of iOS 16 and of iOS 18, nested or not.
 
-Values come out as the file's types round them: what coremltools materialises, to the bit. A constant may take less than a byte; those
-are held a byte each, and the sizes of tables and scales say in which blocks they stand.
+Values come out as the file's types round them: what coremltools materialises, to the bit. Elements of less than a byte are held a
+byte each; the sizes of tables and scales say in which blocks they stand.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..kinds import BY_NAME, unpacked
-from .base import along, decoding
+from .base import along, operators
 
 
 def _blocks(x: Tensor, per_block: Tensor, axes: int) -> tuple[Tensor, Tensor]:
@@ -103,7 +103,8 @@ def constant_cast(source_val: Tensor, output_dtype: str) -> Tensor:
     return source_val.to(BY_NAME[output_dtype].held)
 
 
-OPERATORS = decoding(
+OPERATORS = operators(
+    "decodes",
     constexpr_blockwise_shift_scale=blockwise_shift_scale,
     constexpr_affine_dequantize=affine_dequantize,
     constexpr_lut_to_dense=lut_to_dense,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import along, computing
+from .base import along, operators
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -18,7 +18,12 @@ Pads = list[tuple[int, int]]  # before and after, by spatial dimension
 
 
 def _pads(
-    kind: str, pad: Sequence[int] | None, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+    kind: str,
+    pad: Sequence[int] | None,
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
 ) -> Pads:
     if kind == "valid":
         return [(0, 0)] * len(sizes)
@@ -72,7 +77,7 @@ def conv_transpose(
     dilations: list[int] | None = None,
     groups: int = 1,
 ) -> Tensor:
-    """x [n, C_in, ...], weight [C_in, C_out / groups, ...] -> [n, C_out, ...]: the whole result, cut by `pad`, to `output_shape`."""
+    """x [n, C_in, ...], weight [C_in, C_out / groups, ...] -> [n, C_out, ...]: the whole, cut by `pad`, or to `output_shape`."""
     rank = x.ndim - 2
     ones = [1] * rank
     strides, dilations = strides or ones, dilations or ones
@@ -136,4 +141,4 @@ def max_pool(
     return _MAXIMUM[rank](_padded(_padded(x, pads, -torch.inf), more, -torch.inf), kernel_sizes, strides)
 
 
-OPERATORS = computing(conv=conv, conv_transpose=conv_transpose, avg_pool=avg_pool, max_pool=max_pool)
+OPERATORS = operators("computes", conv=conv, conv_transpose=conv_transpose, avg_pool=avg_pool, max_pool=max_pool)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import moving
+from .base import operators
 
 
 def fill(shape: list[int], value: Tensor | None = None) -> Tensor:
@@ -32,4 +32,4 @@ def one_hot(
     return torch.where(found, on, off).movedim(-1, axis)
 
 
-OPERATORS = moving(fill=fill, fill_like=fill_like, range_1d=range_1d, one_hot=one_hot)
+OPERATORS = operators("moves", fill=fill, range_1d=range_1d, one_hot=one_hot) | operators("converts", fill_like=fill_like)

@@ -1,4 +1,4 @@
-"""Values by index, and values put at indices. An index outside is refused, which Core ML only promises where a program asks for it."""
+"""Values by index, and values put at indices. An index outside is refused; Core ML promises that only where a program asks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .base import computing, moving, positive
+from .base import operators, positive
 
 _IOS17 = 7  # the operator set from which an index is not counted from the end
 
@@ -22,9 +22,7 @@ def _inside(indices: Tensor, size: int, opset: int) -> Tensor:
     return found
 
 
-def gather(
-    x: Tensor, indices: Tensor, opset: int, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False
-) -> Tensor:
+def gather(x: Tensor, indices: Tensor, opset: int, axis: int = 0, batch_dims: int = 0) -> Tensor:
     """x [batch, D..., axis, ...], indices [batch, N...] -> [batch, D..., N..., ...]."""
     place = positive(axis, x.ndim)
     taken = _inside(indices, x.shape[place], opset)
@@ -36,7 +34,7 @@ def gather(
     return torch.stack([flat[n].index_select(place - batch_dims, by_batch[n]) for n in range(count)]).reshape(shape)
 
 
-def gather_along_axis(x: Tensor, indices: Tensor, opset: int, axis: int = 0, validate_indices: bool = False) -> Tensor:
+def gather_along_axis(x: Tensor, indices: Tensor, opset: int, axis: int = 0) -> Tensor:
     """Sizes of x and indices are equal along the other axes."""
     place = positive(axis, x.ndim)
     return torch.take_along_dim(x, _inside(indices, x.shape[place], opset), place)
@@ -50,7 +48,7 @@ def _flat(indices: Tensor, sizes: list[int], opset: int) -> Tensor:
     return found
 
 
-def gather_nd(x: Tensor, indices: Tensor, opset: int, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
+def gather_nd(x: Tensor, indices: Tensor, opset: int, batch_dims: int = 0) -> Tensor:
     """x [batch, D...], indices [batch, N..., k] -> [batch, N..., D[k:]...]."""
     depth, batch = indices.shape[-1], math.prod(x.shape[:batch_dims])
     sizes = list(x.shape[batch_dims : batch_dims + depth])
@@ -81,7 +79,6 @@ def scatter_along_axis(
     opset: int,
     axis: int = 0,
     mode: str = "add",
-    validate_indices: bool = False,
 ) -> Tensor:
     place = positive(axis, data.ndim)
     return _put(data, _inside(indices, data.shape[place], opset), updates, place, mode)
@@ -94,7 +91,6 @@ def scatter(
     opset: int,
     axis: int = 0,
     mode: str = "add",
-    validate_indices: bool = False,
 ) -> Tensor:
     """indices [n], updates like data with n along `axis`."""
     place = positive(axis, data.ndim)
@@ -102,9 +98,7 @@ def scatter(
     return _put(data, rows.expand(updates.shape), updates, place, mode)
 
 
-def scatter_nd(
-    data: Tensor, indices: Tensor, updates: Tensor, opset: int, mode: str = "add", validate_indices: bool = False
-) -> Tensor:
+def scatter_nd(data: Tensor, indices: Tensor, updates: Tensor, opset: int, mode: str = "add") -> Tensor:
     depth = indices.shape[-1]
     sizes = list(data.shape[:depth])
     rows = data.reshape(math.prod(sizes), -1)
@@ -116,6 +110,10 @@ def non_zero(x: Tensor) -> Tensor:
     return torch.nonzero(x)
 
 
-OPERATORS = moving(gather=gather, gather_along_axis=gather_along_axis, gather_nd=gather_nd, non_zero=non_zero) | computing(
-    scatter=scatter, scatter_along_axis=scatter_along_axis, scatter_nd=scatter_nd
+_UNREAD = ("validate_indices",)  # they always are
+
+OPERATORS = (
+    operators("moves", _UNREAD, gather=gather, gather_along_axis=gather_along_axis, gather_nd=gather_nd)
+    | operators("computes", _UNREAD, scatter=scatter, scatter_along_axis=scatter_along_axis, scatter_nd=scatter_nd)
+    | operators("moves", non_zero=non_zero)
 )

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import moving, positive
+from .base import operators, positive
 
 _IOS17 = 7  # the operator set from which a 0 in a shape is counted from the right
 
@@ -19,9 +19,7 @@ def reshape(x: Tensor, shape: list[int], opset: int) -> Tensor:
     return x.reshape([size or old for size, old in zip(shape, here, strict=True)])
 
 
-def reshape_like(
-    x: Tensor, ref_tensors: list[Tensor], begins: list[int], ends: list[int], end_masks: list[bool]
-) -> Tensor:
+def reshape_like(x: Tensor, ref_tensors: list[Tensor], begins: list[int], ends: list[int], end_masks: list[bool]) -> Tensor:
     sizes: list[int] = []
     for reference, begin, end, whole in zip(ref_tensors, begins, ends, end_masks, strict=True):
         sizes += reference.shape[begin:] if whole else reference.shape[begin:end]
@@ -66,9 +64,7 @@ def stack(values: list[Tensor], axis: int) -> Tensor:
     return torch.stack(values, axis)
 
 
-def split(
-    x: Tensor, axis: int, num_splits: int | None = None, split_sizes: list[int] | None = None
-) -> tuple[Tensor, ...]:
+def split(x: Tensor, axis: int, num_splits: int | None = None, split_sizes: list[int] | None = None) -> tuple[Tensor, ...]:
     if split_sizes is not None:
         return x.split(split_sizes, axis)
     if not num_splits or x.shape[axis] % num_splits:
@@ -148,9 +144,26 @@ def batch_to_space(x: Tensor, block_shape: list[int], crops: list[int]) -> Tenso
     return crop(parts.reshape(n // (rows * columns), c, h * rows, w * columns), crops[:2], crops[2:])
 
 
-OPERATORS = moving(
-    reshape=reshape, reshape_like=reshape_like, flatten2d=flatten2d, transpose=transpose, expand_dims=expand_dims, squeeze=squeeze,
-    concat=concat, stack=stack, split=split, tile=tile, reverse=reverse, shape=shape, pad=pad, crop=crop, depth_to_space=depth_to_space,
-    space_to_depth=space_to_depth, pixel_shuffle=pixel_shuffle, pixel_unshuffle=pixel_unshuffle, space_to_batch=space_to_batch,
+OPERATORS = operators(
+    "moves",
+    reshape=reshape,
+    reshape_like=reshape_like,
+    flatten2d=flatten2d,
+    transpose=transpose,
+    expand_dims=expand_dims,
+    squeeze=squeeze,
+    concat=concat,
+    stack=stack,
+    split=split,
+    tile=tile,
+    reverse=reverse,
+    shape=shape,
+    pad=pad,
+    crop=crop,
+    depth_to_space=depth_to_space,
+    space_to_depth=space_to_depth,
+    pixel_shuffle=pixel_shuffle,
+    pixel_unshuffle=pixel_unshuffle,
+    space_to_batch=space_to_batch,
     batch_to_space=batch_to_space,
-)  # fmt: skip
+)

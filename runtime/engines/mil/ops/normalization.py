@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import along, computing, positive
+from .base import along, operators, positive
 
 
 def _standard(x: Tensor, axes: list[int], epsilon: float) -> Tensor:
@@ -51,6 +51,11 @@ def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float =
     return torch.nn.functional.local_response_norm(x, size, alpha, beta, k)
 
 
-OPERATORS = computing(
-    layer_norm=layer_norm, instance_norm=instance_norm, batch_norm=batch_norm, l2_norm=l2_norm, local_response_norm=local_response_norm
+OPERATORS = operators(
+    "computes",
+    layer_norm=layer_norm,
+    instance_norm=instance_norm,
+    batch_norm=batch_norm,
+    l2_norm=l2_norm,
+    local_response_norm=local_response_norm,
 )

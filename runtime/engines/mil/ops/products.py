@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import computing
+from .base import operators
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -35,6 +35,6 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
     return found
 
 
-OPERATORS = computing(
-    linear=linear, matmul=matmul, einsum=einsum, scaled_dot_product_attention=scaled_dot_product_attention
+OPERATORS = operators(
+    "computes", linear=linear, matmul=matmul, einsum=einsum, scaled_dot_product_attention=scaled_dot_product_attention
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .base import computing, positive
+from .base import operators, positive
 
 
 def _over(function: Callable[[Tensor, list[int], bool], Tensor]) -> Callable[..., Tensor]:
@@ -24,7 +24,7 @@ def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def _best(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def run(x: Tensor, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Tensor:
+    def run(x: Tensor, axis: int = -1, keep_dims: bool = False) -> Tensor:
         return function(x, axis, keep_dims)
 
     return run
@@ -48,18 +48,20 @@ def topk(
     k: int = 1,
     axis: int = -1,
     ascending: bool = False,
-    sort: bool = True,
     return_indices: bool = True,
-    output_indices_dtype: str = "int32",
 ) -> tuple[Tensor, ...]:
-    """Sorted whether `sort` asks for it or not, which leaves the order open; `k` of -1 takes all."""
+    """`k` of -1 takes all."""
     found = torch.sort(x, dim=axis, descending=not ascending, stable=True)
     count = x.shape[axis] if k == -1 else k
     values, indices = (each.narrow(axis, 0, count) for each in (found.values, found.indices))
     return (values, indices) if return_indices else (values,)
 
 
-OPERATORS = computing(
+_UNREAD = ("output_dtype", "output_indices_dtype", "sort")  # the file's types say it; all is sorted
+
+OPERATORS = operators(
+    "computes",
+    _UNREAD,
     reduce_sum=_over(lambda x, axes, keep: x.sum(axes, keepdim=keep)),
     reduce_mean=_over(lambda x, axes, keep: x.mean(axes, keepdim=keep)),
     reduce_max=_over(lambda x, axes, keep: x.amax(axes, keepdim=keep)),

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .base import computing
+from .base import operators
 
 
 def _grid(size: int, wanted: int, mode: str) -> Tensor:
@@ -38,21 +38,23 @@ def _linear(x: Tensor, axis: int, wanted: int, mode: str) -> Tensor:
     return left + (right - left) * share
 
 
-def _nearest(x: Tensor, axis: int, wanted: int, per_pixel: float) -> Tensor:
-    taken = (torch.arange(wanted, dtype=torch.float64) / per_pixel).floor().clamp(max=x.shape[axis] - 1)
-    return x.index_select(axis, taken.to(torch.int64))
+def _nearest(x: Tensor, axis: int, wanted: int) -> Tensor:
+    return x.index_select(axis, torch.arange(wanted) * x.shape[axis] // wanted)
 
 
 def upsample_nearest_neighbor(x: Tensor, scale_factor_height: float = 1.0, scale_factor_width: float = 1.0) -> Tensor:
-    """Of fractional factors the pixel at floor(place / factor), as in torch, out of which such a file comes."""
+    """Of a fractional factor the pixel at floor(place / factor), where that is the one at floor(place · size / new size) too."""
     for axis, factor in ((-2, scale_factor_height), (-1, scale_factor_width)):
-        x = _nearest(x, axis, math.floor(x.shape[axis] * factor), factor)
+        size, wanted = x.shape[axis], math.floor(x.shape[axis] * factor)
+        if any(math.floor(place / factor) != place * size // wanted for place in range(wanted)):
+            raise ValueError(f"which of {size} pixels is nearest at a factor of {factor:g} is documented nowhere")
+        x = _nearest(x, axis, wanted)
     return x
 
 
 def resize_nearest_neighbor(x: Tensor, target_size_height: int, target_size_width: int) -> Tensor:
     for axis, wanted in ((-2, target_size_height), (-1, target_size_width)):
-        x = _nearest(x, axis, wanted, wanted / x.shape[axis])
+        x = _nearest(x, axis, wanted)
     return x
 
 
@@ -72,9 +74,7 @@ def upsample_bilinear(
     return x
 
 
-def resize_bilinear(
-    x: Tensor, target_size_height: int = 1, target_size_width: int = 1, sampling_mode: str = "DEFAULT"
-) -> Tensor:
+def resize_bilinear(x: Tensor, target_size_height: int = 1, target_size_width: int = 1, sampling_mode: str = "DEFAULT") -> Tensor:
     for axis, wanted in ((-2, target_size_height), (-1, target_size_width)):
         x = _linear(x, axis, wanted, sampling_mode)
     return x
@@ -89,13 +89,14 @@ def resize(
         if interpolation_mode == "LINEAR":
             x = _linear(x, axis, wanted, sampling_mode)
         elif interpolation_mode == "NEAREST_NEIGHBOR" and sampling_mode == "DEFAULT":
-            x = _nearest(x, axis, wanted, wanted / x.shape[axis])
+            x = _nearest(x, axis, wanted)
         else:
             raise ValueError(f"which pixel is nearest for {interpolation_mode}, {sampling_mode} is documented nowhere")
     return x
 
 
-OPERATORS = computing(
+OPERATORS = operators(
+    "computes",
     upsample_nearest_neighbor=upsample_nearest_neighbor,
     resize_nearest_neighbor=resize_nearest_neighbor,
     upsample_bilinear=upsample_bilinear,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import moving, positive
+from .base import operators, positive
 
 
 def _slices(
@@ -100,7 +100,8 @@ def band_part(x: Tensor, lower: int = -1, upper: int = -1) -> Tensor:
     return x.masked_fill(~kept, 0)
 
 
-OPERATORS = moving(
+OPERATORS = operators(
+    "moves",
     slice_by_index=slice_by_index,
     slice_update=slice_update,
     slice_by_size=slice_by_size,

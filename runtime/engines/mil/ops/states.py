@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .base import State, moving
+from ..kinds import of_array
+from .base import State, operators
 
 
 def read_state(input: State) -> Tensor:
@@ -12,9 +13,10 @@ def read_state(input: State) -> Tensor:
 
 
 def write_state(input: State, data: Tensor) -> None:
-    if data.shape != input.value.shape:
-        raise ValueError(f"the state is {list(input.value.shape)} and what is written {list(data.shape)}")
+    if (data.shape, data.dtype) != (input.value.shape, input.value.dtype):
+        told = [f"{of_array(each.dtype)} {list(each.shape)}" for each in (input.value, data)]
+        raise ValueError(f"the state is {told[0]} and what is written {told[1]}")
     input.value = data
 
 
-OPERATORS = moving(read_state=read_state, write_state=write_state)
+OPERATORS = operators("moves", read_state=read_state, write_state=write_state)

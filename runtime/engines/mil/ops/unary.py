@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..kinds import BY_NAME
-from .base import computing, converting, moving
+from .base import operators
 
 
 def _elementwise(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
@@ -85,8 +85,8 @@ _PLAIN = {
 }  # fmt: skip
 
 OPERATORS = (
-    computing(**{name: _elementwise(function) for name, function in _PLAIN.items()})
-    | computing(inverse=inverse, log=log, rsqrt=rsqrt, clip=clip, threshold=threshold)
-    | converting(cast=cast, quantize=quantize, dequantize=dequantize)
-    | moving(identity=identity)
+    operators("computes", **{name: _elementwise(function) for name, function in _PLAIN.items()})
+    | operators("computes", inverse=inverse, log=log, rsqrt=rsqrt, clip=clip, threshold=threshold)
+    | operators("converts", cast=cast, quantize=quantize, dequantize=dequantize)
+    | operators("moves", identity=identity)
 )
