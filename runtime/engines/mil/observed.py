@@ -32,6 +32,11 @@ class Observed:
         """By what its largest element could grow before half precision overflows; below 1.0 it has, infinite for zeros."""
         return LARGEST_HALF / self.largest if self.largest else float("inf")
 
+    @property
+    def subnormal(self) -> bool:
+        """Whether it has elements so small that half precision keeps less of them, and that hardware may take for zero."""
+        return 0.0 < self.smallest < SMALLEST_NORMAL_HALF
+
 
 @dataclass
 class Observations:

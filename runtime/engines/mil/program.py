@@ -73,7 +73,7 @@ def steps_of(name: str, function: Any) -> Steps:
         raise BundleError(f"The {where} is for the operator set {function.opset!r}; those called CoreML and a number are known.")
     inputs: dict[str, TensorType] = {}
     for each in function.inputs:
-        found = type_of(each.type, f"the input {each.name!r} of {where}")
+        found = type_of(each.type, f"The input {each.name!r} of {where}")
         if found is None:
             raise BundleError(f"The input {each.name!r} of {where} is text; inputs have to be tensors.")
         inputs[each.name] = found
@@ -90,7 +90,7 @@ def steps_of(name: str, function: Any) -> Steps:
 
 
 def _step(operation: Any, where: str) -> Step:
-    outputs = [(each.name, type_of(each.type, f"the value {each.name!r} of {where}")) for each in operation.outputs]
+    outputs = [(each.name, type_of(each.type, f"The value {each.name!r} of {where}")) for each in operation.outputs]
     called = outputs[0][0] if outputs else operation.attributes[_NAME].immediateValue.tensor.strings.values[0]
     if operation.type != CONST and operation.type not in OPERATORS:
         raise EngineError(

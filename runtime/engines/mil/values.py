@@ -48,7 +48,10 @@ class Values:
 
     def _file(self, name: str, what: str) -> WeightFile:
         if name not in self._files:
-            path = (self._folder / name.removeprefix(_PLACE)).resolve()
+            try:
+                path = (self._folder / name.removeprefix(_PLACE)).resolve()
+            except (OSError, ValueError) as error:
+                raise BundleError(f"{what} lies in the file {name!r}, which is no name of a file ({error}).") from error
             if not path.is_relative_to(self._folder.resolve()):
                 raise BundleError(f"{what} lies in the file {name!r}, which is outside the package: do not trust this package.")
             if not path.is_file():

@@ -110,4 +110,4 @@ def test_what_is_observed_of_results(tmp_path: Path) -> None:
     function.run(halves, "fp32", tap=whole)
     assert whole.first_not_finite is None
     assert [(each.name, round(each.headroom, 3)) for each in whole.tightest()] == [("step_0", 0.728), ("step_1", 1.456)]
-    assert whole.records[0].smallest == 2.0**-40
+    assert whole.records[0].smallest == 2.0**-40 and whole.records[0].subnormal and not squared.subnormal
