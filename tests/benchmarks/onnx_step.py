@@ -7,7 +7,8 @@
 3. agreement  of each with full precision, float32 at three shapes from one file
 4. beside it  by hand, the same step exported by torch at this one shape, with the library's attention; as published (`peers.py`),
               the blocks alone, keys and values of every condition computed in the step; both by ONNX Runtime's own quantisers
-5. time       CPU seconds of one call on one thread, all in turn, the least of the rounds; and what the engine adds to the session
+5. time       CPU seconds of one call on one thread, all in turn, the least of the rounds; and what the engine adds to the session,
+              conditions lying where their programs left them
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ import torch
 
 from echoedge.core.config import FLASH, ClipSpec
 from echoedge.core.metrics.psnr import psnr
+from echoedge.core.model.programs import CONDITION_INPUTS as CONDITIONS
 from echoedge.core.model.programs import Model
 from echoedge.core.model.transformer import DiT
 from echoedge.core.weights.source import HeldSource, Making, entry_points, unit
 from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe
 from echoedge.runtime.bench.clip import device_name
-from echoedge.runtime.engines.onnx import run_bound
+from echoedge.runtime.engines.onnx import OnDevice, run_bound
 from echoedge.targets.base import Fitting
 from echoedge.targets.onnx.session import library, open_session
 from echoedge.targets.onnx.target import TARGET
@@ -135,6 +137,10 @@ def rival(graph: Path, form: str) -> Path:
     return path
 
 
+def on_device(array: Any) -> OnDevice:
+    return OnDevice(library().OrtValue.ortvalue_from_numpy(array, "cpu", 0))
+
+
 def session_of(path: Path) -> Any:
     options = library().SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
@@ -194,7 +200,8 @@ def main() -> None:
                 continue
             calls[form, OURS] = partial(session.run, None, feed)
             known = TARGET.methods(unit(model, "denoise", CLIP, Making(TEXT_ROWS)))["forward"]
-            calls[form, ENGINE] = partial(run_bound, session, "denoise", "cpu", known, list(feed.values()), [False])
+            given_to = [on_device(x) if name in CONDITIONS else x for name, x in feed.items()]
+            calls[form, ENGINE] = partial(run_bound, session, "denoise", "cpu", known, given_to, [False])
             if form in RIVALS:
                 other, bare = session_of(rival(hand, form)), session_of(rival(published, form))
                 add(BY_HAND, other.run(None, feed)[0])
