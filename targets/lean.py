@@ -20,33 +20,42 @@ YOUNG_OBJECTS = 10_000  # that are made before the first look through them; Pyth
 
 
 @contextmanager
+def swapped() -> Iterator[Callable[[Any, str, Any], None]]:
+    """Gives a function that sets attributes of modules and classes, `(place, name, value)`, until the end of the block."""
+    kept: list[tuple[Any, str, Any]] = []
+
+    def swap(place: Any, name: str, value: Any) -> None:
+        kept.append((place, name, vars(place).get(name)))
+        setattr(place, name, value)
+
+    try:
+        yield swap
+    finally:
+        for place, name, value in reversed(kept):
+            if value is None:
+                delattr(place, name)
+            else:
+                setattr(place, name, value)
+
+
+@contextmanager
 def lean() -> Iterator[None]:
     """Within it, and in what it decorates, torch's exporter and what stands on it are quicker. It may be nested."""
     import torch._export.utils
     from torch.fx.traceback import NodeSource
 
-    swapped: list[tuple[Any, str, Any]] = []
-
-    def swap(place: Any, name: str, value: Any) -> None:
-        swapped.append((place, name, vars(place).get(name)))
-        setattr(place, name, value)
-
-    found = getattr(torch._export.utils, "_materialize_cpp_cia_ops", None)
-    if found is not None and not isinstance(found, _OncePerState):
-        swap(torch._export.utils, "_materialize_cpp_cia_ops", _OncePerState(found))
-    if "__deepcopy__" not in vars(NodeSource):
-        swap(NodeSource, "__deepcopy__", lambda self, _: self)
-    thresholds = gc.get_threshold()
-    gc.set_threshold(max(YOUNG_OBJECTS, thresholds[0]) if thresholds[0] else 0, *thresholds[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-        for place, name, value in reversed(swapped):
-            if value is None:
-                delattr(place, name)
-            else:
-                setattr(place, name, value)
+    with swapped() as swap:
+        found = getattr(torch._export.utils, "_materialize_cpp_cia_ops", None)
+        if found is not None and not isinstance(found, _OncePerState):
+            swap(torch._export.utils, "_materialize_cpp_cia_ops", _OncePerState(found))
+        if "__deepcopy__" not in vars(NodeSource):
+            swap(NodeSource, "__deepcopy__", lambda self, _: self)
+        thresholds = gc.get_threshold()
+        gc.set_threshold(max(YOUNG_OBJECTS, thresholds[0]) if thresholds[0] else 0, *thresholds[1:])
+        try:
+            yield
+        finally:
+            gc.set_threshold(*thresholds)
 
 
 class _OncePerState:

@@ -30,12 +30,12 @@ from ...core.weights.source import Unit
 from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import quantise
 from ..base import Calls, Lowered
-from ..lean import lean
 from ..rewrites.hoist import NoisePatches, strip_block
 from ..rewrites.portable import make_portable
 from .backends import Backend
 from .half_products import Products, products_in
 from .lower import gelu_for
+from .retraces import quick
 from .stamp import Call, StampError, Template, call, lower_whole, scheme
 from .storage import stored_weight
 
@@ -227,7 +227,7 @@ class TransformerParts:
         return self.unit.methods["forward"].inputs
 
 
-@lean()
+@quick()
 def lower_unit(work: TransformerParts) -> Lowered:
     """The denoising step, or keys and values of a modality.
 

@@ -21,11 +21,11 @@ from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import executed_layers, linear_layers, quantise
 from ..base import Built, Lowered
 from ..idle import release_pages
-from ..lean import lean
 from ..rewrites.portable import GELU, make_portable
 from .backends import BACKENDS, Backend
 from .gate import placement, require_delegated
 from .half_products import Products, products_in
+from .retraces import quick
 from .storage import stored_weight
 
 SUFFIX = ".pte"
@@ -40,7 +40,7 @@ def gelu_for(recipe: WeightRecipe, program: str, module: Any, prefix: str = "", 
     return "fast" if any(rule is not None and rule.weights != "fp32" for rule in rules) else "exact"
 
 
-@lean()
+@quick()
 def lower_program(
     name: str,
     program: EntryPoints,
@@ -106,7 +106,7 @@ def _move_weights(program: Any, external: str | None) -> None:
             child._named_data_store_output = store.get_named_data_store_output()
 
 
-@lean()
+@quick()
 def write_programs(lowered: Iterable[Lowered], path: Path, together: bool = False) -> list[Built]:
     """Writes one program, or several `together`, to the file `path`, and weights that lie outside to one beside it.
 

@@ -15,7 +15,7 @@ from contextlib import redirect_stderr
 from functools import cache
 from typing import Any
 
-from ..lean import lean
+from .retraces import quick
 
 CALL_SECONDS = 5e-6  # to call a kernel from here; measured: 4 to 6 µs
 ELEMENT_SECONDS = 7e-9  # measured: softmax 6.5, exp 5.7, permute 4.5, GELU 4.1, where 1.9, layer norm 0.9, add and copies 0.3 ns
@@ -105,7 +105,7 @@ class Alone:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Alone) and self.key == other.key
 
-    @lean()
+    @quick()
     def compiled(self) -> Callable[[], object]:
         """The operator on ExecuTorch's own kernels, on drawn inputs. Raises what the compiler or the runtime raises."""
         import torch
