@@ -62,7 +62,8 @@ class _OncePerState:
     """A function that puts every operator of the dispatcher into torch.ops, called when there may be new ones."""
 
     def __init__(self, function: Callable[[], None]) -> None:
-        self.function, self.seen = function, ()  # type: ignore[var-annotated]
+        self.function = function
+        self.seen: tuple[int, ...] = ()
 
     def __call__(self) -> None:
         import torch

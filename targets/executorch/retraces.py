@@ -26,12 +26,13 @@ def quick() -> Iterator[None]:
     trace = owner.call
 
     @cache
-    def only_traces(kind: type) -> bool:
+    def only_traces(kind: Any) -> bool:
         hooks = [name for name in dir(ExportPass) if name.startswith(_HOOKS)]
         return all(getattr(kind, name) is getattr(ExportPass, name) for name in hooks)
 
     def call(self: Any, graph_module: Any) -> Any:
-        if only_traces(type(self)) and _same(_nodes(graph_module.graph), vars(graph_module.graph).get(_SEEN)):
+        kind: Any = type(self)
+        if only_traces(kind) and _same(_nodes(graph_module.graph), vars(graph_module.graph).get(_SEEN)):
             return PassResult(graph_module, True)
         result = trace(self, graph_module)
         setattr(result.graph_module.graph, _SEEN, _nodes(result.graph_module.graph))
