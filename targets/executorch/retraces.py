@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 from ..lean import lean, swapped
@@ -25,9 +24,9 @@ def quick() -> Iterator[None]:
     owner: Any = next(kind for kind in ExportPass.__mro__ if "call" in vars(kind))
     trace = owner.call
 
-    @cache
-    def only_traces(kind: type) -> bool:
-        hooks = [name for name in dir(ExportPass) if name.startswith(_HOOKS)]
+    hooks = [name for name in dir(ExportPass) if name.startswith(_HOOKS)]
+
+    def only_traces(kind: Any) -> bool:
         return all(getattr(kind, name) is getattr(ExportPass, name) for name in hooks)
 
     def call(self: Any, graph_module: Any) -> Any:
