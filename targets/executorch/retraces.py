@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 from ..lean import lean, swapped
@@ -25,14 +24,13 @@ def quick() -> Iterator[None]:
     owner: Any = next(kind for kind in ExportPass.__mro__ if "call" in vars(kind))
     trace = owner.call
 
-    @cache
+    hooks = [name for name in dir(ExportPass) if name.startswith(_HOOKS)]
+
     def only_traces(kind: Any) -> bool:
-        hooks = [name for name in dir(ExportPass) if name.startswith(_HOOKS)]
         return all(getattr(kind, name) is getattr(ExportPass, name) for name in hooks)
 
     def call(self: Any, graph_module: Any) -> Any:
-        kind: Any = type(self)
-        if only_traces(kind) and _same(_nodes(graph_module.graph), vars(graph_module.graph).get(_SEEN)):
+        if only_traces(type(self)) and _same(_nodes(graph_module.graph), vars(graph_module.graph).get(_SEEN)):
             return PassResult(graph_module, True)
         result = trace(self, graph_module)
         setattr(result.graph_module.graph, _SEEN, _nodes(result.graph_module.graph))
