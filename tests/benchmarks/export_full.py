@@ -57,7 +57,7 @@ def row_of(bundle: Bundle, weights: str, decoders: str, wall: float, cpu: float)
     compiled = max((name for name in peaks if name.startswith("compile")), key=lambda name: peaks[name])
     return {
         "weights": weights,
-        "shapes": ", ".join(map(str, bundle.clips)),
+        "shapes": " and ".join(map(str, bundle.clips)),
         "decoders": decoders,
         "wall_s": round(wall),
         "cpu_s": round(cpu),
