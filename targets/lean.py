@@ -1,4 +1,4 @@
-"""Compilers without what they do again and again to no effect: about a third of the time that a program takes to compile.
+"""Compilers without what they do again and again to no effect: of toy programs for ExecuTorch, three tenths of the CPU time.
 
     provenance      each pass copies where every node came from, ever deeper, though nothing changes what is copied: it is shared
     implicit ops    each decomposition asks the dispatcher for the same operators once for every namespace: once is enough, until
