@@ -209,11 +209,6 @@ class WeightsFile:
                 self.found.setdefault(method, {})[name] = (self.places[digest], tensor.dtype, tuple(tensor.shape))
 
 
-def named_tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)):
-        yield prefix + name, tensor
-
-
 def write(graph: Graph, method: str, weights: WeightsFile) -> Path:
     """The graph beside its weights, which `weights` holds already.
 

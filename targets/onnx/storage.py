@@ -12,11 +12,8 @@ end `settle` puts a module in each layer's place that becomes the operators of i
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +21,7 @@ from torch import Tensor, nn
 from ...quantize.grid import Grid, Rounded
 from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import grid_of, linear_layers
+from ..hollow import nothing
 
 Inputs = Literal["blocks", "whole", "float"]  # how a quantised layer's inputs are rounded
 ACCURACY: dict[Inputs, int] = {"blocks": 4, "whole": 4, "float": 1}  # of MatMulNBits: 4 is int8, 1 is float32
@@ -171,19 +169,6 @@ def settle(module: nn.Module, inputs: Inputs) -> nn.Module:
     return module
 
 
-def hollow(module: nn.Module) -> nn.Module:
-    """A copy of a module without data, whose tensors have memory that is not there before it is written to."""
-    module = copy.deepcopy(module)
-    for part in module.modules():
-        for name, value in part._parameters.items():
-            if value is not None:
-                part._parameters[name] = nn.Parameter(_nothing(value.shape, value.dtype), requires_grad=False)
-        for name, buffer in part._buffers.items():
-            if buffer is not None and buffer.is_meta:
-                part._buffers[name] = _nothing(buffer.shape, buffer.dtype)
-    return module
-
-
 def shape_layers(module: nn.Module, program: str, recipe: WeightRecipe) -> None:
     """Gives every linear layer of `module` the form that `recipe` gives it, rounded from nothing: only the shapes are right. In
     place."""
@@ -192,9 +177,5 @@ def shape_layers(module: nn.Module, program: str, recipe: WeightRecipe) -> None:
         grid = None if rule is None or layer.weight is None else grid_of(layer, rule)
         if grid is not None:
             groups = layer.in_features // grid.group
-            codes, scale = _nothing(layer.weight.shape, torch.int8), _nothing((layer.out_features, groups), torch.float32)
+            codes, scale = nothing(layer.weight.shape, torch.int8), nothing((layer.out_features, groups), torch.float32)
             layer.weight = nn.Parameter(stored_weight(Rounded(codes, scale), grid), requires_grad=False)
-
-
-def _nothing(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(np.zeros(tuple(shape), torch.empty(0, dtype=dtype).numpy().dtype))

@@ -17,8 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from ...core.bundle import Method, Placement
 from ...core.errors import ExportError
@@ -29,13 +27,15 @@ from ...core.weights.source import Unit
 from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import linear_layers, quantise
 from ..base import Built, Calls, Fitting, Lowered, Precision, chosen_options, method_records
+from ..hollow import hollow, named_tensors, without_blocks
 from ..idle import release_pages
+from ..imagined import flops_of_call, operators_of_call
 from ..rewrites.whole import make_whole
 from .axes import PROBE, Axes, free_dims, method_of
 from .dynamic import any_shape
-from .graph import Graph, WeightsFile, check, named_tensors, trace, write
+from .graph import Graph, WeightsFile, check, trace, write
 from .session import PROVIDERS, WEIGHTS
-from .storage import ACCURACY, Inputs, hollow, settle, shape_layers, stored_weight
+from .storage import ACCURACY, Inputs, settle, shape_layers, stored_weight
 
 
 @dataclass(frozen=True)
@@ -164,48 +164,23 @@ def _traced(unit: Unit, label: str, entry: EntryPoint, module: nn.Module, half: 
     return trace(label, module, examples, dims, shapes | outputs, list(outputs), half)
 
 
-_WHOLE: Mapping[str, type[nn.Module]] = {"LayerNormalization": nn.LayerNorm, "RMSNormalization": nn.RMSNorm, "Gelu": nn.GELU}
-
-
-def _demanded(module: nn.Module, inputs: Sequence[Tensor]) -> dict[str, int]:
-    """Operators that have to be whole in the graph of `module`: as many as modules of their kind run. Nothing is computed."""
-    found: Counter[str] = Counter()
-
-    def note(part: nn.Module, *_: object) -> None:
-        found.update(name for name, kind in _WHOLE.items() if isinstance(part, kind))
-        found["Attention"] += int(getattr(part, "attentions", 0))
-
-    handles = [part.register_forward_pre_hook(note) for part in module.modules()]
-    try:
-        _imagine(module, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return dict(+found)
-
-
-def _imagine(module: nn.Module, inputs: Sequence[Tensor]) -> None:
-    """Calls a module without computing anything."""
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        module(*(torch.empty(x.shape, dtype=x.dtype) for x in inputs))
-
-
-def _flops(module: nn.Module, inputs: Sequence[Tensor]) -> int:
-    """Of the products of one call. Nothing is computed."""
-    with FlopCounterMode(display=False) as counter:
-        _imagine(module, inputs)
-    return counter.get_total_flops()
+_WHOLE = {
+    "LayerNormalization": lambda part: isinstance(part, nn.LayerNorm),
+    "RMSNormalization": lambda part: isinstance(part, nn.RMSNorm),
+    "Gelu": lambda part: isinstance(part, nn.GELU),
+    "Attention": lambda part: getattr(part, "attentions", 0),
+}  # operators that have to be whole in a graph, by how many of them a module is
 
 
 def _held(
     unit: Unit, label: str, entry: EntryPoint, recipe: WeightRecipe, options: OnnxOptions, fitting: Fitting, layers: Counter[str]
 ) -> _Method:
     inputs = tuple(entry.inputs.values())
-    flops = _flops(any_shape(entry.module), inputs)
+    flops = flops_of_call(any_shape(entry.module), inputs)
     whole = make_whole(any_shape(entry.module), inputs=inputs)
     relieve = partial(release_pages, entry.module)
     layers.update(quantise(whole, unit.role, recipe, inputs, store=stored_weight, samples=fitting.calls, relieve=relieve))
-    demanded, half = _demanded(whole, inputs), options.precision == "fp16"
+    demanded, half = operators_of_call(whole, inputs, _WHOLE), options.precision == "fp16"
     whole = settle(whole, _inputs(unit, options))
     whole = whole.half() if half else whole
     relieve()
@@ -219,10 +194,10 @@ def _streamed(
     half = options.precision == "fp16"
     inputs = tuple(entry.inputs.values())
     shell = any_shape(hollow(entry.module))
-    flops = _flops(shell, inputs)
+    flops = flops_of_call(shell, inputs)
     shell = make_whole(shell, inputs=inputs)
     shape_layers(shell, unit.role, recipe)
-    demanded = _demanded(shell, inputs)
+    demanded = operators_of_call(shell, inputs, _WHOLE)
     shell = settle(shell, _inputs(unit, options))
     shell = shell.half() if half else shell
     graph = _traced(unit, label, entry, shell, half)
@@ -241,18 +216,12 @@ def _streamed(
 
     def weights(dit: DiT) -> Iterator[tuple[str, Tensor]]:
         outer = copy.copy(entry.module)
-        outer._modules = {**outer._modules, "dit": _without_blocks(dit)}
+        outer._modules = {**outer._modules, "dit": without_blocks(dit)}
         yield from settled(any_shape(outer), "", ())
         for index, block in enumerate(dit.blocks):
             yield from settled(block, f"dit.blocks.{index}.", fitting.of_block(index))
 
     return _Method(graph, weights(unit.blocks), demanded, flops)
-
-
-def _without_blocks(dit: DiT) -> DiT:
-    outer = copy.copy(dit)
-    outer._modules = {**dit._modules, "blocks": nn.ModuleList()}
-    return outer
 
 
 TARGET = Onnx()

@@ -27,12 +27,13 @@ class ChunkedAttention(nn.Module):
         self.scaled = scaled
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """q, k, v [B, N, H, d] -> [B, N, H, d]. `bias` [1, 1, N], of keys, is added to the logits."""
-        b, n, h, d = q.shape
+        """q [B, N, H, d], k and v [B, L, H, d] -> [B, N, H, d]. `bias`, of keys, broadcast against [B·H, N, L], is added to the
+        logits."""
+        (b, n, h, d), keys = q.shape, k.shape[1]
         q = (q if self.scaled else q * d**-0.5).permute(0, 2, 1, 3).reshape(b * h, n, d)
-        k = k.permute(0, 2, 3, 1).reshape(b * h, d, n)
-        v = v.permute(0, 2, 1, 3).reshape(b * h, n, d)
-        rows = query_chunk(b * h, n, n)
+        k = k.permute(0, 2, 3, 1).reshape(b * h, d, keys)
+        v = v.permute(0, 2, 1, 3).reshape(b * h, keys, d)
+        rows = query_chunk(b * h, n, keys)
         chunks = [q] if rows == n else [q[:, start : start + rows] for start in range(0, n, rows)]
 
         def attend(chunk: Tensor) -> Tensor:

@@ -22,10 +22,19 @@ class HalfRotary(nn.Module):
 
 
 def halve_rotary(attention: Any) -> Any:
-    """Reorders the rows of q and k (and their norms) within each head to (even | odd), so that RoPE needs no strided access, and
-    scales the queries' norm by 1/√d; in place. Returns the attention; one that has been reordered already is left alone."""
+    """`order_by_halves` for compilers without attention as an operator: the queries' norm is scaled by 1/√d, and attention is
+    products in chunks; in place. Returns the attention; one that has been reordered already is left alone."""
     if isinstance(attention.rotary, HalfRotary):
         return attention
+    order_by_halves(attention)
+    scale_queries(attention)
+    attention.attention = ChunkedAttention(scaled=True)
+    return attention
+
+
+def order_by_halves(attention: Any) -> None:
+    """Reorders the rows of q and k (and their norms) within each head to (even | odd), so that RoPE needs no strided access; in
+    place."""
     dim = attention.q.weight.shape[0]
     head = dim // attention.heads
     within = torch.cat([torch.arange(0, head, 2), torch.arange(1, head, 2)])
@@ -35,7 +44,4 @@ def halve_rotary(attention: Any) -> Any:
         linear.bias = nn.Parameter(linear.bias.detach()[order], requires_grad=False)
     for norm in (attention.norm_q, attention.norm_k):
         norm.weight = nn.Parameter(norm.weight.detach()[order], requires_grad=False)
-    scale_queries(attention)
     attention.rotary = HalfRotary()
-    attention.attention = ChunkedAttention(scaled=True)
-    return attention

@@ -31,12 +31,16 @@ from .upsampling import PortableUpsampling, fold_growths
 
 
 def attention(heads: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q kᵀ / √d + bias) v of q [B, N, D], k and v [B, L, D] -> [B, N, D]. `bias` [B, 1, N, L]: runtimes on the CPU take no
-    other."""
+    """softmax(q kᵀ / √d + bias) v of q [B, N, D], k and v [B, L, D] -> [B, N, D]. `bias` [B, 1, 1, L]: it is spread over the
+    queries, for runtimes on the CPU take no other."""
     from torch.onnx import ops
 
-    found: Tensor = ops.attention(q, k, v, bias, q_num_heads=heads, kv_num_heads=heads)[0]
+    wide = None if bias is None else bias.expand(q.shape[0], 1, q.shape[1], k.shape[1])
+    found: Tensor = ops.attention(q, k, v, wide, q_num_heads=heads, kv_num_heads=heads)[0]
     return found
+
+
+Attend = Callable[[int, Tensor, Tensor, Tensor, Tensor | None], Tensor]  # as `attention`
 
 
 class WholeSelfAttention(nn.Module):
@@ -64,11 +68,11 @@ class WholeCrossAttention(CrossAttention):
     """Cross-attention as three attentions; coupled, whose one softmax runs over all keys, as two: of values whose weight a whole
     frame has, and of those whose weight each token has."""
 
-    def __init__(self, attention: CrossAttention) -> None:
+    def __init__(self, original: CrossAttention, attend: Attend = attention) -> None:
         nn.Module.__init__(self)
-        self.heads, self.coupled = attention.heads, attention.coupled
+        self.heads, self.coupled, self.attend = original.heads, original.coupled, attend
         self.attentions = 2 if self.coupled else 3
-        for name, child in attention.named_children():
+        for name, child in original.named_children():
             setattr(self, name, child)
 
     def forward(self, x: Tensor, conditions: LayerConditions, weights: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -77,8 +81,8 @@ class WholeCrossAttention(CrossAttention):
         f, s = weights[2].shape[1:3]
         torch._check(n == f * s)
         q = self.norm_q(self.q(x))
-        attend = self._coupled if self.coupled else self._apart
-        return self.o(attend(q, conditions, weights, b, f, s).reshape(b, n, dim))
+        attended = self._coupled if self.coupled else self._apart
+        return self.o(attended(q, conditions, weights, b, f, s).reshape(b, n, dim))
 
     def _frames(self, x: Tensor, frames: int) -> Tensor:
         """[B, F·T, D] -> [B·F, T, D]."""
@@ -88,11 +92,11 @@ class WholeCrossAttention(CrossAttention):
         return x.reshape(b * frames, each, dim)
 
     def _apart(self, q: Tensor, c: LayerConditions, weights: tuple[Tensor, ...], b: int, f: int, s: int) -> Tensor:
-        bias = c.text_bias.reshape(b, 1, 1, -1).expand(b, 1, q.shape[1], c.text_k.shape[1])
+        bias = c.text_bias.reshape(b, 1, 1, -1)
         parts = (
-            attention(self.heads, q, c.text_k, c.text_v, bias),
-            attention(self.heads, q, c.image_k, c.image_v),
-            attention(self.heads, q.reshape(b * f, s, q.shape[2]), self._frames(c.audio_k, f), self._frames(c.audio_v, f)),
+            self.attend(self.heads, q, c.text_k, c.text_v, bias),
+            self.attend(self.heads, q, c.image_k, c.image_v, None),
+            self.attend(self.heads, q.reshape(b * f, s, q.shape[2]), self._frames(c.audio_k, f), self._frames(c.audio_v, f), None),
         )
         read, seen, heard = (part.reshape(b, f, s, q.shape[2]) * w for part, w in zip(parts, weights, strict=True))
         return read + seen + heard
@@ -110,42 +114,42 @@ class WholeCrossAttention(CrossAttention):
         heard = torch.cat([audio_v.new_zeros(b * f, text + image, dim), audio_v], 1)
         added = [c.text_bias[:, None].expand(b, f, text).reshape(b * f, text), audio_k.new_zeros(b * f, image)]
         logits = torch.cat([*added, torch.zeros_like(audio_k[:, :, 0])], 1)
-        bias = logits[:, None, None].expand(b * f, 1, s, logits.shape[1])
+        bias = logits[:, None, None]
         own = q.reshape(b * f, s, dim)
-        out = attention(self.heads, own, keys, read, bias)
-        return out + attention(self.heads, own, keys, heard, bias) * weights[2].reshape(b * f, s, 1)
+        out = self.attend(self.heads, own, keys, read, bias)
+        return out + self.attend(self.heads, own, keys, heard, bias) * weights[2].reshape(b * f, s, 1)
 
 
 class WholeHeads(nn.Module):
     """Self-attention of the library's CLIP and wav2vec2 layers; `results` is how many values their callers unpack."""
 
-    def __init__(self, attention: Any, results: int) -> None:
+    def __init__(self, original: Any, results: int, attend: Attend = attention) -> None:
         super().__init__()
-        self.heads, self.results, self.attentions = attention.num_heads, results, 1
-        self.q_proj, self.k_proj = attention.q_proj, attention.k_proj
-        self.v_proj, self.out_proj = attention.v_proj, attention.out_proj
+        self.heads, self.results, self.attentions, self.attend = original.num_heads, results, 1, attend
+        self.q_proj, self.k_proj = original.q_proj, original.k_proj
+        self.v_proj, self.out_proj = original.v_proj, original.out_proj
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any) -> tuple[Tensor | None, ...]:
         """[B, N, D] -> [B, N, D]; attention_mask: a bias of the keys [1, 1, N]."""
-        b, n, _dim = hidden_states.shape
-        bias = None if attention_mask is None else attention_mask.reshape(1, 1, 1, n).expand(b, 1, n, n)
+        n = hidden_states.shape[1]
+        bias = None if attention_mask is None else attention_mask.reshape(1, 1, 1, n)
         q, k, v = (project(hidden_states) for project in (self.q_proj, self.k_proj, self.v_proj))
-        return (self.out_proj(attention(self.heads, q, k, v, bias)), *(None,) * (self.results - 1))
+        return (self.out_proj(self.attend(self.heads, q, k, v, bias)), *(None,) * (self.results - 1))
 
 
 class WholeFrameAttention(nn.Module):
     """The VAE's attention among the pixels of each frame, of one head."""
 
-    def __init__(self, attention: FrameAttention) -> None:
+    def __init__(self, original: FrameAttention, attend: Attend = attention) -> None:
         super().__init__()
-        self.norm, self.to_qkv, self.proj = attention.norm, attention.to_qkv, attention.proj
-        self.attentions = 1
+        self.norm, self.to_qkv, self.proj = original.norm, original.to_qkv, original.proj
+        self.attentions, self.attend = 1, attend
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, C, H, W] -> the same."""
         b, t, c, h, w = x.shape
         qkv = self.to_qkv(self.norm(x).reshape(b * t, c, h, w)).reshape(b * t, 3 * c, h * w).transpose(1, 2)  # [B·T, HW, 3C]
-        y = attention(1, qkv[..., :c], qkv[..., c : 2 * c], qkv[..., 2 * c :])
+        y = self.attend(1, qkv[..., :c], qkv[..., c : 2 * c], qkv[..., 2 * c :], None)
         return x + self.proj(y.transpose(1, 2).reshape(b * t, c, h, w)).view(b, t, c, h, w)
 
 

@@ -178,7 +178,8 @@ def test_how_inputs_are_rounded_is_in_the_file_and_in_the_manifest(mixed: Built)
 
 def test_integers_of_a_channel_for_speed(tmp_path: Path) -> None:
     """DynamicQuantizeLinear and MatMulInteger, as the runtime computes them from the written file."""
-    from echoedge.targets.onnx.graph import WeightsFile, named_tensors, trace, write
+    from echoedge.targets.hollow import named_tensors
+    from echoedge.targets.onnx.graph import WeightsFile, trace, write
     from echoedge.targets.onnx.session import open_session
 
     torch.manual_seed(0)
