@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -23,12 +23,15 @@ from .words import (
 
 RELEASED_PANEL = "With --model flash or preview, from --checkpoint"
 ONNX_PANEL = "With --target onnx"
+COREML_PANEL = "With --target coreml"
 
 
 def export(
     context: typer.Context,
     model: Annotated[str, typer.Option(help="nano, flash or preview.")] = "nano",
-    target: Annotated[str, typer.Option(help="executorch, or onnx: graphs for ONNX Runtime.")] = "executorch",
+    target: Annotated[
+        str, typer.Option(help="executorch, onnx: graphs for ONNX Runtime, or coreml: packages for Apple's systems.")
+    ] = "executorch",
     weights: Annotated[str, typer.Option(help="fp32, int8, int4, mixed, or a recipe file (.json).")] = "int8",
     output: Annotated[Path, typer.Option("--out", help="The bundle to write, NAME.echoedge.", show_default=False)] = ...,  # type: ignore[assignment]
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the clip.", show_default="the model's, or 256x256")] = None,
@@ -105,12 +108,20 @@ def export(
             rich_help_panel=ONNX_PANEL,
         ),
     ] = "blocks",
+    ios: Annotated[
+        int,
+        typer.Option(help="17 or 18: the oldest iOS that is to run the programs (macOS 14 or 15).", rich_help_panel=COREML_PANEL),
+    ] = 18,
+    units: Annotated[
+        str,
+        typer.Option(help="all, gpu, ane or cpu: what players let Core ML run the programs on.", rich_help_panel=COREML_PANEL),
+    ] = "all",
 ) -> None:
     """Compile a model into a bundle. The same command goes on where a killed one stopped."""
     from ..core.config import preset
 
-    chosen = {"device": device, "precision": precision, "inputs": inputs}
-    usual = {"device": "cpu", "precision": "fp32", "inputs": "blocks"}
+    chosen: dict[str, Any] = {"device": device, "precision": precision, "inputs": inputs, "ios": ios, "units": units}
+    usual: dict[str, Any] = {"device": "cpu", "precision": "fp32", "inputs": "blocks", "ios": 18, "units": "all"}
     if preset(model).name == "nano":
         refuse_options(context, RELEASED_PANEL, "goes with --model flash or preview", but=("checkpoint",))
     else:

@@ -30,6 +30,11 @@ class Registered:
 REGISTRY = {
     "executorch": Registered(".targets.executorch.target", ".runtime.engines.executorch"),
     "onnx": Registered(".targets.onnx.target", ".runtime.engines.onnx"),
+    "coreml": Registered(".targets.coreml.target", ".runtime.engines.coreml"),
+}
+OTHER_ENGINES = {  # that play what a target compiles, beside its own
+    "mil": ".runtime.engines.mil.engine",
+    "mil-fp32": ".runtime.engines.mil.single",
 }
 
 
@@ -49,13 +54,13 @@ def target_of(name: str) -> Target[Any]:
 
 
 def engine_module(name: str) -> Any:
-    """The module of the engine that runs what the target `name` compiles.
+    """The module of the engine that runs what the target `name` compiles, or of another one of that name.
 
     Raises:
-        ConfigError: there is no target of that name.
+        ConfigError: there is no target or engine of that name.
     """
-    check_choice("target", name, tuple(REGISTRY))
-    return import_module(REGISTRY[name].engine, _HERE)
+    check_choice("engine", name, (*REGISTRY, *OTHER_ENGINES))
+    return import_module(OTHER_ENGINES[name] if name in OTHER_ENGINES else REGISTRY[name].engine, _HERE)
 
 
 def open_built(name: str, built: Built) -> BuiltUnit:

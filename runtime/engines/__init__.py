@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...core.bundle import Bundle
 from ...core.config import ClipSpec
 from ...core.errors import EngineError
-from ..registry import REGISTRY, engine_module
+from ..registry import OTHER_ENGINES, REGISTRY, engine_module
 from .base import Engine
 from .watched import Watched
 
@@ -31,7 +31,7 @@ def open_engine(bundle: Bundle, name: str = "auto", clip: ClipSpec | None = None
     Raises:
         EngineError: there is none of that name, or it cannot play the bundle, or not on so many threads.
     """
-    name, known = bundle.manifest.target.name if name == "auto" else name, (*REGISTRY, "torch")
+    name, known = bundle.manifest.target.name if name == "auto" else name, (*REGISTRY, *OTHER_ENGINES, "torch")
     if name not in known:
         raise EngineError(f"There is no engine {name!r} here. Choose from: auto, {', '.join(known)}.")
     clip = clip or bundle.clip

@@ -18,7 +18,7 @@ from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.base import Array, Engine
 from echoedge.runtime.engines.executorch import ExecuTorchEngine
 from echoedge.runtime.engines.torch import TorchEngine
-from echoedge.runtime.registry import REGISTRY
+from echoedge.runtime.registry import OTHER_ENGINES, REGISTRY
 
 from ..bundles import changed_bundle, small_engine, small_programs
 
@@ -125,7 +125,7 @@ def test_auto_is_what_the_bundle_was_compiled_for(bundle: Bundle) -> None:
 
 
 def test_an_unknown_engine_gets_the_list(bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match=rf"no engine 'cuda' here\. Choose from: auto, {', '.join((*REGISTRY, 'torch'))}\."):
+    with pytest.raises(EngineError, match=rf"no engine 'cuda' here\. Choose from: auto, {', '.join((*REGISTRY, *OTHER_ENGINES, 'torch'))}\."):
         open_engine(bundle, "cuda")
 
 

@@ -1,0 +1,132 @@
+"""The interpreter as an engine: it plays bundles of Core ML packages where there is no Core ML.
+
+`mil` rounds every result to the type that the file declares, as `function.Precision` says of fp16; `mil-fp32` computes with the
+file's weights in float32, so that what is wrong then, the file has wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ....core.bundle import Bundle
+from ....core.config import ClipSpec
+from ....core.errors import EngineError
+from ....targets.coreml.names import package_of
+from ..base import Array, check_inputs, program_called
+from .function import Function, Precision
+from .package import Package
+
+if TYPE_CHECKING:
+    from ....targets.base import Built
+
+LARGEST = 32768.0  # what stands for numbers that half precision does not hold
+_IN_FILE = {"float32": np.float16, "int64": np.int32}  # what inputs of a bundle's types are in a package
+
+
+class Programs:
+    """Functions of packages, opened when they are first asked for."""
+
+    def __init__(self, precision: Precision) -> None:
+        self.precision: Precision = precision
+        self._open: dict[tuple[Path, str], Function] = {}
+
+    def run(self, folder: Path, method: str, inputs: Sequence[Array]) -> list[Array]:
+        """A method of the program in `folder`; the package has inputs and outputs in the order of the method's record.
+
+        Raises:
+            BundleError: the package is damaged.
+            EngineError: an input is not what it takes.
+        """
+        function = self._function(folder, method)
+        feed = dict(zip(function.inputs, (as_in_file(array) for array in inputs), strict=True))
+        found = function.run(feed, self.precision)
+        return [_as_told(found[name]) for name in function.outputs]
+
+    def release(self) -> None:
+        self._open.clear()
+
+    def _function(self, folder: Path, method: str) -> Function:
+        key = (folder, method)
+        if key not in self._open:
+            package = Package.open(package_of(folder, method))
+            self._open[key] = package.function(method if method in package.functions else None)
+        return self._open[key]
+
+
+def as_in_file(array: Array) -> Array:
+    """An input as packages take it; numbers that half precision does not hold become ±32,768: they are masks."""
+    kind = _IN_FILE.get(str(array.dtype), array.dtype)
+    if kind is np.float16:
+        over = np.abs(array) > np.finfo(np.float16).max
+        array = np.where(over, np.copysign(np.float32(LARGEST), array), array) if over.any() else array
+    return np.ascontiguousarray(array).astype(kind)
+
+
+def _as_told(array: Array) -> Array:
+    return array.astype(np.float32) if np.issubdtype(array.dtype, np.floating) else array
+
+
+class MilEngine:
+    """Interprets a bundle's packages.
+
+    Raises:
+        EngineError: the bundle is for another target.
+    """
+
+    def __init__(self, bundle: Bundle, clip: ClipSpec, precision: Precision = "fp16") -> None:
+        require_coreml(bundle, "mil")
+        self.name = "mil" if precision == "fp16" else f"mil-{precision}"
+        self.bundle, self.clip = bundle, clip
+        self._programs = Programs(precision)
+
+    @property
+    def threads(self) -> int:
+        import torch
+
+        return torch.get_num_threads()
+
+    def has(self, program: str) -> bool:
+        return program in self.bundle.roles
+
+    def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
+        record = program_called(self.bundle, program, method, self.clip)
+        known = record.methods[method]
+        check_inputs(f"{program}.{method}", [(spec.name, spec.dtype, spec.shape) for spec in known.inputs], inputs)
+        return self._programs.run(self.bundle.path(record.path), method, inputs)
+
+    def release(self) -> None:
+        """Closes every package; the next run opens its own again."""
+        self._programs.release()
+
+
+def require_coreml(bundle: Bundle, engine: str) -> None:
+    target = bundle.manifest.target
+    if target.name != "coreml":
+        raise EngineError(f"The bundle {bundle.root} was compiled for {target.name}; the engine {engine} plays Core ML packages.")
+
+
+class BuiltPackages:
+    """A compiled unit before there is a bundle; see `registry.BuiltUnit`."""
+
+    def __init__(self, built: Built) -> None:
+        self.path, self._programs = Path(built.path), Programs("fp16")
+
+    def run(self, method: str, inputs: Sequence[Array], wanted: Collection[int] | None = None) -> list[Array]:
+        return self._programs.run(self.path, method, inputs)
+
+
+def open_built(built: Built) -> BuiltPackages:
+    return BuiltPackages(built)
+
+
+def open_bundle(bundle: Bundle, clip: ClipSpec, threads: int | None, precision: Precision = "fp16") -> MilEngine:
+    """Raises as `MilEngine`."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return MilEngine(bundle, clip, precision)

@@ -1,0 +1,205 @@
+"""Core ML as a target: a folder of packages for a program, in half precision, of one clip's shape.
+
+A unit whose modules have their weights is converted whole; of a transformer that streams the program is converted without weights,
+which then come block by block.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...core.bundle import Method, Placement
+from ...core.errors import ExportError
+from ...core.model.attention import Attention
+from ...core.model.programs import EntryPoint
+from ...core.model.transformer import DiT
+from ...core.plan import check_choice
+from ...core.weights.source import Unit
+from ...quantize.recipes import WeightRecipe
+from ...quantize.weights import quantise
+from ..base import Built, Calls, Fitting, Lowered, Precision, chosen_options, method_records
+from ..hollow import hollow, named_tensors, without_blocks
+from ..idle import release_pages
+from ..imagined import flops_of_call, operators_of_call
+from ..rewrites.apple import make_apple
+from .convert import Converted, convert, fill, require_operators
+from .names import UNITS
+from .package import operators_of, write_packages
+from .storage import Stored, Storing
+
+WHOLE_ATTENTION_SINCE = 18
+NOT_BEFORE_18 = {"int4": "4-bit integers in blocks"}
+
+
+@dataclass(frozen=True)
+class CoreMLOptions:
+    """`ios`: the oldest system that is to run the programs, 17 or 18 (macOS 14 or 15); `units`: what Core ML may run them on, which
+    is chosen when they are loaded: a player is told."""
+
+    ios: int = 18
+    units: str = "all"
+
+    def __post_init__(self) -> None:
+        check_choice("ios", self.ios, (17, 18))
+        check_choice("units", self.units, tuple(UNITS))
+
+
+@dataclass(frozen=True)
+class _Method:
+    """A method in the compiler's hands. `flops`: of one call."""
+
+    converted: Converted
+    flops: int
+
+
+class CoreML:
+    """See `targets.base.Target`."""
+
+    name, title, extra = "coreml", "Core ML", "coreml"
+
+    def options(self, **given: Any) -> CoreMLOptions:
+        return chosen_options(CoreMLOptions, self.title, given)
+
+    def refuses(self, scheme: str, options: CoreMLOptions) -> str | None:
+        if options.ios < 18 and scheme in NOT_BEFORE_18:
+            return f"iOS {options.ios} has no {NOT_BEFORE_18[scheme]}: take --ios 18, or int8."
+        return None
+
+    def backend(self, options: CoreMLOptions) -> str:
+        return options.units
+
+    def precision(self, options: CoreMLOptions) -> Precision:
+        return "fp16"
+
+    def executed(self, options: CoreMLOptions) -> bool:
+        return True
+
+    def together(self, options: CoreMLOptions) -> bool:
+        return False
+
+    def any_shape(self, role: str) -> bool:
+        return False
+
+    def settings(self, options: CoreMLOptions) -> Mapping[str, Any]:
+        return {"ios": options.ios, "units": options.units}
+
+    def methods(self, unit: Unit) -> dict[str, Method]:
+        return method_records(unit.methods)
+
+    def lower(
+        self, unit: Unit, label: str, recipe: WeightRecipe, options: CoreMLOptions, outside: str | None, fitting: Fitting
+    ) -> Lowered:
+        make = _streamed if unit.blocks is not None else _held
+        programs, layers = {}, Counter[str]()
+        for name, entry in unit.methods.items():
+            programs[name] = make(unit, f"{label}.{name}", entry, recipe, options, fitting, layers)
+        return Lowered(label, programs, layers)
+
+    def write(self, lowered: Sequence[Lowered], folder: Path, name: str, options: CoreMLOptions) -> list[Built]:
+        (unit,) = lowered
+        place = folder / name
+        place.mkdir()
+        write_packages({method: made.converted for method, made in unit.programs.items()}, place, unit.label, options.ios)
+        taken = {
+            method: Placement(
+                delegate_calls=1, delegated_ops=sum(made.converted.operators.values()), delegated_flops=made.flops
+            )
+            for method, made in unit.programs.items()
+        }  # fmt: skip
+        return [Built(unit.label, "folder", place, taken, dict(unit.layers))]
+
+    def merge(self, data: Sequence[Path], folder: Path, name: str) -> Path:
+        raise ExportError(f"{name} has no data files to merge: a package has its weights.")
+
+    def check(self, built: Built, options: CoreMLOptions) -> int:
+        return sum(sum(operators_of(path).values()) for path in sorted(built.path.glob("*.mlpackage")))
+
+
+# ---- methods --------------------------------------------------------------------------------------------------------------------
+
+
+def _demanded(module: nn.Module, inputs: Sequence[Tensor], options: CoreMLOptions) -> dict[str, int]:
+    """Operators that have to stay whole."""
+    kinds = {
+        "layer_norm": lambda part: int(isinstance(part, nn.LayerNorm)),
+        "gelu": lambda part: int(isinstance(part, nn.GELU)),
+    }
+    if options.ios >= WHOLE_ATTENTION_SINCE:
+        kinds["scaled_dot_product_attention"] = lambda part: (
+            1 if isinstance(part, Attention) else int(getattr(part, "attentions", 0))
+        )
+    return operators_of_call(module, inputs, kinds)
+
+
+def _rewritten(module: nn.Module, options: CoreMLOptions, inputs: Sequence[Tensor] | None = None) -> nn.Module:
+    return make_apple(module, inputs, whole=options.ios >= WHOLE_ATTENTION_SINCE)
+
+
+def _tensors(module: nn.Module, stored: Mapping[str, Stored], prefix: str = "") -> Iterator[tuple[str, Tensor | Stored]]:
+    for name, tensor in named_tensors(module, prefix):
+        yield name, stored.get(name, tensor)
+
+
+def _held(
+    unit: Unit, label: str, entry: EntryPoint, recipe: WeightRecipe, options: CoreMLOptions, fitting: Fitting, layers: Counter[str]
+) -> _Method:
+    inputs = tuple(entry.inputs.values())
+    flops, storing = flops_of_call(entry.module, inputs), Storing(options.ios)
+    ours = _rewritten(entry.module, options, inputs)
+    relieve = partial(release_pages, entry.module)
+    layers.update(quantise(ours, unit.role, recipe, inputs, store=storing, samples=fitting.calls, relieve=relieve))
+    stored = storing.take(ours)
+    converted = convert(label, copy.deepcopy(ours).half(), entry.inputs, entry.outputs, options.ios)
+    require_operators(label, converted, _demanded(ours, inputs, options))
+    fill(label, converted, _tensors(ours, stored))
+    relieve()
+    return _Method(converted, flops)
+
+
+def _streamed(
+    unit: Unit, label: str, entry: EntryPoint, recipe: WeightRecipe, options: CoreMLOptions, fitting: Fitting, layers: Counter[str]
+) -> _Method:
+    assert unit.blocks is not None
+    inputs = tuple(entry.inputs.values())
+    flops = flops_of_call(entry.module, inputs)
+    shell = _rewritten(hollow(entry.module), options, inputs)
+    demanded = _demanded(shell, inputs, options)
+    converted = convert(label, hollow(shell, torch.float16), entry.inputs, entry.outputs, options.ios)
+    require_operators(label, converted, demanded)
+
+    def part(module: nn.Module, prefix: str, samples: Calls) -> Iterator[tuple[str, Tensor | Stored]]:
+        """The weights of a part of the module, as the program names them: it is read and rounded before the next one."""
+        storing, ours = Storing(options.ios), _rewritten(module, options)
+        wanted = {name for name in converted.weights if name.startswith(prefix)}
+        _forget_idle(ours, prefix, wanted)
+        layers.update(quantise(ours, unit.role, recipe, store=storing, prefix=prefix, samples=samples))
+        yield from _tensors(ours, storing.take(ours, prefix), prefix)
+
+    def weights(dit: DiT) -> Iterator[tuple[str, Tensor | Stored]]:
+        outer = copy.copy(entry.module)
+        outer._modules = {**outer._modules, "dit": without_blocks(dit)}
+        yield from part(outer, "", ())
+        for index, block in enumerate(dit.blocks):
+            yield from part(block, f"dit.blocks.{index}.", fitting.of_block(index))
+
+    fill(label, converted, weights(unit.blocks))
+    return _Method(converted, flops)
+
+
+def _forget_idle(module: nn.Module, prefix: str, wanted: set[str]) -> None:
+    """Takes from `module`, in place, the layers of which a program reads nothing."""
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, nn.Linear) and name and not any(known.startswith(f"{prefix}{name}.") for known in wanted):
+            module.set_submodule(name, nn.Identity())
+
+
+TARGET = CoreML()
