@@ -48,7 +48,8 @@ class Lowered:
 @dataclass(frozen=True)
 class Built:
     """A compiled unit on the disk. `kind`: of its artifact, as the manifest names it; `data`: the file that holds its weights,
-    where they lie outside; methods are named `prefix` + their name in the file; `placement`: by method, what the backend took."""
+    where they lie outside, or, of a folder, what is merged with those of other shapes to one folder for all; methods are named
+    `prefix` + their name in it; `placement`: by method, what the backend took."""
 
     label: str
     kind: Kind

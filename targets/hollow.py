@@ -17,18 +17,24 @@ def nothing(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(np.zeros(tuple(shape), torch.empty(0, dtype=dtype).numpy().dtype))
 
 
-def hollow(module: nn.Module, floats: torch.dtype | None = None) -> nn.Module:
-    """A copy of a module without data, whose tensors have memory that is not there before it is written to. `floats`: the type of
-    all that are floating-point; buffers with data keep their numbers."""
-    module = copy.deepcopy(module)
+def hollow(module: nn.Module, floats: torch.dtype | None = None, drawn: int = 0) -> nn.Module:
+    """A copy of a module without data, whose tensors have memory that is not there before it is written to; buffers with data keep
+    their numbers. `floats`: the type of all that are floating-point. `drawn`: parameters of up to so many elements get numbers,
+    for compilers that leave out what adds zero."""
+    module, generator = copy.deepcopy(module), torch.Generator().manual_seed(0)
 
     def wanted(dtype: torch.dtype) -> torch.dtype:
         return floats if floats is not None and dtype.is_floating_point else dtype
 
+    def empty(value: Tensor) -> Tensor:
+        if value.numel() <= drawn and value.is_floating_point():
+            return (torch.rand(value.shape, generator=generator) + 0.5).to(wanted(value.dtype))
+        return nothing(value.shape, wanted(value.dtype))
+
     for part in module.modules():
         for name, value in part._parameters.items():
             if value is not None:
-                part._parameters[name] = nn.Parameter(nothing(value.shape, wanted(value.dtype)), requires_grad=False)
+                part._parameters[name] = nn.Parameter(empty(value), requires_grad=False)
         for name, buffer in part._buffers.items():
             if buffer is not None:
                 kind = wanted(buffer.dtype)

@@ -99,10 +99,11 @@ class FileArtifact(_Stored):
 
 
 class FolderArtifact(_Stored):
-    """A program that is a folder, .mlpackage or .aimodel; its files are in `Manifest.files`, and `sha256` is `folder_sha256` of
-    them."""
+    """A program that is a folder; its files are in `Manifest.files`, and `sha256` is `folder_sha256` of them. Several may lie in
+    one folder, where a method is named `prefix` + its name."""
 
     kind: Literal["folder"] = "folder"
+    prefix: Annotated[str, Field(max_length=200)] = ""
 
 
 Artifact = Annotated[PteFile | FileArtifact | FolderArtifact, Field(discriminator="kind")]
@@ -138,7 +139,7 @@ class Program(Record):
     @property
     def prefix(self) -> str:
         """What stands before a method's name in the file."""
-        return self.artifact.prefix if isinstance(self.artifact, PteFile) else ""
+        return "" if isinstance(self.artifact, FileArtifact) else self.artifact.prefix
 
     @model_validator(mode="after")
     def _placement_is_about_methods(self) -> Self:

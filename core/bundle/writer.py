@@ -124,8 +124,8 @@ class BundleWriter:
     ) -> Program:
         """Copy a compiled program, a file or a folder, to programs/, keeping the name of `source`.
 
-        With a `prefix` (see `PteFile`) further programs may lie in the same file. `data`: the file, added before, that holds its
-        weights. The other arguments are the fields of `Program`.
+        With a `prefix` (see `PteFile`) further programs may lie in the same file or folder. `data`: the file, added before, that
+        holds its weights. The other arguments are the fields of `Program`.
 
         Raises:
             BundleError: `name` or a path is taken or cannot be used, `source` does not exist, is empty, or is not of its `kind`.
@@ -151,7 +151,7 @@ class BundleWriter:
             entry = self._copy(path, source)
             sha256, size = entry.sha256, entry.bytes
         stored: dict[str, Any] = {"path": path, "sha256": sha256, "bytes": size}
-        stored |= {"prefix": prefix} if kind == "pte" else {}
+        stored |= {"prefix": prefix} if kind != "file" else {}
         stored |= {"data": data} if kind != "folder" else {}
         try:
             program = Program(

@@ -53,7 +53,7 @@ class CoreMLEngine:
         check_inputs(f"{program}.{method}", [(spec.name, spec.dtype, spec.shape) for spec in known.inputs], inputs)
         feed = {name: interpreter.as_in_file(array) for name, array in zip(names, inputs, strict=True)}
         try:
-            found = self._model(self.bundle.path(record.path), method).predict(feed)
+            found = self._model(self.bundle.path(record.path), record.prefix + method).predict(feed)
         except Exception as error:  # the library's own kinds have no common one
             raise EngineError(f"{program}.{method} failed in Core ML: {error}") from error
         return [np.asarray(found[name], np.float32) for name in output_names(names, [spec.name for spec in known.outputs])]

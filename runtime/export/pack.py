@@ -122,16 +122,19 @@ def write_bundle(
             packs = {name: np.asarray(rows, np.float32) for name, rows in request.prompts.items()}
             writer.add_tensors("prompts/prompts.safetensors", packs)
         for path in data.values():
-            writer.add_file(f"{PROGRAMS}/{Path(path).name}", folder / path)
+            if (folder / path).is_file():
+                writer.add_file(f"{PROGRAMS}/{Path(path).name}", folder / path)
         for label, each in compiled.items():
             for line in each.said:
                 warn(line)
-            shipped = data.get(each.role) if each.data else None
-            if each.data and shipped is None:  # its own, which no other shape shares
+            shipped, path = data.get(each.role) if each.data else None, each.path
+            if shipped is not None and each.kind == "folder":  # the programs of all shapes lie in one
+                path, shipped = shipped, None
+            elif each.data and shipped is None:  # its own, which no other shape shares
                 shipped = each.data
                 writer.add_file(f"{PROGRAMS}/{Path(shipped).name}", folder / shipped)
             writer.add_program(
-                label, folder / each.path, role=each.role, clip=each.clip, methods=each.methods, placement=each.placement,
+                label, folder / path, role=each.role, clip=each.clip, methods=each.methods, placement=each.placement,
                 layers=each.layers, demanded=bar(each.role, each.layers, precision), measured=results.measured(label),
                 kind=each.kind, prefix=each.prefix, data=f"{PROGRAMS}/{Path(shipped).name}" if shipped else None,
             )  # fmt: skip

@@ -20,8 +20,11 @@ from .operators import our_operators
 from .storage import Stored, constant
 
 _INNER = "inner."
-_FUNCTION = "main"
-_KEPT_APART = "common::const_deduplication"  # weights that are not there yet are all alike
+FUNCTION = "main"  # of a program before it is joined with others
+_LEFT_OUT = {
+    "common::const_deduplication",  # weights that are not there yet are all alike
+    "common::fuse_elementwise_to_batchnorm",  # makes norms of products and sums, whose means are float32
+}
 
 
 class _Flat(nn.Module):
@@ -38,16 +41,17 @@ class _Flat(nn.Module):
 @dataclass(frozen=True)
 class Converted:
     """`program`: the library's; `inputs`, `outputs`: their names in it, in order; `weights`: by the name of a parameter or buffer
-    of the module, the operator that holds it."""
+    of the module, the operator that holds it; `folded`: names of those whose numbers the converter has computed with."""
 
     program: Any
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    folded: frozenset[str]
     weights: Mapping[str, Any]
 
     @property
     def operators(self) -> Counter[str]:
-        return Counter(each.op_type for each in self.program.functions[_FUNCTION].operations if each.op_type != "const")
+        return Counter(each.op_type for each in self.program.functions[FUNCTION].operations if each.op_type != "const")
 
 
 @lean()
@@ -65,7 +69,7 @@ def convert(label: str, module: nn.Module, inputs: Mapping[str, Tensor], outputs
         for name, x in inputs.items()
     ]
     named, pipeline = output_names(inputs, outputs), ct.PassPipeline.DEFAULT
-    pipeline.remove_passes({_KEPT_APART})
+    pipeline.remove_passes(_LEFT_OUT)
     with quiet(), torch.no_grad():
         try:
             exported = torch.export.export(flat, examples, strict=False).run_decompositions({})
@@ -81,9 +85,9 @@ def convert(label: str, module: nn.Module, inputs: Mapping[str, Tensor], outputs
         each.arg.name: each.target.removeprefix(_INNER) for each in exported.graph_signature.input_specs if each.target is not None
     }
     found = {
-        held[each.name]: each for each in program.functions[_FUNCTION].operations if each.op_type == "const" and each.name in held
+        held[each.name]: each for each in program.functions[FUNCTION].operations if each.op_type == "const" and each.name in held
     }
-    converted = Converted(program, tuple(inputs), tuple(named), found)
+    converted = Converted(program, tuple(inputs), tuple(named), frozenset(held.values()) - frozenset(found), found)
     _require_half(label, converted)
     return converted
 
@@ -96,7 +100,7 @@ def _require_half(label: str, converted: Converted) -> None:
     """Refuses what would compute in single precision unasked, and what has too many dimensions."""
     from coremltools.converters.mil.mil import types
 
-    for each in converted.program.functions[_FUNCTION].operations:
+    for each in converted.program.functions[FUNCTION].operations:
         for out in each.outputs:
             if types.is_tensor(out.sym_type) and len(out.shape) > MOST_DIMENSIONS:
                 raise ExportError(
@@ -125,7 +129,7 @@ def fill(label: str, converted: Converted, tensors: Iterable[tuple[str, Tensor |
     Raises:
         ExportError: a weight of the program was not given, or has another shape.
     """
-    function, missing = converted.program.functions[_FUNCTION], dict(converted.weights)
+    function, missing = converted.program.functions[FUNCTION], dict(converted.weights)
     for name, tensor in tensors:
         holder = missing.pop(name, None)
         if holder is None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import ExportError
+from .convert import FUNCTION as _MAIN
 from .convert import Converted, deployment
 from .library import library, quiet
 from .names import FUNCTIONS, PACKAGE
 
 AUTHOR, LICENCE = "EchoEdge", "As the weights that it was made from"
-FUNCTIONS_SINCE = 18  # iOS: several functions in a package
+FUNCTIONS_SINCE, FUNCTIONS_FORMAT = 18, 9  # iOS, and its version of the format: several functions in a package
 
 
 def write_packages(converted: Mapping[str, Converted], folder: Path, title: str, ios: int) -> list[Path]:
@@ -29,11 +30,29 @@ def write_packages(converted: Mapping[str, Converted], folder: Path, title: str,
         _write(each, written[method], f"{title}: {method}", ios)
     if len(written) == 1 or ios < FUNCTIONS_SINCE:
         return list(written.values())
-    together = folder / FUNCTIONS
-    _join(written, together)
+    _join({method: (path, _MAIN) for method, path in written.items()}, folder / FUNCTIONS)
     for path in written.values():
         shutil.rmtree(path)
-    return [together]
+    return [folder / FUNCTIONS]
+
+
+def merge_packages(folders: Sequence[Path], out: Path) -> None:
+    """The packages of several folders, of a program's shapes, in the folder `out`: where their iOS has it as functions of one,
+    which hold equal weights once.
+
+    Raises:
+        ExportError: the library cannot join them.
+    """
+    parts: dict[str, tuple[Path, str]] = {}
+    for folder in folders:
+        for path in sorted(folder.glob(f"*{PACKAGE}")):
+            names = functions_of(path)
+            parts |= {name: (path, name) for name in names} if path.name == FUNCTIONS else {path.stem: (path, _MAIN)}
+    if all(_specification(path) >= FUNCTIONS_FORMAT for path, _ in parts.values()):
+        _join(parts, out / FUNCTIONS)
+        return
+    for name, (path, _) in parts.items():
+        shutil.copytree(path, out / f"{name}{PACKAGE}")
 
 
 def _write(converted: Converted, path: Path, title: str, ios: int) -> None:
@@ -45,9 +64,9 @@ def _write(converted: Converted, path: Path, title: str, ios: int) -> None:
                 minimum_deployment_target=deployment(ct, ios), compute_precision=ct.precision.FLOAT32,
             )  # fmt: skip
             model.author, model.license, model.short_description = AUTHOR, LICENCE, title
-            for name, kind in converted.program.functions["main"].inputs.items():
+            for name, kind in converted.program.functions[_MAIN].inputs.items():
                 model.input_description[name] = _described(kind.shape, kind.dtype)
-            for out in converted.program.functions["main"].outputs:
+            for out in converted.program.functions[_MAIN].outputs:
                 model.output_description[out.name] = _described(out.shape, out.dtype)
             _require_order(model.get_spec().description, converted)
             model.save(str(path))
@@ -71,13 +90,13 @@ def _described(shape: Any, dtype: Any) -> str:
     return f"{types.builtin_to_string(dtype)} [{', '.join(str(size) for size in shape)}]"
 
 
-def _join(packages: Mapping[str, Path], out: Path) -> None:
-    """Packages as functions of one, which hold equal weights once."""
+def _join(parts: Mapping[str, tuple[Path, str]], out: Path) -> None:
+    """Functions of packages, by their new names, as functions of one package, which hold equal weights once."""
     ct = library()
     described = ct.utils.MultiFunctionDescriptor()
-    for method, path in packages.items():
-        described.add_function(str(path), "main", method)
-    described.default_function_name = next(iter(packages))
+    for name, (path, function) in parts.items():
+        described.add_function(str(path), function, name)
+    described.default_function_name = next(iter(parts))
     with quiet():
         try:
             ct.utils.save_multifunction(described, str(out))
@@ -85,21 +104,27 @@ def _join(packages: Mapping[str, Path], out: Path) -> None:
             raise ExportError(f"{out.name} could not be joined by coremltools: {error}") from error
 
 
-def operators_of(package: Path) -> Counter[str]:
-    """Operators of a written package, by type, constants apart; of all its functions.
-
-    Raises:
-        ExportError: it is not there, or no package.
-    """
-    from coremltools.proto import Model_pb2
-
-    model = Model_pb2.Model()
+def _model(package: Path) -> Any:
+    model = library().proto.Model_pb2.Model()
     try:
         model.ParseFromString((package / "Data/com.apple.CoreML/model.mlmodel").read_bytes())
     except Exception as error:  # protobuf's own kind has no stable place
         raise ExportError(f"{package} is no package that Core ML reads ({error}). Export again.") from error
-    found: Counter[str] = Counter()
-    for function in model.mlProgram.functions.values():
-        for block in function.block_specializations.values():
-            found.update(each.type for each in block.operations if each.type != "const")
+    return model
+
+
+def _specification(package: Path) -> int:
+    return int(_model(package).specificationVersion)
+
+
+def functions_of(package: Path) -> Mapping[str, Counter[str]]:
+    """Operators of a written package by function, by type, constants apart.
+
+    Raises:
+        ExportError: it is not there, or no package.
+    """
+    found: dict[str, Counter[str]] = {}
+    for name, function in _model(package).mlProgram.functions.items():
+        blocks = function.block_specializations.values()
+        found[name] = Counter(each.type for block in blocks for each in block.operations if each.type != "const")
     return found

@@ -7,9 +7,10 @@ which then come block by block.
 from __future__ import annotations
 
 import copy
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from ...core.bundle import Method, Placement
+from ...core.config import PATCH
 from ...core.errors import ExportError
-from ...core.model.attention import Attention
-from ...core.model.programs import EntryPoint
+from ...core.model.attention import Attention, rope_tables
+from ...core.model.programs import Denoise, EntryPoint
 from ...core.model.transformer import DiT
 from ...core.plan import check_choice
 from ...core.weights.source import Unit
@@ -32,11 +34,13 @@ from ..idle import release_pages
 from ..imagined import flops_of_call, operators_of_call
 from ..rewrites.apple import make_apple
 from .convert import Converted, convert, fill, require_operators
-from .names import UNITS
-from .package import operators_of, write_packages
+from .names import PACKAGE, UNITS
+from .package import functions_of, merge_packages, write_packages
 from .storage import Stored, Storing
 
 WHOLE_ATTENTION_SINCE = 18
+_TABLES = ("cos", "sin")  # buffers of the step, which are there without its weights
+_DRAWN = 1 << 17  # elements: of all that is no matrix
 NOT_BEFORE_18 = {"int4": "4-bit integers in blocks"}
 
 
@@ -55,10 +59,11 @@ class CoreMLOptions:
 
 @dataclass(frozen=True)
 class _Method:
-    """A method in the compiler's hands. `flops`: of one call."""
+    """A method in the compiler's hands. `flops`: of one call; `prefix`: of its name, where several shapes share a folder."""
 
     converted: Converted
     flops: int
+    prefix: str = ""
 
 
 class CoreML:
@@ -101,27 +106,33 @@ class CoreML:
         make = _streamed if unit.blocks is not None else _held
         programs, layers = {}, Counter[str]()
         for name, entry in unit.methods.items():
-            programs[name] = make(unit, f"{label}.{name}", entry, recipe, options, fitting, layers)
+            made = make(unit, f"{label}.{name}", entry, recipe, options, fitting, layers)
+            programs[name] = replace(made, prefix="" if outside is None else f"clip_{unit.made_for}_")
         return Lowered(label, programs, layers)
 
     def write(self, lowered: Sequence[Lowered], folder: Path, name: str, options: CoreMLOptions) -> list[Built]:
         (unit,) = lowered
         place = folder / name
         place.mkdir()
-        write_packages({method: made.converted for method, made in unit.programs.items()}, place, unit.label, options.ios)
+        prefix = next(iter(unit.programs.values())).prefix
+        write_packages({prefix + method: made.converted for method, made in unit.programs.items()}, place, unit.label, options.ios)
         taken = {
             method: Placement(
                 delegate_calls=1, delegated_ops=sum(made.converted.operators.values()), delegated_flops=made.flops
             )
             for method, made in unit.programs.items()
         }  # fmt: skip
-        return [Built(unit.label, "folder", place, taken, dict(unit.layers))]
+        return [Built(unit.label, "folder", place, taken, dict(unit.layers), place if prefix else None, prefix)]
 
     def merge(self, data: Sequence[Path], folder: Path, name: str) -> Path:
-        raise ExportError(f"{name} has no data files to merge: a package has its weights.")
+        out = folder / f"merged-{name}" / name
+        shutil.rmtree(out.parent, ignore_errors=True)  # what a killed run may have left
+        out.mkdir(parents=True)
+        merge_packages(data, out)
+        return out
 
     def check(self, built: Built, options: CoreMLOptions) -> int:
-        return sum(sum(operators_of(path).values()) for path in sorted(built.path.glob("*.mlpackage")))
+        return sum(counts.total() for path in built.path.glob(f"*{PACKAGE}") for counts in functions_of(path).values())
 
 
 # ---- methods --------------------------------------------------------------------------------------------------------------------
@@ -169,11 +180,14 @@ def _streamed(
     unit: Unit, label: str, entry: EntryPoint, recipe: WeightRecipe, options: CoreMLOptions, fitting: Fitting, layers: Counter[str]
 ) -> _Method:
     assert unit.blocks is not None
-    inputs = tuple(entry.inputs.values())
-    flops = flops_of_call(entry.module, inputs)
-    shell = _rewritten(hollow(entry.module), options, inputs)
+    inputs, program = tuple(entry.inputs.values()), _with_tables(unit, entry.module)
+    empty = hollow(program)
+    flops, shell = flops_of_call(empty, inputs), _rewritten(empty, options, inputs)
     demanded = _demanded(shell, inputs, options)
-    converted = convert(label, hollow(shell, torch.float16), entry.inputs, entry.outputs, options.ios)
+    converted = convert(label, hollow(shell, torch.float16, _DRAWN), entry.inputs, entry.outputs, options.ios)
+    lost = converted.folded - set(_TABLES)
+    if lost:
+        raise ExportError(f"{label} was converted with weights that were not there yet: {', '.join(sorted(lost)[:5])}. Report it.")
     require_operators(label, converted, demanded)
 
     def part(module: nn.Module, prefix: str, samples: Calls) -> Iterator[tuple[str, Tensor | Stored]]:
@@ -185,7 +199,7 @@ def _streamed(
         yield from _tensors(ours, storing.take(ours, prefix), prefix)
 
     def weights(dit: DiT) -> Iterator[tuple[str, Tensor | Stored]]:
-        outer = copy.copy(entry.module)
+        outer = copy.copy(program)
         outer._modules = {**outer._modules, "dit": without_blocks(dit)}
         yield from part(outer, "", ())
         for index, block in enumerate(dit.blocks):
@@ -193,6 +207,16 @@ def _streamed(
 
     fill(label, converted, weights(unit.blocks))
     return _Method(converted, flops)
+
+
+def _with_tables(unit: Unit, module: nn.Module) -> nn.Module:
+    """A module of a transformer that streams, with the rotary tables that it would have if its weights were there."""
+    module = copy.copy(module)
+    if isinstance(module, Denoise):
+        clip, heads = unit.made_for, unit.config.head_dim
+        tables = rope_tables(heads, clip.latent_frames, clip.latent_height // PATCH, clip.latent_width // PATCH)
+        module._buffers = {**module._buffers, **dict(zip(_TABLES, tables, strict=True))}
+    return module
 
 
 def _forget_idle(module: nn.Module, prefix: str, wanted: set[str]) -> None:

@@ -125,7 +125,9 @@ def test_auto_is_what_the_bundle_was_compiled_for(bundle: Bundle) -> None:
 
 
 def test_an_unknown_engine_gets_the_list(bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match=rf"no engine 'cuda' here\. Choose from: auto, {', '.join((*REGISTRY, *OTHER_ENGINES, 'torch'))}\."):
+    with pytest.raises(
+        EngineError, match=rf"no engine 'cuda' here\. Choose from: auto, {', '.join((*REGISTRY, *OTHER_ENGINES, 'torch'))}\."
+    ):
         open_engine(bundle, "cuda")
 
 

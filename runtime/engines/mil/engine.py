@@ -96,7 +96,7 @@ class MilEngine:
         record = program_called(self.bundle, program, method, self.clip)
         known = record.methods[method]
         check_inputs(f"{program}.{method}", [(spec.name, spec.dtype, spec.shape) for spec in known.inputs], inputs)
-        return self._programs.run(self.bundle.path(record.path), method, inputs)
+        return self._programs.run(self.bundle.path(record.path), record.prefix + method, inputs)
 
     def release(self) -> None:
         """Closes every package; the next run opens its own again."""
@@ -113,10 +113,10 @@ class BuiltPackages:
     """A compiled unit before there is a bundle; see `registry.BuiltUnit`."""
 
     def __init__(self, built: Built) -> None:
-        self.path, self._programs = Path(built.path), Programs("fp16")
+        self.folder, self.prefix, self._programs = built.data or built.path, built.prefix, Programs("fp16")
 
     def run(self, method: str, inputs: Sequence[Array], wanted: Collection[int] | None = None) -> list[Array]:
-        return self._programs.run(self.path, method, inputs)
+        return self._programs.run(self.folder, self.prefix + method, inputs)
 
 
 def open_built(built: Built) -> BuiltPackages:
