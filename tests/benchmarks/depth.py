@@ -1,6 +1,7 @@
-"""The whole step of flash, thirty blocks, for ONNX Runtime: its file in each form, executed and compared with full precision.
+"""The whole step of flash, thirty blocks, for one target: its file in each form, executed and compared with full precision.
 
-    python tests/benchmarks/onnx_depth.py CHECKPOINT PACK [--forms fp32 fp16 int8 int4] --record records/onnx_depth.json
+    python tests/benchmarks/depth.py CHECKPOINT PACK [--target onnx] [--forms fp32 fp16 int8 int4] --record records/onnx_depth.json
+    python tests/benchmarks/depth.py CHECKPOINT PACK --target coreml --record records/coreml_depth.json
 
 The jobs of `echoedge export` that the step's proof waits for, and no others, each in a process of its own: the encoders and the
 step in full precision, the graph and its weights, the file executed on the recorded call of each shape. Minutes a form.
@@ -25,11 +26,20 @@ from echoedge.runtime.export.request import checkpoint_request
 
 GB = 1e9
 CLIPS = (ClipSpec(128, 128, 9), ClipSpec(64, 96, 9), ClipSpec(96, 96, 13))
-FORMS: dict[str, tuple[str, dict[str, str]]] = {
-    "fp32": ("fp32", {}),
-    "fp16": ("fp32", {"device": "cuda", "precision": "fp16"}),
-    "int8": ("int8", {}),
-    "int4": ("int4", {}),
+# By target and form: the weights, and the target's options.
+FORMS: dict[str, dict[str, tuple[str, dict[str, str]]]] = {
+    "onnx": {
+        "fp32": ("fp32", {}),
+        "fp16": ("fp32", {"device": "cuda", "precision": "fp16"}),
+        "int8": ("int8", {}),
+        "int4": ("int4", {}),
+    },
+    "coreml": {"fp16": ("fp32", {}), "int8": ("int8", {}), "int4": ("int4", {})},
+}
+TOOLS = {"onnx": ("torch", "onnx", "onnxscript", "onnxruntime"), "coreml": ("torch", "coremltools")}
+CONDITIONS = {
+    "onnx": "every file executed on the CPU and compared with eager float32; fp16 is made for CUDA",
+    "coreml": "every package interpreted, with results rounded to half precision, and compared with eager float32",
 }
 
 
@@ -41,10 +51,10 @@ def closure(job: Job) -> list[Job]:
     return [*found, job]
 
 
-def measured(checkpoint: Path, pack: Path, form: str, clips: tuple[ClipSpec, ...], memory: int) -> list[Row]:
-    weights, options = FORMS[form]
+def measured(checkpoint: Path, pack: Path, target: str, form: str, clips: tuple[ClipSpec, ...], memory: int) -> list[Row]:
+    weights, options = FORMS[target][form]
     request = checkpoint_request(
-        checkpoint, "flash", weights, target="onnx", options=options, clips=clips, decoders=("tiny",), prompts=pack
+        checkpoint, "flash", weights, target=target, options=options, clips=clips, decoders=("tiny",), prompts=pack
     )
     jobs = {job.name: job for job in jobs_of(request)[0]}
     proofs = {str(clip): f"proof of denoise{f'-{clip}' if number else ''}" for number, clip in enumerate(clips)}
@@ -54,7 +64,7 @@ def measured(checkpoint: Path, pack: Path, form: str, clips: tuple[ClipSpec, ...
     with tempfile.TemporaryDirectory() as folder, JobRunner(Path(folder) / "work", form, 1, memory) as runner:
         done = runner.run(todo, request, lambda *told: print(form, *told, flush=True))
         made: Any = done["compile denoise"]
-        size = sum(file.stat().st_size for file in (runner.folder / made.result.path).iterdir())
+        size = sum(file.stat().st_size for file in (runner.folder / made.result.path).rglob("*") if file.is_file())
         runner.remove()
     return [
         {
@@ -76,29 +86,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("pack", type=Path)
-    parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=list(FORMS))
+    parser.add_argument("--target", default="onnx", choices=list(FORMS))
+    parser.add_argument("--forms", nargs="+", metavar="FORM", help="all of the target's by default")
     parser.add_argument("--memory", type=float, default=16, help="most memory to plan for, GB")
     parser.add_argument("--record", type=Path, metavar="FILE", help="keep the figures there, after each form")
     asked, rows = parser.parse_args(), list[Row]()
-    for form in asked.forms:
+    for form in asked.forms or FORMS[asked.target]:
         clips = CLIPS if form == "fp32" else CLIPS[:1]
-        rows += measured(asked.checkpoint, asked.pack, form, clips, round(asked.memory * GB))
+        rows += measured(asked.checkpoint, asked.pack, asked.target, form, clips, round(asked.memory * GB))
         print(rows, flush=True)
         if asked.record:
-            keep(asked.record, rows)
+            keep(asked.record, asked.target, rows)
 
 
-def keep(path: Path, rows: list[Row]) -> None:
+def keep(path: Path, target: str, rows: list[Row]) -> None:
     from echoedge.core.versions import library_versions
 
     versions = library_versions()
     write_figures(
-        path, command=shlex.join(["python", *sys.argv[:1], "CHECKPOINT", "PACK"]),
+        path, command=shlex.join(["python", *sys.argv[:1], "CHECKPOINT", "PACK", "--target", target]),
         source=f"the same command with `--record {path}`, which writes this file.", hardware=device_name(),
-        versions={name: versions[name] for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
+        versions={name: versions[name] for name in TOOLS[target] if name in versions},
         conditions=(
-            "Thirty blocks of full width, random weights; every file executed on the CPU and compared with eager float32, the "
-            f"worst of the recorded calls. fp16 is made for CUDA. Load {os.getloadavg()[0]:.1f} at the end."
+            f"Thirty blocks of full width, random weights; {CONDITIONS[target]}, the worst of the recorded calls. Load "
+            f"{os.getloadavg()[0]:.1f} at the end."
         ),
         figures={"step": rows},
     )  # fmt: skip
