@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -71,7 +72,7 @@ def _in_half(convert: Way) -> Way:
 
 
 def half(value: float) -> np.float16:
-    return np.float16(value if abs(value) <= np.finfo(np.float16).max else np.copysign(LARGEST, value))
+    return np.float16(value if abs(value) <= float(np.finfo(np.float16).max) else math.copysign(LARGEST, value))
 
 
 def _layer_norm(context: Any, node: Any) -> None:

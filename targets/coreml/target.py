@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ...core.bundle import Method, Placement
 from ...core.config import PATCH
-from ...core.errors import ExportError
+from ...core.errors import ConfigError, ExportError
 from ...core.model.attention import Attention, rope_tables
 from ...core.model.programs import Denoise, EntryPoint
 from ...core.model.transformer import DiT
@@ -53,7 +53,8 @@ class CoreMLOptions:
     units: str = "all"
 
     def __post_init__(self) -> None:
-        check_choice("ios", self.ios, (17, 18))
+        if self.ios not in (17, 18):
+            raise ConfigError(f"ios is {self.ios!r}. Choose from 17, 18.")
         check_choice("units", self.units, tuple(UNITS))
 
 
