@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...core.errors import ExportError
 from ..lean import lean
 from ..rewrites.apple import MOST_DIMENSIONS
-from .library import library, quiet
+from .library import library, quiet, unchecked
 from .names import output_names
 from .operators import our_operators
 from .storage import Stored, constant
@@ -73,7 +73,7 @@ def convert(label: str, module: nn.Module, inputs: Mapping[str, Tensor], outputs
     with quiet(), torch.no_grad():
         try:
             exported = torch.export.export(flat, examples, strict=False).run_decompositions({})
-            with our_operators():
+            with our_operators(), unchecked():
                 program = ct.convert(
                     exported, inputs=given, outputs=[ct.TensorType(name=name) for name in named],
                     minimum_deployment_target=deployment(ct, ios), convert_to="milinternal", pass_pipeline=pipeline,

@@ -11,7 +11,7 @@ from typing import Any
 from ...core.errors import ExportError
 from .convert import FUNCTION as _MAIN
 from .convert import Converted, deployment
-from .library import library, quiet
+from .library import library, quiet, unchecked
 from .names import FUNCTIONS, PACKAGE
 
 AUTHOR, LICENCE = "EchoEdge", "As the weights that it was made from"
@@ -57,7 +57,7 @@ def merge_packages(folders: Sequence[Path], out: Path) -> None:
 
 def _write(converted: Converted, path: Path, title: str, ios: int) -> None:
     ct = library()
-    with quiet():
+    with quiet(), unchecked():
         try:
             model = ct.convert(
                 converted.program, convert_to="mlprogram", pass_pipeline=ct.PassPipeline.EMPTY, skip_model_load=True,
@@ -97,7 +97,7 @@ def _join(parts: Mapping[str, tuple[Path, str]], out: Path) -> None:
     for name, (path, function) in parts.items():
         described.add_function(str(path), function, name)
     described.default_function_name = next(iter(parts))
-    with quiet():
+    with quiet(), unchecked():
         try:
             ct.utils.save_multifunction(described, str(out))
         except Exception as error:
