@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .core.model.masks import Box
     from .core.weights.checkpoints import Checkpoint
     from .runtime.bench.compare import Compared
+    from .runtime.bench.headroom import Headroom
     from .runtime.bench.operators import OperatorSpeeds
     from .runtime.bench.placement import Ran
     from .runtime.bench.presets import Preset
@@ -401,6 +402,19 @@ def placements(bundle: Place, *, progress: Progress = silent) -> tuple[Ran, ...]
     from .runtime.bench.placement import placements as measured
 
     return measured(inspect(bundle), progress)
+
+
+def headrooms(bundle: Place, *, stress: float = 1.0, progress: Progress = silent) -> list[Headroom]:
+    """Of a bundle for Core ML: how far the largest number of each method, on its recorded calls, is below the end of half
+    precision. `stress`: what the inputs are multiplied by.
+
+    Raises:
+        BundleError: as `inspect`.
+        ConfigError: the bundle is for another target, or `stress` is out of range.
+    """
+    from .runtime.bench.headroom import headrooms as measured
+
+    return measured(inspect(bundle), stress, progress)
 
 
 def savings(bundle: Place, *, measured: bool = False, progress: Progress = silent) -> tuple[tuple[Saving, ...], dict[str, float]]:

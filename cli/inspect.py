@@ -22,6 +22,7 @@ from .words import (
 
 if TYPE_CHECKING:
     from ..core.bundle import Saving
+    from ..runtime.bench.headroom import Headroom
     from ..runtime.bench.placement import Ran
 
 
@@ -69,6 +70,31 @@ def _print_placement(ran: tuple[Ran, ...]) -> None:
     out.print(table)
 
 
+def _print_headroom(rooms: list[Headroom], stress: float) -> None:
+    given = "" if stress == 1 else f", given {stress:g} times as much"
+    table = Table(title=f"How near half precision comes to its end{given}", title_justify="left")
+    for column in ("program", "max |activation|", "could grow", "of", "subnormal"):
+        table.add_column(column, justify="left" if column in ("program", "of") else "right")
+    for each in rooms:
+        label = each.program if each.method == "forward" else f"{each.program}.{each.method}"
+        grow = "[red]overflows[/]" if each.overflows else f"{each.times:,.0f} ×"
+        told = escape(each.overflows or each.of)
+        table.add_row(label, f"{each.largest:,.4g}", grow, told, f"{each.subnormal} of {each.operators}")
+    out.print(table)
+    lost = [each for each in rooms if each.overflows]
+    if lost:
+        out.print(
+            f"[red]{len(lost)} of {len(rooms)} methods compute what is not a number[/]: half precision ends at 65,504. The first "
+            "operator of each is named."
+        )
+        return
+    tight = min(rooms, key=lambda each: each.times)
+    out.print(
+        f"[dim]Nothing overflows. The tightest is {tight.program}: {escape(tight.of)} could grow {tight.times:,.0f} times before "
+        "it does.[/]"
+    )
+
+
 def _by_provider(told: dict[str, str]) -> str:
     return ", ".join(f"{name.removesuffix('ExecutionProvider')} {text}" for name, text in told.items())
 
@@ -91,6 +117,13 @@ def inspect(
     placement: Annotated[
         bool, typer.Option("--placement", help="Also run every graph of a bundle for ONNX Runtime, and say what ran where.")
     ] = False,
+    headroom: Annotated[
+        bool,
+        typer.Option("--headroom", help="Also interpret a bundle for Core ML, and say how near half precision comes to its end."),
+    ] = False,
+    stress: Annotated[
+        float, typer.Option(min=0.001, max=1e6, help="With --headroom: what programs are given is multiplied by this.")
+    ] = 1.0,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a bundle holds: programs, what the backend took, what left the step, plan, files, provenance. Of a folder of
@@ -100,8 +133,9 @@ def inspect(
     from ..core.metrics.psnr import in_words
 
     if is_checkpoint(path):
-        if time or placement:
-            raise ConfigError(f"{'--time' if time else '--placement'} measures a bundle; this is a folder of weights.")
+        for name, asked in (("--time", time), ("--placement", placement), ("--headroom", headroom)):
+            if asked:
+                raise ConfigError(f"{name} measures a bundle; this is a folder of weights.")
         if not inspect_checkpoint(path, as_json):
             raise typer.Exit(1)
         return
@@ -117,9 +151,14 @@ def inspect(
     if placement:
         with bars(as_json) as progress:
             ran = api.placements(path, progress=progress)
+    rooms: list[Headroom] = []
+    if headroom:
+        with bars(as_json) as progress:
+            rooms = api.headrooms(path, stress=stress, progress=progress)
     if as_json:
         told: dict[str, Any] = {"savings": [saving.model_dump() for saving in saved]} | ({"step_seconds": times} if times else {})
         told |= {"placement": [each.to_dict() for each in ran]} if placement else {}
+        told |= {"headroom": [each.to_dict() for each in rooms]} if headroom else {}
         told |= {"records": [r.model_dump(mode="json") for r in records.own], "damaged_records": dict(records.damaged)}
         print(json.dumps(json.loads(manifest.to_json()) | told, ensure_ascii=False))
         return
@@ -130,6 +169,8 @@ def inspect(
         out.print("[dim]What left the step is not on record in this bundle, which an earlier version made; --time counts it.[/]")
     if placement:
         _print_placement(ran)
+    if headroom:
+        _print_headroom(rooms, stress)
     clip = bundle.clip
     size = bundle.bytes
     window = f"windows of {plan.window.length} latent frames, overlap {plan.window.overlap}" if plan.window else "no windows"

@@ -21,7 +21,8 @@ def hollow(module: nn.Module, floats: torch.dtype | None = None, drawn: int = 0)
     """A copy of a module without data, whose tensors have memory that is not there before it is written to; buffers with data keep
     their numbers. `floats`: the type of all that are floating-point. `drawn`: parameters of up to so many elements get numbers,
     for compilers that leave out what adds zero."""
-    module, generator = copy.deepcopy(module), torch.Generator().manual_seed(0)
+    held = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}  # not copied: they are replaced
+    module, generator = copy.deepcopy(module, dict(held)), torch.Generator().manual_seed(0)
 
     def wanted(dtype: torch.dtype) -> torch.dtype:
         return floats if floats is not None and dtype.is_floating_point else dtype

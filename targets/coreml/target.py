@@ -184,8 +184,8 @@ def _streamed(
     inputs, program = tuple(entry.inputs.values()), _with_tables(unit, entry.module)
     empty = hollow(program)
     flops, shell = flops_of_call(empty, inputs), _rewritten(empty, options, inputs)
-    demanded = _demanded(shell, inputs, options)
-    converted = convert(label, hollow(shell, torch.float16, _DRAWN), entry.inputs, entry.outputs, options.ios)
+    demanded, shell = _demanded(shell, inputs, options), hollow(shell, torch.float16, _DRAWN)
+    converted = convert(label, shell, entry.inputs, entry.outputs, options.ios)
     lost = converted.folded - set(_TABLES)
     if lost:
         raise ExportError(f"{label} was converted with weights that were not there yet: {', '.join(sorted(lost)[:5])}. Report it.")

@@ -17,7 +17,7 @@ from ....core.config import ClipSpec
 from ....core.errors import EngineError
 from ....targets.coreml.names import package_of
 from ..base import Array, check_inputs, program_called
-from .function import Function, Precision
+from .function import Function, Precision, Tap
 from .package import Package
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ class Programs:
         self.precision: Precision = precision
         self._open: dict[tuple[Path, str], Function] = {}
 
-    def run(self, folder: Path, method: str, inputs: Sequence[Array]) -> list[Array]:
-        """A method of the program in `folder`; the package has inputs and outputs in the order of the method's record.
+    def run(self, folder: Path, method: str, inputs: Sequence[Array], tap: Tap | None = None) -> list[Array]:
+        """A method of the program in `folder`; the package has inputs and outputs in the order of the method's record. `tap`: as
+        `Function.run` has it.
 
         Raises:
             BundleError: the package is damaged.
@@ -43,7 +44,7 @@ class Programs:
         """
         function = self._function(folder, method)
         feed = dict(zip(function.inputs, (as_in_file(array) for array in inputs), strict=True))
-        found = function.run(feed, self.precision)
+        found = function.run(feed, self.precision, tap=tap)
         return [_as_told(found[name]) for name in function.outputs]
 
     def release(self) -> None:
