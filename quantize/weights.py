@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ConfigError
-from .grid import Grid, Rounded
+from .grid import Grid, Palette, Palettised, Rounded
 from .recipes import Rule, WeightRecipe
-from .roundings import NEEDS_SAMPLES, ROUNDINGS
+from .roundings import NEEDS_SAMPLES, rounded
 from .roundings.gptq import parts_of
 from .schemes import SCHEMES
 
 RELIEF_BYTES = 256 << 20
-Store = Callable[[Rounded, Grid], Tensor]  # rounded weights -> the parameter that a target's compiler takes
+Store = Callable[[Rounded | Palettised, Grid | Palette], Tensor]  # rounded weights -> the parameter that a target's compiler takes
 MOMENT_BYTES = 256 << 20  # second moments that are held at once; layers beyond wait for another pass over the samples
 
 
@@ -54,9 +54,9 @@ def executed_layers(module: nn.Module, inputs: Sequence[Tensor]) -> set[str]:
     return set(names)
 
 
-def grid_of(layer: nn.Linear, rule: Rule) -> Grid | None:
-    """The integers that a layer gets; None where it stays as it is."""
-    return SCHEMES[rule.weights].grid(layer.in_features, rule.group)
+def grid_of(layer: nn.Linear, rule: Rule) -> Grid | Palette | None:
+    """What a layer's weights are rounded to; None where it stays as it is."""
+    return SCHEMES[rule.weights].grid(layer.out_features, layer.in_features, rule.group, rule.rows)
 
 
 @torch.no_grad()
@@ -81,12 +81,12 @@ def input_moments(module: nn.Module, layers: Mapping[str, nn.Linear], samples: S
     return {name: [part.div_(rows[name]) for part in moments] for name, moments in found.items()}
 
 
-def quantise_layer(layer: nn.Linear, rule: Rule, store: Store, moments: Sequence[Tensor] = ()) -> Grid | None:
-    """Replaces the weight of one layer, which is left to whoever holds it, as `rule` says. Returns the integers that it got."""
+def quantise_layer(layer: nn.Linear, rule: Rule, store: Store, moments: Sequence[Tensor] = ()) -> Grid | Palette | None:
+    """Replaces the weight of one layer, which is left to whoever holds it, as `rule` says. Returns what it was rounded to."""
     grid = grid_of(layer, rule)
     if grid is not None:
-        rounded = ROUNDINGS[rule.rounding](layer.weight.detach().float(), grid, moments)
-        layer.weight = nn.Parameter(store(rounded, grid), requires_grad=False)
+        found = rounded(layer.weight.detach().float(), grid, rule.rounding, moments)
+        layer.weight = nn.Parameter(store(found, grid), requires_grad=False)
     return grid
 
 
@@ -155,7 +155,7 @@ def quantise(
         read += layer.weight.nbytes
         grid = quantise_layer(layer, rules[name], store, moments)
         assert grid is not None  # else it is not among the rules
-        counts[f"int{grid.bits}"] += 1
+        counts[grid.name] += 1
         if read > RELIEF_BYTES:
             relieve()
             read = 0

@@ -24,6 +24,10 @@ WEIGHT_BARS: dict[Weights, Figures] = {
     "fp32": EXACT,
     "int8": Figures(psnr_db=40.0, cosine=0.999),  # small 50.5, nano 54.9, full 49.6; trained encoders have outliers, so 10 dB below
     "int4": Figures(psnr_db=30.0, cosine=0.99),  # small 37.8, nano 36.7, full 32.5 and 34.4
+    # Palettes emulated in PyTorch by values alone, in float32. The presets' lowest; in brackets all layers, lowest of any program:
+    "pal8": Figures(psnr_db=46.0, cosine=0.9995),  # small 56.4 (audio encoder), nano 59.9 (58.5, the step)
+    "pal6": Figures(psnr_db=36.0, cosine=0.998),  # small 40.4 (audio encoder), nano 46.7 (43.9, the step)
+    "pal4": Figures(psnr_db=28.0, cosine=0.985),  # small 38.0, nano 35.1 (the steps; all layers 34.4 and 32.9); full not measured
 }
 COMPUTE_BARS: dict[Precision, Figures] = {
     "fp32": EXACT,
@@ -45,6 +49,9 @@ WEIGHT_REACTIONS: dict[Weights, Demand] = {
     "fp32": Demand(share=0.99, least=1e-4),  # in PyTorch 1.0000
     "int8": Demand(share=0.95, least=0.012),  # kept: nano 1.000 to 1.002, small 0.985 to 1.011; blurred: nano 0.008
     "int4": Demand(share=0.8, least=0.05),  # kept: nano 0.998 to 1.017; blurred: nano 0.016 to 0.038
+    "pal8": Demand(share=0.97, least=0.004),  # emulated: kept: nano 0.999 to 1.000; blurred: 0.001 to 0.002
+    "pal6": Demand(share=0.95, least=0.015),  # emulated: kept: nano 0.994 to 1.002; blurred: 0.005 to 0.010
+    "pal4": Demand(share=0.8, least=0.06),  # emulated, every layer: kept: nano 0.967 to 1.017; blurred: 0.022 to 0.046
 }
 COMPUTE_REACTIONS: dict[Precision, Demand] = {
     "fp32": WEIGHT_REACTIONS["fp32"],

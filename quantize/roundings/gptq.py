@@ -6,17 +6,20 @@ Minimises ‖(W - Ŵ) X‖² with H = X Xᵀ, the second moments of the inputs o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from ..grid import Grid, Rounded
+from ..grid import Grid, Palette, Palettised, Rounded, halfway
+from .kmeans import fitted_table
 from .searched import searched_scale
 
 DAMPING = 0.01  # of H's mean diagonal, added to it
 BLOCK = 128  # columns whose error is carried to the rest at once
 WIDEST = 2304  # inputs that make up for each other: wider layers fall into parts, each of at most 21 MB of moments
+
+Nearest = Callable[[int, Tensor], tuple[Tensor, Tensor]]  # a column's number and what is left of it -> codes, what they stand for
 
 
 def parts_of(inputs: int) -> list[slice]:
@@ -45,30 +48,60 @@ def gptq(weight: Tensor, moments: Sequence[Tensor], grid: Grid, ordered: bool = 
     power = torch.cat([part.diagonal() for part in moments])
     importance = power.clamp_min(1e-12).view(-1, grid.group)
     scale = searched_scale(grid.groups(weight), grid, importance)  # [out, groups]
-    steps = scale.repeat_interleave(grid.group, 1)
-    codes = torch.empty(weight.shape, dtype=torch.int8)
+    steps = scale.repeat_interleave(grid.group, 1).T.contiguous()  # by column
+
+    def nearest(column: int, values: Tensor) -> tuple[Tensor, Tensor]:
+        code = (values / steps[column]).round_().clamp_(grid.low, grid.high)
+        return code, code * steps[column]
+
+    return Rounded(_codes(weight, _turns(moments, ordered), nearest, torch.int8), scale)
+
+
+def gptq_palette(weight: Tensor, moments: Sequence[Tensor], palette: Palette) -> Palettised:
+    """As `gptq`, into tables that are fitted beforehand: each input weighs what its error costs when all later ones have made up
+    for it as well as they can, which is its power where inputs are independent."""
+    turns = list(_turns(moments, ordered=True))
+    importance = torch.empty(weight.shape[1])
+    for order, factor in turns:
+        importance[order] = factor.diagonal() ** -2
+    table = fitted_table(weight, palette, importance)
+    half = halfway(table)
+
+    def nearest(_: int, values: Tensor) -> tuple[Tensor, Tensor]:
+        code = torch.searchsorted(half, values.view(len(table), -1))
+        return code.view(-1), table.gather(1, code).view(-1)
+
+    return Palettised(_codes(weight, turns, nearest, torch.uint8), table)
+
+
+def _turns(moments: Sequence[Tensor], ordered: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each part: its columns in the order that they are rounded in, and the factor for that."""
     start = 0
     for part in moments:
-        columns = slice(start, start + len(part))
         order = part.diagonal().argsort(descending=True) if ordered else torch.arange(len(part))
-        factor = inverse_factor(part[order][:, order])
-        codes[:, columns][:, order] = _rounded_in_turn(weight[:, columns][:, order], steps[:, columns][:, order], factor, grid)
-        start = columns.stop
-    return Rounded(codes, scale)
+        yield order + start, inverse_factor(part[order][:, order])
+        start += len(part)
 
 
-def _rounded_in_turn(left: Tensor, steps: Tensor, factor: Tensor, grid: Grid) -> Tensor:
-    """Codes, int8 [out, width], of weights `left` under `steps`, from the first column to the last."""
+def _codes(weight: Tensor, turns: Iterable[tuple[Tensor, Tensor]], nearest: Nearest, dtype: torch.dtype) -> Tensor:
+    codes = torch.empty(weight.shape, dtype=dtype)
+    for order, factor in turns:
+        codes[:, order] = _rounded_in_turn(weight[:, order], order.tolist(), factor, nearest).to(dtype)
+    return codes
+
+
+def _rounded_in_turn(left: Tensor, numbers: Sequence[int], factor: Tensor, nearest: Nearest) -> Tensor:
+    """Codes [out, width] of weights `left`, columns of these numbers, from the first to the last."""
     out, width = left.shape
-    left, steps = left.T.contiguous(), steps.T.contiguous()  # by column
-    codes = torch.empty(width, out, dtype=torch.int8)
+    left = left.T.contiguous()  # by column
+    codes = torch.empty(width, out, dtype=torch.int16)
     for start in range(0, width, BLOCK):
         stop = min(start + BLOCK, width)
         errors = torch.empty(stop - start, out)
         for column in range(start, stop):
-            code = (left[column] / steps[column]).round_().clamp_(grid.low, grid.high)
+            code, value = nearest(numbers[column], left[column])
             codes[column] = code
-            error = (left[column] - code * steps[column]) / factor[column, column]
+            error = (left[column] - value) / factor[column, column]
             errors[column - start] = error
             left[column + 1 : stop].addr_(factor[column, column + 1 : stop], error, alpha=-1.0)
         left[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1.0)

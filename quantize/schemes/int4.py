@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from ..grid import Grid
+from ..grid import Grid, Palette
 from .base import Scheme
 from .int8 import INT8
 
 
-def _grid(inputs: int, group: int) -> Grid | None:
-    return INT8.grid(inputs, group) if inputs % group else Grid(4, group, torch.bfloat16)
+def _grid(outputs: int, inputs: int, group: int, rows: int) -> Grid | Palette | None:
+    return INT8.grid(outputs, inputs, group, rows) if inputs % group else Grid(4, group, torch.bfloat16)
 
 
-def _bytes(outputs: int, inputs: int, group: int) -> int:
+def _bytes(outputs: int, inputs: int, group: int, rows: int) -> int:
     if inputs % group:
-        return INT8.bytes(outputs, inputs, group)
+        return INT8.bytes(outputs, inputs, group, rows)
     return outputs * inputs // 2 + 2 * outputs * (inputs // group)
 
 

@@ -8,5 +8,5 @@ from ..grid import Grid
 from .base import Scheme
 
 INT8 = Scheme(
-    grid=lambda inputs, _: Grid(8, inputs, torch.float32), bytes=lambda outputs, inputs, _: outputs * inputs + 4 * outputs
+    grid=lambda _, inputs, *__: Grid(8, inputs, torch.float32), bytes=lambda outputs, inputs, *_: outputs * inputs + 4 * outputs
 )

@@ -22,6 +22,7 @@ from ...core.model.transformer import Block, DiT
 from ...core.model.vae import VAE
 from ...core.weights.source import CheckpointSource
 from ...quantize.recipes import WeightRecipe
+from ...quantize.schemes import PALETTES
 from ...quantize.weights import RELIEF_BYTES
 from ...targets.executorch.blockwise import KeysValues, Tokens
 from ...targets.rewrites.attention import query_chunk
@@ -41,10 +42,12 @@ STATE_PER_PIXEL = {"vae_encode": 1404, "vae_decode": 2366, "tiny_decode": 84}  #
 
 
 def bits_of(recipe: WeightRecipe, program: str, module: str) -> int:
-    """What a weight of this layer takes: 4-bit groups have a 16-bit scale each."""
+    """What a weight of this layer takes: 4-bit groups have a 16-bit scale each; the tables of palettes are less than a bit."""
     rule = recipe.rule_for(program, module)
     if rule is None or rule.weights == "fp32":
         return 32
+    if rule.weights in PALETTES:
+        return PALETTES[rule.weights] + 1
     return 8 if rule.weights == "int8" else 4 + -(-16 // rule.group)
 
 

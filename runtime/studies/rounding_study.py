@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...core.model.transformer import DiT
 from ...core.weights.nano import nano_digest
-from ...quantize.grid import Rounded
+from ...quantize.grid import Grid, Rounded
 from ...quantize.recipes import PRESETS, WeightRecipe
 from ...quantize.roundings import Rounding
 from ...quantize.roundings.gptq import gptq
@@ -87,7 +87,7 @@ def _transformed(study: SensitivityStudy, transform: Callable[..., nn.Module], r
         if rule is None or rule.weights != "int4" or not module.endswith(where):
             continue
         grid, moments = grid_of(linear, rule), torch.block_diag(*study.moments[layer])
-        assert grid is not None  # int4 is rounded
+        assert isinstance(grid, Grid)  # int4 is integers
 
         def round_one(weight: Tensor, moments: Tensor, grid: Any = grid) -> Rounded:
             return gptq(weight, [moments], grid) if rounding == "gptq" else nearest(weight, grid)

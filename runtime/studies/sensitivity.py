@@ -132,8 +132,8 @@ class SensitivityStudy:
         total = 0
         for layer, linear in self.layers.items():
             rule = recipe.rule_for(*layer.split("/", 1))
-            weights, group = (rule.weights, rule.group) if rule else ("fp32", 32)
-            total += weight_bytes(linear.out_features, linear.in_features, weights, group)
+            shape = linear.out_features, linear.in_features
+            total += weight_bytes(*shape, rule.weights, rule.group, rule.rows) if rule else weight_bytes(*shape, "fp32")
         return total
 
 

@@ -3,7 +3,6 @@
     iOS 18    constexpr_blockwise_shift_scale: 4 or 8 bits, a scale for each channel and block of inputs
               constexpr_lut_to_dense: a table for each group of channels
     iOS 17    constexpr_affine_dequantize: 8 bits, a scale for each channel
-              constexpr_lut_to_dense of iOS 16: one table for all
 
 Scales and tables are of half precision, as what they stand for.
 """
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...quantize.grid import Grid, Rounded
+from ...quantize.grid import Grid, Palette, Palettised, Rounded
 from ...quantize.weights import linear_layers
 from .operators import LARGEST
 
@@ -26,8 +25,8 @@ from .operators import LARGEST
 class Stored:
     """A rounded weight on its way into a file. `ios`: which forms there are."""
 
-    rounded: Rounded
-    grid: Grid
+    rounded: Rounded | Palettised
+    grid: Grid | Palette
     ios: int
 
     @property
@@ -42,7 +41,7 @@ class Storing:
     ios: int
     _kept: dict[int, Stored] = field(default_factory=dict)
 
-    def __call__(self, rounded: Rounded, grid: Grid) -> Tensor:
+    def __call__(self, rounded: Rounded | Palettised, grid: Grid | Palette) -> Tensor:
         values = rounded.values()
         self._kept[values.data_ptr()] = Stored(rounded, grid, self.ios)
         return values
@@ -64,14 +63,19 @@ def constant(tensor: Tensor | Stored, name: str, before: Any) -> Any:
 
     if isinstance(tensor, Tensor):
         return mb.const(val=numbers(tensor), name=name, before_op=before)
-    rounded, grid = tensor.rounded, tensor.grid
-    codes, scale = rounded.codes.numpy(), numbers(rounded.scale)
+    rounded, bits = tensor.rounded, tensor.grid.bits
+    codes = rounded.codes.numpy()
+    if isinstance(rounded, Palettised):
+        table = numbers(rounded.table)[:, None, :, None]
+        indices = codes.astype(types.string_to_nptype(f"uint{bits}"))
+        return mb.constexpr_lut_to_dense(indices=indices, lut=table, name=name, before_op=before)
+    scale = numbers(rounded.scale)
     if tensor.ios < 18:
         zero = np.zeros(len(codes), np.int8)
         return mb.constexpr_affine_dequantize(
             quantized_data=codes, zero_point=zero, scale=scale[:, 0], axis=np.int32(0), name=name, before_op=before
         )
-    if grid.bits == 4:
+    if bits == 4:
         codes = codes.astype(types.np_int4_dtype)
     return mb.constexpr_blockwise_shift_scale(data=codes, scale=scale, name=name, before_op=before)
 

@@ -27,6 +27,7 @@ from ...core.model.transformer import DiT
 from ...core.plan import check_choice
 from ...core.weights.source import Unit
 from ...quantize.recipes import WeightRecipe
+from ...quantize.schemes import PALETTES
 from ...quantize.weights import quantise
 from ..base import Built, Calls, Fitting, Lowered, Precision, chosen_options, method_records
 from ..hollow import hollow, named_tensors, without_blocks
@@ -41,7 +42,7 @@ from .storage import Stored, Storing
 WHOLE_ATTENTION_SINCE = 18
 _TABLES = ("cos", "sin")  # buffers of the step, which are there without its weights
 _DRAWN = 1 << 17  # elements: of all that is no matrix
-NOT_BEFORE_18 = {"int4": "4-bit integers in blocks"}
+NOT_BEFORE_18 = {"int4": "4-bit integers in blocks"} | dict.fromkeys(PALETTES, "tables for groups of channels")
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...quantize.grid import Grid, Rounded
+from ...quantize.grid import Grid, Palette, Palettised, Rounded, integers_of
 
 
-def stored_weight(rounded: Rounded, grid: Grid) -> Tensor:
-    """Rounded weights as torchao's configuration for dynamic 8-bit activations would leave them."""
+def stored_weight(rounded: Rounded | Palettised, grid: Grid | Palette) -> Tensor:
+    """Rounded weights as torchao's configuration for dynamic 8-bit activations would leave them.
+
+    Raises:
+        ConfigError: they are those of a palette.
+    """
     from torchao.quantization import IntxUnpackedToInt8Tensor
 
+    rounded, grid = integers_of(rounded, grid)
     return IntxUnpackedToInt8Tensor(
         qdata=rounded.codes,
         scale=rounded.scale,

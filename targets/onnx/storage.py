@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...quantize.grid import Grid, Rounded
+from ...quantize.grid import Grid, Palette, Palettised, Rounded, integers_of
 from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import grid_of, linear_layers
 from ..hollow import nothing
@@ -59,7 +59,9 @@ class StoredWeight(Tensor):
             return func(*args, **kwargs)
 
 
-def stored_weight(rounded: Rounded, grid: Grid) -> Tensor:
+def stored_weight(rounded: Rounded | Palettised, grid: Grid | Palette) -> Tensor:
+    """Raises ConfigError: weights are those of a palette."""
+    rounded, grid = integers_of(rounded, grid)
     return StoredWeight.of(rounded.codes, rounded.scale, grid)
 
 
@@ -175,7 +177,7 @@ def shape_layers(module: nn.Module, program: str, recipe: WeightRecipe) -> None:
     for name, layer in linear_layers(module).items():
         rule = recipe.rule_for(program, name)
         grid = None if rule is None or layer.weight is None else grid_of(layer, rule)
-        if grid is not None:
+        if isinstance(grid, Grid):
             groups = layer.in_features // grid.group
             codes, scale = nothing(layer.weight.shape, torch.int8), nothing((layer.out_features, groups), torch.float32)
             layer.weight = nn.Parameter(stored_weight(Rounded(codes, scale), grid), requires_grad=False)

@@ -25,6 +25,7 @@ from ...core.model.transformer import DiT
 from ...core.plan import check_choice
 from ...core.weights.source import Unit
 from ...quantize.recipes import WeightRecipe
+from ...quantize.schemes import PALETTES
 from ...quantize.weights import linear_layers, quantise
 from ..base import Built, Calls, Fitting, Lowered, Precision, chosen_options, method_records
 from ..hollow import hollow, named_tensors, without_blocks
@@ -73,7 +74,9 @@ class Onnx:
         return chosen_options(OnnxOptions, self.title, given)
 
     def refuses(self, scheme: str, options: OnnxOptions) -> str | None:
-        return None
+        if scheme not in PALETTES:
+            return None
+        return f"ONNX Runtime multiplies with integers, not with palettes such as {scheme}. Choose int8 or int4."
 
     def backend(self, options: OnnxOptions) -> str:
         return options.device

@@ -27,7 +27,7 @@ def chosen(recipe: WeightRecipe, program: str, module: str) -> str | None:
 # ---- presets ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["fp32", "int8", "int4", "mixed"])
+@pytest.mark.parametrize("name", ["fp32", "int8", "int4", "mixed", "pal8", "pal6", "pal4"])
 def test_a_presets_name_is_the_preset(name: str) -> None:
     assert read_recipe(name) is PRESETS[name]
     assert PRESETS[name].name == name
@@ -65,6 +65,12 @@ def test_a_presets_name_is_the_preset(name: str) -> None:
         ("mixed", "audio_encoder", "mlp.0", "int8"),
         ("int4", "encode_conditions", "dit.blocks.0.cross_attn.k", "int8"),
         ("int4", "audio_encoder", "mlp.0", "int8"),
+        ("pal4", "denoise", "dit.blocks.0.ffn.0", "pal4"),
+        ("pal4", "denoise", "dit.head.head", "fp32"),
+        ("pal4", "text_conditions", "dit.blocks.0.cross_attn.k", "pal6"),
+        ("pal6", "denoise", "dit.blocks.0.ffn.0", "pal6"),
+        ("pal8", "audio_encoder", "mlp.0", "pal8"),
+        ("pal8", "patch_conditions", "patch_embedding.given", "fp32"),
     ],
 )
 def test_what_a_preset_does_with_a_layer(name: str, program: str, module: str, weights: str | None) -> None:
@@ -108,7 +114,13 @@ def test_patterns_tell_upper_from_lower_case() -> None:
     assert chosen(WeightRecipe(name="x", rules=(Rule(modules="FFN", weights="int8"),)), "denoise", "ffn") is None
 
 
-@pytest.mark.parametrize("fields", [{"weights": "int2"}, {"weights": "int4", "group": 48}, {"weights": "int4", "group": 0}, {}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"weights": "int2"}, {"weights": "int4", "group": 48}, {"weights": "int4", "group": 0}, {}, {"weights": "pal4", "rows": 0},
+        {"weights": "pal4", "rounding": "hqq"},
+    ],
+)  # fmt: skip
 def test_a_rule_that_nothing_can_execute_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Rule(**fields)  # type: ignore[arg-type]
@@ -127,6 +139,9 @@ def test_without_samples_the_same_layers_get_the_same_weights() -> None:
         (r.programs, r.modules, r.weights, r.group) for r in PRESETS["mixed"].rules
     ]
     assert {r.rounding for r in free.rules} == {"nearest", "searched"}
+    fitted = WeightRecipe(name="x", rules=(Rule(weights="pal4", rows=8, rounding="gptq"),))
+    assert fitted.needs_samples
+    assert fitted.data_free().rules == (Rule(weights="pal4", rows=8, rounding="searched"),)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------------------
@@ -152,7 +167,9 @@ def test_an_unknown_name_gets_the_list_and_the_nearest(text: str, near: str) -> 
 
 
 def test_a_name_like_no_other_gets_the_list_alone() -> None:
-    with pytest.raises(ConfigError, match=r"Choose from fp32, int8, int4, mixed, or name a recipe file \(\.json\)\.$"):
+    with pytest.raises(
+        ConfigError, match=r"Choose from fp32, int8, int4, mixed, pal8, pal6, pal4, or name a recipe file \(\.json\)\.$"
+    ):
         read_recipe("zzz")
 
 
@@ -176,7 +193,11 @@ def test_a_folder(tmp_path: Path) -> None:
         ({"rules": []}, "name: Field required"),
         ({"name": ""}, "name: .* at least 1 character"),
         ({"name": "x", "rulez": []}, "rulez: Extra inputs"),
-        ({"name": "x", "rules": [{"weights": "int8"}, {"weights": "int2"}]}, r"rules\.1\.weights: .* 'fp32', 'int8' or 'int4'"),
+        ({"name": "x", "rules": [{"weights": "int8"}, {"weights": "int2"}]}, r"rules\.1\.weights: .* 'fp32', 'int8', .* or 'pal4'"),
+        (
+            {"name": "x", "rules": [{"weights": "pal4", "rounding": "hqq"}]},
+            r"rules\.0: .*rounding is 'hqq', which chooses scales; pal4 is a palette, rounded by one of nearest, searched, gptq",
+        ),
         ({"name": "x", "rules": [{"weights": "int4", "group": 40}]}, r"rules\.0\.group: .*multiple of 32"),
         ({"name": "x", "rules": [{"weights": "int4", "group": 0}]}, r"rules\.0\.group: .*greater than or equal to 32"),
     ],

@@ -308,6 +308,11 @@ def test_without_its_line_nothing_plays_it(toy_bundle: Bundle) -> None:
 def test_what_a_target_refuses_is_refused_before_any_work() -> None:
     with pytest.raises(ConfigError, match=r"The toy target takes fp32 weights, not int8\."):
         small_request("int8", "toy")
+    for name in ("pal6", "pal4"):
+        with pytest.raises(ConfigError, match=rf"The backend XNNPACK takes fp32 and int8 and int4 weights, not {name}\."):
+            nano_request(name)
+        with pytest.raises(ConfigError, match=rf"ONNX Runtime multiplies with integers, not .* as {name}\. Choose int8 or int4\."):
+            nano_request(name, target="onnx")
     with pytest.raises(ConfigError, match=r"The toy target has no option 'layout'\."):
         nano_request("fp32", target="toy", options={"layout": "one"})
     with pytest.raises(ConfigError, match=r"an option of ExecuTorch is 'colour'\. Choose from: backend, layout, way, products"):

@@ -147,7 +147,7 @@ def test_the_files_integers_are_those_of_the_rounding(mixed: Built) -> None:
     for name, (codes, scales) in found.items():
         layer, rule = dit.get_submodule(name.removeprefix("dit.")), MIXED.rule_for("text_conditions", name)
         assert rule is not None
-        grid = SCHEMES[rule.weights].grid(layer.in_features, rule.group)
+        grid = SCHEMES[rule.weights].grid(layer.out_features, layer.in_features, rule.group, rule.rows)
         rounded: Rounded = ROUNDINGS[rule.rounding](layer.weight.detach().float(), grid, moments(name))
         assert np.array_equal(codes, rounded.codes.numpy()), name
         blocks = scales.shape[1] // rounded.scale.shape[1]  # of one group
