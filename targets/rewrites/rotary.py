@@ -21,11 +21,8 @@ class HalfRotary(nn.Module):
         return torch.cat([even * cos - odd * sin, even * sin + odd * cos], -1)
 
 
-def halve_rotary(attention: Any) -> Any:
-    """Reorders the rows of q and k (and their norms) within each head to (even | odd), so that RoPE needs no strided access, and
-    scales the queries' norm by 1/√d; in place. Returns the attention; one that has been reordered already is left alone."""
-    if isinstance(attention.rotary, HalfRotary):
-        return attention
+def order_pairs(attention: Any) -> None:
+    """Reorders the rows of q and k (and their norms) within each head to (even | odd), for `HalfRotary`; in place."""
     dim = attention.q.weight.shape[0]
     head = dim // attention.heads
     within = torch.cat([torch.arange(0, head, 2), torch.arange(1, head, 2)])
@@ -35,6 +32,14 @@ def halve_rotary(attention: Any) -> Any:
         linear.bias = nn.Parameter(linear.bias.detach()[order], requires_grad=False)
     for norm in (attention.norm_q, attention.norm_k):
         norm.weight = nn.Parameter(norm.weight.detach()[order], requires_grad=False)
+
+
+def halve_rotary(attention: Any) -> Any:
+    """Orders the pairs of q and k (`order_pairs`), so that RoPE needs no strided access, and scales the queries' norm by 1/√d; in
+    place. Returns the attention; one that has been reordered already is left alone."""
+    if isinstance(attention.rotary, HalfRotary):
+        return attention
+    order_pairs(attention)
     scale_queries(attention)
     attention.rotary = HalfRotary()
     attention.attention = ChunkedAttention(scaled=True)
