@@ -28,6 +28,7 @@ from ...core.plan import check_choice
 from ...core.weights.source import Unit
 from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import linear_layers, quantise
+from ..bars import Compute
 from ..base import Built, Calls, Fitting, Lowered, Precision, chosen_options, method_records
 from ..idle import release_pages
 from ..rewrites.whole import make_whole
@@ -83,6 +84,9 @@ class Onnx:
 
     def settings(self, options: OnnxOptions) -> Mapping[str, Any]:
         return {"inputs": options.inputs, "accuracy_level": ACCURACY[options.inputs]}
+
+    def compute(self, options: OnnxOptions) -> Compute:
+        return self.precision(options)
 
     def executed(self, options: OnnxOptions) -> bool:
         return True
