@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from ...core.model.attention import CrossAttention, LayerConditions, SelfAttention
 from ...core.model.conditions import AudioToTokens
-from ...core.model.programs import PortraitEncoder
+from ...core.model.programs import PortraitEncoder, SpeechPerFrame, SpeechPerToken
 from ...core.model.tiny_vae import TinyVAE
 from ...core.model.transformer import PatchEmbedding
 from ...core.model.vae import CausalConv3d, FrameAttention, NearestDouble
-from .applied import applied
+from .applied import applied, library_results
 from .audio_tokens import PortableAudioToTokens
 from .patches import PortablePatchEmbedding
 from .portrait import PortablePortrait
 from .rotary import HalfRotary, order_pairs
+from .speech import PortableSpeech
 from .upsampling import PortableUpsampling, fold_growths
 from .whole import JoinedConv3d
 
@@ -87,8 +88,29 @@ class FusedFrameAttention(nn.Module):
         return x + self.proj(y.transpose(2, 3).reshape(b * t, c, h, w)).view(b, t, c, h, w)
 
 
+class FusedHeads(nn.Module):
+    """Self-attention of the library's CLIP and wav2vec2 layers; `results` is how many values their callers unpack."""
+
+    def __init__(self, attention: Any, results: int) -> None:
+        super().__init__()
+        self.heads, self.results = attention.num_heads, results
+        self.q_proj, self.k_proj = attention.q_proj, attention.k_proj
+        self.v_proj, self.out_proj = attention.v_proj, attention.out_proj
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any) -> tuple[Tensor | None, ...]:
+        """[B, N, D] -> [B, N, D]; attention_mask: a bias of the keys [1, 1, N]."""
+        b, n, dim = hidden_states.shape
+        split = (b, n, self.heads, dim // self.heads)
+        q, k, v = (project(hidden_states).reshape(split).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj))
+        bias = None if attention_mask is None else attention_mask.reshape(1, 1, 1, n)
+        y = F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).reshape(b, n, dim)
+        return (self.out_proj(y), *(None,) * (self.results - 1))
+
+
 RULES: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = {
     AudioToTokens: PortableAudioToTokens,
+    SpeechPerFrame: PortableSpeech,
+    SpeechPerToken: PortableSpeech,
     PortraitEncoder: PortablePortrait,
     CausalConv3d: JoinedConv3d,
     FrameAttention: FusedFrameAttention,
@@ -100,6 +122,8 @@ def _rewrite(module: nn.Module, noise_channels: int) -> nn.Module | None:
     """What replaces `module`, or None where it can stay."""
     if isinstance(module, PatchEmbedding):
         return PortablePatchEmbedding(module, noise_channels)
+    if (results := library_results(module)) is not None:
+        return FusedHeads(module, results)
     if type(module) is CrossAttention and not module.coupled:
         return FusedCrossAttention(module)
     if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[0], NearestDouble):
