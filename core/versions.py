@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 
 LIBRARIES = ("echoedge", "torch", "torchao", "executorch", "diffusers", "numpy")
-OPTIONAL = ("onnx", "onnxscript", "onnxruntime")  # of extras: named where they are installed
+OPTIONAL = ("onnx", "onnxscript", "onnxruntime", "coreai-core", "coreai-torch")  # of extras: named where they are installed
 
 
 def library_versions() -> dict[str, str]:

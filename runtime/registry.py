@@ -30,6 +30,7 @@ class Registered:
 REGISTRY = {
     "executorch": Registered(".targets.executorch.target", ".runtime.engines.executorch"),
     "onnx": Registered(".targets.onnx.target", ".runtime.engines.onnx"),
+    "coreai": Registered(".targets.coreai.target", ".runtime.engines.coreai"),
 }
 
 
