@@ -36,7 +36,10 @@ def bench(
     ] = False,
     runs: Annotated[int, typer.Option(min=1, help="Clips played after the warm-up: median, 10th and 90th percentile.")] = 5,
     engine: Annotated[
-        str, typer.Option(help="auto, executorch, onnx, or torch (full precision); several with commas are measured side by side.")
+        str,
+        typer.Option(
+            help="auto, executorch, onnx, coreai, or torch (full precision); several with commas are measured side by side."
+        ),
     ] = "auto",
     clip: ClipOption = None,
     decoder: DecoderOption = None,

@@ -24,13 +24,17 @@ from .words import (
 RELEASED_PANEL = "With --model flash or preview, from --checkpoint"
 ONNX_PANEL = "With --target onnx"
 COREML_PANEL = "With --target coreml"
+TYPE_PANEL = "With --target onnx or coreai"
 
 
 def export(
     context: typer.Context,
     model: Annotated[str, typer.Option(help="nano, flash or preview.")] = "nano",
     target: Annotated[
-        str, typer.Option(help="executorch, onnx: graphs for ONNX Runtime, or coreml: packages for Apple's systems.")
+        str,
+        typer.Option(
+            help="executorch; onnx: graphs for ONNX Runtime; coreml: packages for Apple's systems; coreai: for iOS and macOS 27."
+        ),
     ] = "executorch",
     weights: Annotated[str, typer.Option(help="fp32, int8, int4, mixed, or a recipe file (.json).")] = "int8",
     output: Annotated[Path, typer.Option("--out", help="The bundle to write, NAME.echoedge.", show_default=False)] = ...,  # type: ignore[assignment]
@@ -98,7 +102,11 @@ def export(
         str, typer.Option(help="cpu, or cuda: what the graphs are for; they are proven on the CPU.", rich_help_panel=ONNX_PANEL)
     ] = "cpu",
     precision: Annotated[
-        str, typer.Option(help="fp32, or fp16, which is for cuda: processors compute it slowly.", rich_help_panel=ONNX_PANEL)
+        str,
+        typer.Option(
+            help="fp32; or fp16, which of onnx is for cuda: processors compute it slowly; or, of coreai, bf16.",
+            rich_help_panel=TYPE_PANEL,
+        ),
     ] = "fp32",
     inputs: Annotated[
         str,

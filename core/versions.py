@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 
 LIBRARIES = ("echoedge", "torch", "torchao", "executorch", "diffusers", "numpy")
-OPTIONAL = ("onnx", "onnxscript", "onnxruntime", "coremltools")  # of extras: named where they are installed
+OPTIONAL = ("onnx", "onnxscript", "onnxruntime", "coremltools", "coreai-core", "coreai-torch")  # of extras
 
 
 def library_versions() -> dict[str, str]:

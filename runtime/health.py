@@ -49,6 +49,7 @@ def check_health(folders: Sequence[Path] = (), clean: bool = False) -> Health:
         "libraries": lambda: ", ".join(f"{name} {version}" for name, version in library_versions().items()),
         "executorch": _xnnpack,
         "onnxruntime": _onnxruntime,
+        "core ai": _coreai,
         "video codec": h264_encoder,
         "nano": lambda: f"{sum(p.numel() for p in load_nano().dit.parameters()):,} parameters in the transformer",
     }
@@ -72,6 +73,16 @@ def _onnxruntime() -> str:
     except EngineError:
         return "not installed; pip install 'echoedge[onnx]' for --target onnx"
     return f"{here.__version__}, {', '.join(here.get_available_providers())}"
+
+
+def _coreai() -> str:
+    """Of an extra, too."""
+    from ..targets.coreai.library import COMPILER, misfit
+
+    wrong = misfit(COMPILER)
+    if wrong is not None:
+        return f"needs {wrong}; pip install 'echoedge[coreai]' for --target coreai"
+    return ", ".join(f"{name} {version}" for name, version in COMPILER.items())
 
 
 def _xnnpack() -> str:

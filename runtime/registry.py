@@ -31,6 +31,7 @@ REGISTRY = {
     "executorch": Registered(".targets.executorch.target", ".runtime.engines.executorch"),
     "onnx": Registered(".targets.onnx.target", ".runtime.engines.onnx"),
     "coreml": Registered(".targets.coreml.target", ".runtime.engines.coreml"),
+    "coreai": Registered(".targets.coreai.target", ".runtime.engines.coreai"),
 }
 OTHER_ENGINES = {  # that play what a target compiles, beside its own
     "mil": ".runtime.engines.mil.engine",

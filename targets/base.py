@@ -20,6 +20,7 @@ from ..core.model.programs import EntryPoints
 from ..core.plan import check_choice
 from ..core.weights.source import Unit
 from ..quantize.recipes import WeightRecipe
+from .bars import Compute
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Options = TypeVar("Options")
@@ -85,7 +86,11 @@ class Target(Protocol, Generic[Options]):
         ...
 
     def precision(self, options: Options) -> Precision:
-        """What programs compute in: it decides what is demanded of them."""
+        """What programs compute in, as the manifest names it."""
+        ...
+
+    def compute(self, options: Options) -> Compute:
+        """What is demanded of programs follows from this."""
         ...
 
     def executed(self, options: Options) -> bool:

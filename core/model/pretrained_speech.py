@@ -17,7 +17,7 @@ from torch.nn.utils.parametrize import remove_parametrizations
 from ..errors import ConfigError, InputError
 from .pretrained import EncoderConfig, Shapes, assign, require_counts, weight_and_bias
 
-ABSENT = -1e9  # the bias of rows that are not heard
+ABSENT = -3e4  # the bias of rows that are not heard: their share is zero, and float16 holds it
 _POSITION_CONV = "encoder.pos_conv_embed.conv"
 _SPEECH_SPELLINGS = {  # of the weight norm: direction and length, as newer versions of torch name them
     f"{_POSITION_CONV}.parametrizations.weight.original0": f"{_POSITION_CONV}.weight_g",

@@ -155,7 +155,7 @@ def prove(
         return file.run(method, inputs, golden.used(program, method))
 
     found = compare(golden, run, [label], given)[label]
-    require_parity(label, found, bar(role, made.layers, request.compiler.precision(request.options)))
+    require_parity(label, found, bar(role, made.layers, request.compiler.compute(request.options)))
     return Proof(figures=found)
 
 

@@ -24,7 +24,7 @@ from ...core.weights.source import CheckpointSource
 from ...quantize.recipes import WeightRecipe
 from ...quantize.schemes import PALETTES
 from ...quantize.weights import RELIEF_BYTES
-from ...targets.executorch.blockwise import KeysValues, Tokens
+from ...targets.parts import KeysValues, Tokens
 from ...targets.rewrites.attention import query_chunk
 from ...targets.rewrites.hoist import strip_block
 from .record import CALIBRATION_STEPS

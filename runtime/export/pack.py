@@ -110,8 +110,8 @@ def write_bundle(
         golden = Golden()
         for recorded in results.recorded():
             golden.merge(recorded.read_golden(folder))
-        precision, layers = compiler.precision(request.options), {each.role: each.layers for each in compiled.values()}
-        demand = reaction_bar(layers, precision)
+        computes, layers = compiler.compute(request.options), {each.role: each.layers for each in compiled.values()}
+        demand = reaction_bar(layers, computes)
         if golden.index["reactions"]:
             golden.index["reactions"]["demanded"] = demand.model_dump()
         for line in _without_effect(golden, demand):
@@ -135,18 +135,20 @@ def write_bundle(
                 writer.add_file(f"{PROGRAMS}/{Path(shipped).name}", folder / shipped)
             writer.add_program(
                 label, folder / path, role=each.role, clip=each.clip, methods=each.methods, placement=each.placement,
-                layers=each.layers, demanded=bar(each.role, each.layers, precision), measured=results.measured(label),
+                layers=each.layers, demanded=bar(each.role, each.layers, computes), measured=results.measured(label),
                 kind=each.kind, prefix=each.prefix, data=f"{PROGRAMS}/{Path(shipped).name}" if shipped else None,
             )  # fmt: skip
         recipe, stated = json.loads(request.recipe.model_dump_json()), dict(compiler.settings(request.options))
         return writer.finish(
             model=ModelRecord.of(request.source.config, digest_of(sources)),
             clips=tuple(ClipRecord.of(clip) for clip in request.clips),
-            target=TargetRecord(name=request.target, backend=compiler.backend(request.options), precision=precision),
+            target=TargetRecord(
+                name=request.target, backend=compiler.backend(request.options), precision=compiler.precision(request.options)
+            ),
             weights=WeightsRecord(name=recipe.pop("name"), settings=recipe | stated | {"sources": dict(sources)}),
             versions=library_versions(),
             playing=request.playing,
-            parity=Parity(demanded=clip_bars(layers, precision)),
+            parity=Parity(demanded=clip_bars(layers, computes)),
             memory=_memory(request, compiled, done, runner.peak_bytes),
             savings=savings(request.source.config, request.clips[0], request.plan, request.text_rows),
         )

@@ -18,7 +18,8 @@ from ...core.errors import EngineError, InputError
 from ...core.metrics.lipsync import lipsync
 from ...core.metrics.psnr import in_words
 from ...core.plan import SamplingPlan
-from ...targets.bars import EXACT, FRAMES_END, FRAMES_LOSE, Precision
+from ...targets.bars import EXACT, FRAMES_END, FRAMES_LOSE
+from ...targets.base import Precision
 from ..engines.base import Array, Engine
 from ..play.compared import ComparedPlayer
 from ..play.player import PlayerConfig

@@ -29,6 +29,7 @@ from ...core.weights.source import Unit
 from ...quantize.recipes import WeightRecipe
 from ...quantize.schemes import PALETTES
 from ...quantize.weights import quantise
+from ..bars import Compute
 from ..base import Built, Calls, Fitting, Lowered, Precision, chosen_options, method_records
 from ..hollow import hollow, named_tensors, without_blocks
 from ..idle import release_pages
@@ -85,6 +86,9 @@ class CoreML:
         return options.units
 
     def precision(self, options: CoreMLOptions) -> Precision:
+        return "fp16"
+
+    def compute(self, options: CoreMLOptions) -> Compute:
         return "fp16"
 
     def executed(self, options: CoreMLOptions) -> bool:

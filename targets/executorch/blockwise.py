@@ -1,6 +1,6 @@
 """The transformer's programs, block by block: made on a machine that cannot hold the model in full precision.
 
-1. parts     a block, the embedding, the head; a block's keys and values of a modality; the tokens before them: flat inputs
+1. parts     a block, the embedding, the head; a block's keys and values of a modality; the tokens before them (`targets/parts.py`)
 2. prepare   one block at a time is read, made portable and quantised, and its full-precision copy freed
 3. program   the parts in a row: `DenoiseOfParts` is the denoising step, `KeysValuesOfParts` a modality's keys and values
 4. lower     stamped: one block per scheme is lowered, the others take its payload (`stamp.py`); or plain: all of it in one go
@@ -23,13 +23,14 @@ from torch import Tensor, nn
 
 from ...core.config import ClipSpec
 from ...core.errors import ExportError
-from ...core.model.attention import PROJECTIONS, CrossAttention, LayerConditions, Modality
+from ...core.model.attention import CrossAttention, Modality
 from ...core.model.conditions import Conditions
-from ...core.model.transformer import Block, DiT, Head, unpatchify
+from ...core.model.transformer import Block, DiT, Head
 from ...core.weights.source import Unit
 from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import quantise
 from ..base import Calls, Lowered
+from ..parts import KeysValues, StepBlock, StepEmbed, StepHead, Tokens, blocks_of
 from ..rewrites.hoist import NoisePatches, strip_block
 from ..rewrites.portable import make_portable
 from .backends import Backend
@@ -43,80 +44,6 @@ Way = Literal["auto", "stamped", "plain"]
 Warn = Callable[[str], None]
 _Parts = Iterator[tuple[str, nn.Module, nn.Module]]  # prefix of its layers' names, as it was read, and prepared
 _SEED = 20250612  # of a template's random weights
-
-
-# ---- 1. Parts -------------------------------------------------------------------------------------------------------------------
-
-
-class StepEmbed(nn.Module):
-    """latents [1, 16, F, h, w] and patch bias [1, N, D] -> tokens [1, N, D]."""
-
-    def __init__(self, patches: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.patches, self.channels = patches, channels
-
-    def forward(self, latents: Tensor, patch_bias: Tensor) -> tuple[Tensor, ...]:
-        return (self.patches(latents, 0, self.channels) + patch_bias,)
-
-
-class StepBlock(nn.Module):
-    """A block whose inputs are tensors alone: tokens, modulation, rotary tables, what it attends to, modality weights, mask."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(
-        self, x: Tensor, modulation: Tensor, cos: Tensor, sin: Tensor, modality_weights: Tensor, audio_mask: Tensor, *layer: Tensor
-    ) -> tuple[Tensor, ...]:
-        b, _, f = modality_weights.shape
-        text, image, audio = (modality_weights[:, i : i + 1].reshape(b, f, 1, 1) for i in range(3))
-        weights = (text, image, audio * audio_mask.view(b, 1, -1, 1))
-        return (self.block(x, modulation, (cos, sin), LayerConditions(*layer), weights),)
-
-
-class StepHead(nn.Module):
-    """Tokens before and after the blocks, time [1, D] -> velocity [1, 16, F, h, w], and what the blocks added where it is kept."""
-
-    def __init__(self, head: nn.Module, clip: ClipSpec, keep_residual: bool) -> None:
-        super().__init__()
-        self.head, self.keep_residual = head, keep_residual
-        self.shape = (clip.latent_frames, clip.latent_height, clip.latent_width)
-
-    def forward(self, before: Tensor, after: Tensor, time: Tensor) -> tuple[Tensor, ...]:
-        velocity = unpatchify(self.head(after, time), *self.shape)
-        return (velocity, after - before) if self.keep_residual else (velocity,)
-
-
-class KeysValues(nn.Module):
-    """A block's keys and values of one modality alone, under the names that they have in its cross-attention."""
-
-    def __init__(self, attention: CrossAttention, modality: Modality) -> None:
-        super().__init__()
-        self.modality = modality
-        for name in PROJECTIONS[modality]:
-            setattr(self, name, getattr(attention, name))
-
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        return CrossAttention.keys_values(cast(CrossAttention, self), self.modality, tokens)
-
-
-class Tokens(nn.Module):
-    """What the model gives of one modality [, and which rows of it are there] -> tokens; the embedding has the model's name."""
-
-    EMBEDDINGS: dict[Modality, tuple[str, ...]] = {
-        "text": ("text_embedding",), "image": ("img_emb",), "audio": ("audio_injection", "audio2token"),
-    }  # fmt: skip
-
-    def __init__(self, dit: DiT, modality: Modality, latent_frames: int) -> None:
-        super().__init__()
-        self.name = next(name for name in self.EMBEDDINGS[modality] if hasattr(dit, name))
-        setattr(self, self.name, getattr(dit, self.name))
-        self.latent_frames = latent_frames
-
-    def forward(self, given: Tensor, *present: Tensor) -> tuple[Tensor, ...]:
-        embed = getattr(self, self.name)
-        return (embed(given, self.latent_frames, *present) if self.name == "audio2token" else embed(given),)
 
 
 # ---- 2. Preparing one part at a time --------------------------------------------------------------------------------------------
@@ -145,11 +72,6 @@ class Prepare:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
         quantise(portable, self.program, self.recipe.model_copy(update={"rules": rules}), store=stored_weight, prefix=prefix)
         return portable
-
-
-def blocks_of(dit: DiT) -> Iterator[Block]:
-    """The blocks one at a time; a streamed transformer's are freed when the next one is asked for."""
-    return (cast(Block, block) for block in dit.blocks)
 
 
 # ---- 3. Programs ----------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from ...core.errors import ConfigError, ExportError
 from ...core.plan import check_choice
 from ...core.weights.source import Unit
 from ...quantize.recipes import WeightRecipe
+from ..bars import Compute
 from ..base import Built, Fitting, Lowered, Precision, chosen_options, method_records
 from .backends import BACKENDS, Backend
 from .blockwise import TransformerParts, Way, lower_unit
@@ -70,6 +71,9 @@ class ExecuTorch:
 
     def precision(self, options: ExecuTorchOptions) -> Precision:
         return ("bf16" if options.products == "bf16" else "fp32") if options.chosen.executed else "fp16"
+
+    def compute(self, options: ExecuTorchOptions) -> Compute:
+        return self.precision(options)
 
     def executed(self, options: ExecuTorchOptions) -> bool:
         return options.chosen.executed

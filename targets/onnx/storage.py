@@ -18,51 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...quantize.grid import Grid, Palette, Palettised, Rounded, integers_of
+from ...quantize.grid import Grid, Rounded
 from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import grid_of, linear_layers
 from ..hollow import nothing
+from ..stored_weight import StoredWeight, stored_weight
 
 Inputs = Literal["blocks", "whole", "float"]  # how a quantised layer's inputs are rounded
 ACCURACY: dict[Inputs, int] = {"blocks": 4, "whole": 4, "float": 1}  # of MatMulNBits: 4 is int8, 1 is float32
 LARGEST_BLOCK = 128  # of the blocks that kernels have, the fastest on processors; larger groups have equal scales in several
 SMALLEST_BLOCK = 16
-
-
-class StoredWeight(Tensor):
-    """Codes, int8 [out, in], that stand for weights; linear layers compute with what they stand for."""
-
-    scale: Tensor
-    grid: Grid
-
-    @classmethod
-    def of(cls, codes: Tensor, scale: Tensor, grid: Grid) -> StoredWeight:
-        found: StoredWeight = Tensor._make_subclass(cls, codes)
-        found.scale, found.grid = scale, grid
-        return found
-
-    @property
-    def rounded(self) -> Rounded:
-        with torch._C.DisableTorchFunctionSubclass():
-            return Rounded(self.as_subclass(Tensor), self.scale)
-
-    def detach(self) -> StoredWeight:
-        return StoredWeight.of(self.rounded.codes, self.scale, self.grid)
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.linear:
-            x, weight, *rest = args
-            return F.linear(x, weight.rounded.values(), *rest, **kwargs)
-        with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **kwargs)
-
-
-def stored_weight(rounded: Rounded | Palettised, grid: Grid | Palette) -> Tensor:
-    """Raises ConfigError: weights are those of a palette."""
-    rounded, grid = integers_of(rounded, grid)
-    return StoredWeight.of(rounded.codes, rounded.scale, grid)
 
 
 # ---- layers ---------------------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from ...core.weights.source import Unit
 from ...quantize.recipes import WeightRecipe
 from ...quantize.schemes import PALETTES
 from ...quantize.weights import linear_layers, quantise
+from ..bars import Compute
 from ..base import Built, Calls, Fitting, Lowered, Precision, chosen_options, method_records
 from ..hollow import hollow, named_tensors, without_blocks
 from ..idle import release_pages
@@ -86,6 +87,9 @@ class Onnx:
 
     def settings(self, options: OnnxOptions) -> Mapping[str, Any]:
         return {"inputs": options.inputs, "accuracy_level": ACCURACY[options.inputs]}
+
+    def compute(self, options: OnnxOptions) -> Compute:
+        return self.precision(options)
 
     def executed(self, options: OnnxOptions) -> bool:
         return True

@@ -27,7 +27,7 @@ from .guarded_norm import GuardedChannelNorm, GuardedRMSNorm
 from .memory_block import PortableMemoryBlock
 from .patches import PortablePatchEmbedding
 from .portrait import PortablePortrait
-from .rotary import order_by_halves
+from .rotary import order_pairs
 from .speech import PortableSpeech
 from .upsampling import PortableUpsampling, fold_growths
 from .whole import JoinedConv3d, WholeCrossAttention, WholeFrameAttention, WholeHeads
@@ -148,7 +148,7 @@ def make_apple(
 
     def before(part: nn.Module) -> None:
         if isinstance(part, SelfAttention):
-            order_by_halves(part)
+            order_pairs(part)
             if not whole:
                 part.attention = ChunkedAttention()  # type: ignore[assignment]
 

@@ -22,17 +22,17 @@ class HalfRotary(nn.Module):
 
 
 def halve_rotary(attention: Any) -> Any:
-    """`order_by_halves` for compilers without attention as an operator: the queries' norm is scaled by 1/√d, and attention is
-    products in chunks; in place. Returns the attention; one that has been reordered already is left alone."""
+    """`order_pairs` for compilers without attention as an operator: the queries' norm is scaled by 1/√d, and attention is products
+    in chunks; in place. Returns the attention; one that has been reordered already is left alone."""
     if isinstance(attention.rotary, HalfRotary):
         return attention
-    order_by_halves(attention)
+    order_pairs(attention)
     scale_queries(attention)
     attention.attention = ChunkedAttention(scaled=True)
     return attention
 
 
-def order_by_halves(attention: Any) -> None:
+def order_pairs(attention: Any) -> None:
     """Reorders the rows of q and k (and their norms) within each head to (even | odd), so that RoPE needs no strided access; in
     place."""
     dim = attention.q.weight.shape[0]

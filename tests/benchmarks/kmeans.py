@@ -3,8 +3,8 @@
     python tests/benchmarks/kmeans.py [--outputs 1792] [--bits 4] [--record records/kmeans.json]
 
 The layer is Linear(1536, 8960), tables for 16 output channels each. coremltools takes its exact mode, which is long, and its fast
-one, its default, which rounds weights to four decimals first; both with one worker, on the first `--outputs` channels. Ours is timed
-on the same ones and on the whole layer, with one thread. Run it on a quiet machine.
+one, its default, which rounds weights to four decimals first; both with one worker, on the first `--outputs` channels. Ours is
+timed on the same ones and on the whole layer, with one thread. Run it on a quiet machine.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from echoedge.quantize.grid import Grid, Palette, Palettised, Rounded
 from echoedge.quantize.recipes import Rule, WeightRecipe
 from echoedge.quantize.schemes import PALETTES, Weights
 from echoedge.quantize.weights import quantise
-from echoedge.targets.bars import COMPUTE_BARS, EXACT, WEIGHT_BARS, Precision, bar, clip_bars
+from echoedge.targets.bars import COMPUTE_BARS, EXACT, WEIGHT_BARS, Compute, bar, clip_bars
 from echoedge.targets.executorch.half_products import multiplies_bfloat16
 from echoedge.targets.executorch.lower import gelu_for
 from echoedge.targets.executorch.storage import stored_weight
@@ -50,7 +50,7 @@ def test_the_lower_of_weights_and_type_holds() -> None:
     assert bar("denoise", {"fp32": 3}, "bf16") == COMPUTE_BARS["bf16"]
     assert bar("denoise", {"fp32": 3, "int8": 1}, "bf16") == WEIGHT_BARS["int8"]
     assert bar("denoise", {"fp32": 3, "int8": 0}, "fp32") == EXACT
-    for scheme, precision in product(get_args(Weights), get_args(Precision)):
+    for scheme, precision in product(get_args(Weights), get_args(Compute)):
         own, type_ = WEIGHT_BARS[scheme], COMPUTE_BARS[precision]
         assert bar("x", {scheme: 1}, precision).psnr_db == min(own.psnr_db or 0, type_.psnr_db or 0)
 
@@ -105,7 +105,7 @@ def test_the_type_follows_from_backend_and_products() -> None:
 
 def test_every_scheme_has_a_bar() -> None:
     assert set(WEIGHT_BARS) == set(get_args(Weights))
-    assert set(COMPUTE_BARS) == set(get_args(Precision))
+    assert set(COMPUTE_BARS) == set(get_args(Compute))
     with pytest.raises(ConfigError, match="weights is 'int2'"):
         bar("denoise", {"int2": 1}, "fp32")
 

@@ -13,6 +13,7 @@ from echoedge.core.bundle import Method, Placement
 from echoedge.core.errors import ConfigError, ExportError
 from echoedge.core.weights.source import Unit
 from echoedge.quantize.recipes import WeightRecipe
+from echoedge.targets.bars import Compute
 from echoedge.targets.base import Built, Fitting, Lowered, Precision, method_records
 
 
@@ -39,6 +40,9 @@ class Toy:
 
     def precision(self, options: ToyOptions) -> Precision:
         return "fp32"
+
+    def compute(self, options: ToyOptions) -> Compute:
+        return self.precision(options)
 
     def executed(self, options: ToyOptions) -> bool:
         return True

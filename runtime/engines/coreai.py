@@ -1,0 +1,111 @@
+"""Core AI: each method is loaded on first use and stays loaded while memory allows, on the processor.
+
+It runs the very files that a phone or a Mac loads, by Apple's own runtime, and compiles each when it is loaded
+(`targets/coreai/session.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...core.bundle import Bundle, Program
+from ...core.config import ClipSpec
+from ...core.errors import EngineError
+from ...core.files import available_memory
+from ...core.memory import usable_cores
+from ...targets.coreai.session import Chain, read_signature, require_runtime
+from .base import Array, check_inputs, program_called
+
+if TYPE_CHECKING:
+    from ...targets.base import Built
+
+LOADED_PER_BYTE = 3  # what the library compiles of a file lies in memory beside a copy of its weights
+
+
+class CoreAIEngine:
+    """Runs a bundle's `.aimodel`s. `keep_bytes`: of the files of methods that stay loaded together; by default a quarter of the
+    memory that is free now. One always stays: the one that runs.
+
+    Raises:
+        EngineError: the bundle is for another target, or Apple's runtime is not here in the version that it has to be.
+    """
+
+    name = "coreai"
+
+    def __init__(self, bundle: Bundle, clip: ClipSpec, keep_bytes: int | None = None) -> None:
+        target = bundle.manifest.target
+        if target.name != "coreai":
+            raise EngineError(f"The bundle {bundle.root} was compiled for {target.name}; the coreai engine cannot play it.")
+        require_runtime()
+        self.bundle, self.clip = bundle, clip
+        self.keep_bytes = available_memory() // (LOADED_PER_BYTE + 1) if keep_bytes is None else keep_bytes
+        self._chains: dict[tuple[str, str], Chain] = {}  # the one used last is the last
+
+    @property
+    def threads(self) -> int:
+        """All cores: the library has no choice of them."""
+        return usable_cores()
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The methods that are loaded now, as PATH/METHOD, the one used last at the end."""
+        return tuple(f"{path}/{method}" for path, method in self._chains)
+
+    def has(self, program: str) -> bool:
+        return program in self.bundle.roles
+
+    def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
+        record = program_called(self.bundle, program, method, self.clip)
+        known = record.methods[method]
+        check_inputs(f"{program}.{method}", [(spec.name, spec.dtype, spec.shape) for spec in known.inputs], inputs)
+        return self._chain(record, method).run(inputs)
+
+    def release(self) -> None:
+        """Frees every method that is loaded; the next run loads its own again."""
+        while self._chains:
+            self._chains.popitem()[1].close()
+
+    def _chain(self, record: Program, method: str) -> Chain:
+        chains, key = self._chains, (record.path, method)
+        if key in chains:
+            chains[key] = chains.pop(key)
+            return chains[key]
+        while chains and sum(self._bytes(*each) for each in (*chains, key)) > self.keep_bytes:
+            chains.pop(next(iter(chains))).close()
+        chains[key] = Chain(self.bundle.path(record.path), method)
+        return chains[key]
+
+    def _bytes(self, path: str, method: str) -> int:
+        names = tuple(f"{path}/{part}/" for part in read_signature(self.bundle.path(path), method).parts)
+        return sum(entry.bytes for name, entry in self.bundle.manifest.files.items() if name.startswith(names))
+
+
+class BuiltAssets:
+    """A compiled unit before there is a bundle; see `registry.BuiltUnit`."""
+
+    def __init__(self, built: Built) -> None:
+        require_runtime()
+        self.path = Path(built.path)
+
+    def run(self, method: str, inputs: Sequence[Array], wanted: Collection[int] | None = None) -> list[Array]:
+        chain = Chain(self.path, method)
+        try:
+            found = chain.run(inputs)
+        finally:
+            chain.close()
+        empty = np.empty(0, np.float32)
+        return [x if wanted is None or position in wanted else empty for position, x in enumerate(found)]
+
+
+def open_built(built: Built) -> BuiltAssets:
+    """Raises EngineError: the runtime is not here."""
+    return BuiltAssets(built)
+
+
+def open_bundle(bundle: Bundle, clip: ClipSpec, _: int | None) -> CoreAIEngine:
+    """Raises as `CoreAIEngine`. How many threads it runs on is the library's choice."""
+    return CoreAIEngine(bundle, clip)
