@@ -23,6 +23,7 @@ from ...core.model.vae import CausalConv3d, ChannelNorm, FrameAttention, Nearest
 from .applied import applied, library_results
 from .attention import ChunkedAttention
 from .audio_tokens import PortableAudioToTokens
+from .fused import fused_attention
 from .guarded_norm import GuardedChannelNorm, GuardedRMSNorm
 from .memory_block import PortableMemoryBlock
 from .patches import PortablePatchEmbedding
@@ -33,16 +34,6 @@ from .upsampling import PortableUpsampling, fold_growths
 from .whole import JoinedConv3d, WholeCrossAttention, WholeFrameAttention, WholeHeads
 
 MOST_DIMENSIONS = 5
-
-
-def whole_attention(heads: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """`whole.attention` as torch's own operator, which converters keep where it is called without a scale."""
-    b, n, dim = q.shape
-
-    def split(x: Tensor) -> Tensor:  # [B, L, D] -> [B, H, L, d]
-        return x.view(b, x.shape[1], heads, dim // heads).transpose(1, 2)
-
-    return F.scaled_dot_product_attention(split(q), split(k), split(v), bias).transpose(1, 2).reshape(b, n, dim)
 
 
 def chunked_attention(heads: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -144,7 +135,7 @@ def make_apple(
     module: nn.Module, inputs: Sequence[Tensor] | None = None, whole: bool = True, noise_channels: int = 16
 ) -> nn.Module:
     """A copy of `module` with these rewrites applied; see `applied`. `whole`: attention is an operator of its own."""
-    attend = whole_attention if whole else chunked_attention
+    attend = fused_attention if whole else chunked_attention
 
     def before(part: nn.Module) -> None:
         if isinstance(part, SelfAttention):

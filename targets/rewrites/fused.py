@@ -13,7 +13,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.model.attention import CrossAttention, LayerConditions, SelfAttention
+from ...core.model.attention import CrossAttention, SelfAttention
 from ...core.model.conditions import AudioToTokens
 from ...core.model.programs import PortraitEncoder, SpeechPerFrame, SpeechPerToken
 from ...core.model.tiny_vae import TinyVAE
@@ -26,7 +26,7 @@ from .portrait import PortablePortrait
 from .rotary import HalfRotary, order_pairs
 from .speech import PortableSpeech
 from .upsampling import PortableUpsampling, fold_growths
-from .whole import JoinedConv3d
+from .whole import JoinedConv3d, WholeCrossAttention, WholeFrameAttention, WholeHeads
 
 
 class FloatHalfRotary(HalfRotary):
@@ -43,68 +43,14 @@ def halve_pairs(part: nn.Module) -> None:
         part.rotary = FloatHalfRotary()  # type: ignore[assignment]
 
 
-class FusedCrossAttention(CrossAttention):
-    """Decoupled cross-attention as three attentions."""
+def fused_attention(heads: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """`whole.attention` as torch's own operator, which converters keep where it is called without a scale."""
+    b, n, dim = q.shape
 
-    def __init__(self, attention: CrossAttention) -> None:
-        nn.Module.__init__(self)
-        self.heads, self.coupled = attention.heads, attention.coupled
-        for name, child in attention.named_children():
-            setattr(self, name, child)
+    def split(x: Tensor) -> Tensor:  # [B, L, D] -> [B, H, L, d]
+        return x.view(b, x.shape[1], heads, dim // heads).transpose(1, 2)
 
-    def forward(self, x: Tensor, conditions: LayerConditions, weights: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """As the reference's: x [B, N, D], weights of text, image [B, F, 1, 1], audio [B, F, 1 or S, 1] -> [B, N, D]."""
-        b, n, dim = x.shape
-        f = weights[0].shape[1]
-        q = self.norm_q(self.q(x))
-
-        def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:  # -> [B, F, S, D]
-            rows = q.shape[0]
-            q, k, v = (y.reshape(rows, -1, self.heads, dim // self.heads).transpose(1, 2) for y in (q, k, v))
-            return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).reshape(b, f, n // f, dim)
-
-        def by_frame(y: Tensor) -> Tensor:  # [B, F·T, D] -> [B·F, T, D]
-            return y.reshape(b * f, -1, dim)
-
-        read = attend(q, conditions.text_k, conditions.text_v, conditions.text_bias.reshape(b, 1, 1, -1))
-        seen = attend(q, conditions.image_k, conditions.image_v)
-        heard = attend(by_frame(q), by_frame(conditions.audio_k), by_frame(conditions.audio_v))
-        out = read * weights[0] + seen * weights[1] + heard * weights[2]
-        return self.o(out.reshape(b, n, dim))
-
-
-class FusedFrameAttention(nn.Module):
-    """The VAE's attention among the pixels of each frame, of one head."""
-
-    def __init__(self, attention: FrameAttention) -> None:
-        super().__init__()
-        self.norm, self.to_qkv, self.proj = attention.norm, attention.to_qkv, attention.proj
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, C, H, W] -> the same."""
-        b, t, c, h, w = x.shape
-        qkv = self.to_qkv(self.norm(x).reshape(b * t, c, h, w)).reshape(b * t, 1, 3 * c, h * w).transpose(2, 3)  # [B·T, 1, HW, 3C]
-        y = F.scaled_dot_product_attention(qkv[..., :c], qkv[..., c : 2 * c], qkv[..., 2 * c :])
-        return x + self.proj(y.transpose(2, 3).reshape(b * t, c, h, w)).view(b, t, c, h, w)
-
-
-class FusedHeads(nn.Module):
-    """Self-attention of the library's CLIP and wav2vec2 layers; `results` is how many values their callers unpack."""
-
-    def __init__(self, attention: Any, results: int) -> None:
-        super().__init__()
-        self.heads, self.results = attention.num_heads, results
-        self.q_proj, self.k_proj = attention.q_proj, attention.k_proj
-        self.v_proj, self.out_proj = attention.v_proj, attention.out_proj
-
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any) -> tuple[Tensor | None, ...]:
-        """[B, N, D] -> [B, N, D]; attention_mask: a bias of the keys [1, 1, N]."""
-        b, n, dim = hidden_states.shape
-        split = (b, n, self.heads, dim // self.heads)
-        q, k, v = (project(hidden_states).reshape(split).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj))
-        bias = None if attention_mask is None else attention_mask.reshape(1, 1, 1, n)
-        y = F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).reshape(b, n, dim)
-        return (self.out_proj(y), *(None,) * (self.results - 1))
+    return F.scaled_dot_product_attention(split(q), split(k), split(v), bias).transpose(1, 2).reshape(b, n, dim)
 
 
 RULES: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = {
@@ -113,7 +59,7 @@ RULES: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = {
     SpeechPerToken: PortableSpeech,
     PortraitEncoder: PortablePortrait,
     CausalConv3d: JoinedConv3d,
-    FrameAttention: FusedFrameAttention,
+    FrameAttention: partial(WholeFrameAttention, attend=fused_attention),
     TinyVAE: fold_growths,
 }
 
@@ -123,9 +69,9 @@ def _rewrite(module: nn.Module, noise_channels: int) -> nn.Module | None:
     if isinstance(module, PatchEmbedding):
         return PortablePatchEmbedding(module, noise_channels)
     if (results := library_results(module)) is not None:
-        return FusedHeads(module, results)
+        return WholeHeads(module, results, fused_attention)
     if type(module) is CrossAttention and not module.coupled:
-        return FusedCrossAttention(module)
+        return WholeCrossAttention(module, fused_attention)
     if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[0], NearestDouble):
         return PortableUpsampling(module[1])
     rule = RULES.get(type(module))

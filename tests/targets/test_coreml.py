@@ -16,8 +16,9 @@ from echoedge.core.config import ClipSpec
 from echoedge.core.errors import ConfigError, ExportError
 from echoedge.core.metrics.psnr import psnr
 from echoedge.core.weights.source import HeldSource, entry_points, unit
+from echoedge.quantize.grid import Palettised
 from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe
-from echoedge.quantize.roundings import ROUNDINGS
+from echoedge.quantize.roundings import rounded as round_as
 from echoedge.quantize.schemes import SCHEMES
 from echoedge.runtime.engines.mil import Package
 from echoedge.runtime.engines.mil.engine import Programs
@@ -37,6 +38,8 @@ ROUNDED = WeightRecipe(
     name="rounded",
     rules=(
         Rule(modules="*cross_attn.k", weights="int4", rounding="searched"),
+        Rule(modules="*blocks.0.cross_attn.v", weights="pal6"),
+        Rule(modules="*blocks.1.cross_attn.v", weights="pal4", rows=8),
         Rule(modules="*text_embedding.0", weights="int8"),
         Rule(modules="*text_embedding.2", weights="int8", rounding="gptq"),
     ),
@@ -105,9 +108,10 @@ def test_ios_17_has_attention_as_products_and_integers_of_a_channel(tmp_path: Pa
 
 
 def test_what_ios_17_lacks_is_refused() -> None:
-    sentence = TARGET.refuses("int4", TARGET.options(ios=17))
-    assert sentence is not None and "iOS 17" in sentence
-    assert TARGET.refuses("int4", TARGET.options()) is None
+    for scheme in ("int4", "pal6"):
+        sentence = TARGET.refuses(scheme, TARGET.options(ios=17))
+        assert sentence is not None and "iOS 17" in sentence
+        assert TARGET.refuses(scheme, TARGET.options()) is None
     with pytest.raises(ConfigError, match="ios is 15. Choose from 17, 18"):
         TARGET.options(ios=15)
 
@@ -116,20 +120,20 @@ def test_what_ios_17_lacks_is_refused() -> None:
 
 
 def stored(built: Built) -> dict[str, Any]:
-    """Operators that hold integers, by the name of the weight, as coremltools reads them."""
+    """Operators that hold rounded weights, by the name of the weight, as coremltools reads them."""
     from coremltools.converters.mil.frontend.milproto.load import load
 
     path = built.path / "forward.mlpackage"
     model = ct.models.MLModel(str(path), skip_model_load=True)
     program = load(model.get_spec(), 9, str(path / "Data/com.apple.CoreML/weights"))
-    held = "constexpr_blockwise_shift_scale"
-    return {op.name: op for op in program.functions["main"].operations if op.op_type == held}
+    held = ("constexpr_blockwise_shift_scale", "constexpr_lut_to_dense")
+    return {op.name: op for op in program.functions["main"].operations if op.op_type in held}
 
 
-def test_integers_are_those_of_the_rounding(rounded: Built) -> None:
-    assert rounded.layers == {"int4": 2, "int8": 2, "fp32": 2}
+def test_integers_and_palettes_are_those_of_the_rounding(rounded: Built) -> None:
+    assert rounded.layers == {"int4": 2, "int8": 2, "pal6": 1, "pal4": 1}
     found = stored(rounded)
-    assert len(found) == 4
+    assert len(found) == 6
     layers = dict(small_model().dit.named_modules())
     for name, operator in found.items():
         module = name.removeprefix("p_inner_").removesuffix("_weight_stored")
@@ -137,10 +141,15 @@ def test_integers_are_those_of_the_rounding(rounded: Built) -> None:
         known = next(key for key, each in layers.items() if each is layer)
         rule = ROUNDED.rule_for("text_conditions", f"dit.{known}")
         assert rule is not None
-        grid = SCHEMES[rule.weights].grid(layer.in_features, rule.group)
+        grid = SCHEMES[rule.weights].grid(layer.out_features, layer.in_features, rule.group, rule.rows)
         assert grid is not None
         with torch.no_grad():
-            expected = ROUNDINGS[rule.rounding](layer.weight.detach(), grid, moments(f"dit.{known}"))
+            expected = round_as(layer.weight.detach(), grid, rule.rounding, moments(f"dit.{known}"))
+        if isinstance(expected, Palettised):
+            assert np.array_equal(operator.indices.val.astype(np.uint8), expected.codes.numpy())
+            assert np.array_equal(operator.lut.val[:, 0, :, 0], expected.table.numpy())  # float16's values already
+            assert np.array_equal(operator.materialized_val_inference(), expected.values().numpy().astype(np.float16))
+            continue
         assert np.array_equal(operator.data.val.astype(np.int8), expected.codes.numpy())
         assert np.array_equal(operator.scale.val, expected.scale.half().numpy())
         assert not np.array_equal(operator.data.val.astype(np.int8), expected.codes.numpy()[::-1])
@@ -185,12 +194,11 @@ def test_a_dropped_bias_or_a_turned_weight_is_seen(harm: str, tmp_path: Path) ->
 
 
 def test_shapes_are_functions_that_share_weights(tmp_path: Path) -> None:
-    shapes = [
-        compiled("denoise", tmp_path / str(clip), PRESETS["int8"], clip, "denoise") for clip in (CLIP, OTHER)
-    ]  # fmt: skip
-    merged = TARGET.merge([built.data for built in shapes if built.data], tmp_path, "denoise")
+    role = "audio_conditions"
+    shapes = [compiled(role, tmp_path / str(clip), PRESETS["int8"], clip, role) for clip in (CLIP, OTHER)]
+    merged = TARGET.merge([built.data for built in shapes if built.data], tmp_path, role)
     for built, clip in zip(shapes, (CLIP, OTHER), strict=True):
-        assert agreement(replace(built, data=merged), "denoise", clip) > 45
+        assert agreement(replace(built, data=merged), role, clip) > 45
     package = Package.open(merged / "functions.mlpackage")
     assert sorted(package.functions) == sorted(f"{built.prefix}forward" for built in shapes)
     alone = [sum(file.stat().st_size for file in built.path.rglob("weight.bin")) for built in shapes]

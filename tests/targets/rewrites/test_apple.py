@@ -17,8 +17,8 @@ from echoedge.targets.rewrites.apple import (
     flat_patches,
     flat_picture,
     make_apple,
-    whole_attention,
 )
+from echoedge.targets.rewrites.fused import fused_attention
 
 from ...core.tiny import TINY_CLIP, randomised, tiny_config, tiny_dit, tiny_vae
 from .common import off
@@ -35,7 +35,7 @@ def test_patches_and_pictures() -> None:
     assert not torch.equal(flat_picture(tokens, 3, 6, 4).flatten(), unpatchify(tokens, 3, 4, 6).flatten())
 
 
-@pytest.mark.parametrize("attend", [whole_attention, chunked_attention])
+@pytest.mark.parametrize("attend", [fused_attention, chunked_attention])
 @torch.no_grad()
 def test_attention(attend: object, monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v, bias = torch.randn(2, 7, 24), torch.randn(2, 5, 24), torch.randn(2, 5, 24), torch.randn(2, 1, 1, 5)

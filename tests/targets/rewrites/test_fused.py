@@ -13,7 +13,8 @@ from echoedge.core.model.pretrained_image import PictureEncoder
 from echoedge.core.model.pretrained_speech import SpeechEncoder
 from echoedge.core.model.programs import audio_encoder_program, denoise_program
 from echoedge.core.model.vae import FrameAttention, Stream
-from echoedge.targets.rewrites.fused import FusedCrossAttention, FusedFrameAttention, FusedHeads, halve_pairs, make_fused
+from echoedge.targets.rewrites.fused import fused_attention, halve_pairs, make_fused
+from echoedge.targets.rewrites.whole import WholeCrossAttention, WholeFrameAttention, WholeHeads
 
 from ...core.tiny import TINY_CLIP, randomised, tiny_config, tiny_dit, tiny_vae
 from .common import CLIP, PICTURE, SPEECH, B, off, relative
@@ -25,7 +26,7 @@ from .test_cross_attention import cross_attention
 def test_cross_attention() -> None:
     attention, *arguments = cross_attention(False)
     expected = attention(*arguments)
-    ours = FusedCrossAttention(copy.deepcopy(attention))
+    ours = WholeCrossAttention(copy.deepcopy(attention), fused_attention)
     assert off(ours(*arguments), expected) < 1e-10  # measured: 3e-15 of 3
     x, conditions, (text, image, audio) = arguments
     assert off(ours(x, conditions, (image, text, audio)), expected) > 1e-3
@@ -37,7 +38,7 @@ def test_cross_attention() -> None:
 def test_the_coupled_form_stays() -> None:
     attention, *arguments = cross_attention(True)
     ours = make_fused(attention)
-    assert not isinstance(ours, FusedCrossAttention) and torch.equal(ours(*arguments), attention(*arguments))
+    assert not isinstance(ours, WholeCrossAttention) and torch.equal(ours(*arguments), attention(*arguments))
 
 
 @pytest.mark.usefixtures("double_precision")
@@ -81,7 +82,7 @@ def test_attention_of_the_librarys_layers(kind: str) -> None:
     x, bias = torch.randn(1, 7, 24), torch.zeros(1, 1, 7)
     bias[..., -2:] = -1e9
     expected = attention(hidden_states=x, attention_mask=bias[None].expand(1, 1, 7, 7))[0]
-    ours = FusedHeads(copy.deepcopy(attention), results)
+    ours = WholeHeads(copy.deepcopy(attention), results, fused_attention)
     assert len(ours(x, bias)) == results
     assert relative(ours(x, bias)[0], expected) < 1e-5  # measured: 2e-7
     assert relative(ours(x)[0], expected) > 1e-3
@@ -91,7 +92,7 @@ def test_attention_of_the_librarys_layers(kind: str) -> None:
 @torch.no_grad()
 def test_attention_of_the_vae() -> None:
     frame, x = randomised(FrameAttention(8)), torch.randn(1, 2, 8, 3, 5)
-    expected, ours = frame(x, Stream()), FusedFrameAttention(copy.deepcopy(frame))
+    expected, ours = frame(x, Stream()), WholeFrameAttention(copy.deepcopy(frame), fused_attention)
     assert off(ours(x), expected) < 1e-10
     assert off(ours(x.flip(4)), expected) > 1e-3
 
