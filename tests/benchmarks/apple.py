@@ -68,7 +68,7 @@ def keep(path: Path, clips: int, rows: list[Row]) -> None:
         source=f"the same command with `--record {path}`, which writes this file.", hardware=device_name(),
         versions={name: versions[name] for name in ("torch", "coremltools")},
         conditions=(
-            "iOS 18; every package interpreted, results rounded to half precision, and in float32 beside it; lip-sync the mean over "
+            "iOS 18; every package interpreted, results rounded to half precision, and in float32 beside it; lip-sync the mean of "
             f"{clips} held-out portraits and voices, against the torch reference on the same ones."
         ),
         figures={"forms": rows},
