@@ -16,7 +16,6 @@ from ...core.bundle import Bundle, Program
 from ...core.config import ClipSpec
 from ...core.errors import EngineError
 from ...core.files import available_memory
-from ...core.memory import usable_cores
 from ...targets.coreai.session import Chain, read_signature, require_runtime
 from .base import Array, check_inputs, program_called
 
@@ -47,8 +46,8 @@ class CoreAIEngine:
 
     @property
     def threads(self) -> int:
-        """All cores: the library has no choice of them."""
-        return usable_cores()
+        """The library computes on one, and has no choice of them (measured: a call's time is that of a single thread)."""
+        return 1
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -107,5 +106,5 @@ def open_built(built: Built) -> BuiltAssets:
 
 
 def open_bundle(bundle: Bundle, clip: ClipSpec, _: int | None) -> CoreAIEngine:
-    """Raises as `CoreAIEngine`. How many threads it runs on is the library's choice."""
+    """Raises as `CoreAIEngine`. It runs on one thread, whatever is asked for."""
     return CoreAIEngine(bundle, clip)

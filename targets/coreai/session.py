@@ -107,14 +107,14 @@ class Loaded:
         """
         import coreai.runtime as library
 
-        feed = {}
+        feed: dict[str, Any] = {}
         for name, (dtype, _) in self.inputs.items():
             if name not in given:
                 raise EngineError(f"{self.path} takes {name}, which is not given. It takes: {', '.join(self.inputs)}.")
             feed[name] = library.NDArray(_narrowed(name, given[name], dtype))
 
         try:
-            found = _done(self._function(feed))
+            found: Mapping[str, Any] = _done(self._function(feed))
             return {name: np.array(found[name].numpy()) for name in self.outputs}
         except Exception as error:  # the library's own kinds have no common one
             raise EngineError(f"{self.path} failed in Core AI: {_first_line(error)}") from error
