@@ -120,7 +120,7 @@ def test_the_files_integers_are_those_of_the_rounding(mixed: Built) -> None:
         rule = MIXED.rule_for("text_conditions", f"dit.{name}")
         if rule is None or not (name.startswith("text_embedding") or name.endswith(("cross_attn.k", "cross_attn.v"))):
             continue
-        grid = SCHEMES[rule.weights].grid(layer.in_features, rule.group)
+        grid = SCHEMES[rule.weights].grid(layer.out_features, layer.in_features, rule.group, rule.rows)
         weight = layer.weight.detach().float()
         assert in_file(ROUNDINGS[rule.rounding](weight, grid, moments(f"dit.{name}")).codes, grid.bits) in written, name
         other = ROUNDINGS["nearest" if rule.rounding != "nearest" else "searched"](weight, grid, ())
