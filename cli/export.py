@@ -36,7 +36,9 @@ def export(
             help="executorch; onnx: graphs for ONNX Runtime; coreml: packages for Apple's systems; coreai: for iOS and macOS 27."
         ),
     ] = "executorch",
-    weights: Annotated[str, typer.Option(help="fp32, int8, int4, mixed, or a recipe file (.json).")] = "int8",
+    weights: Annotated[
+        str, typer.Option(help="fp32, int8, int4, mixed; with coreml also pal8, pal6, pal4; or a recipe file (.json).")
+    ] = "int8",
     output: Annotated[Path, typer.Option("--out", help="The bundle to write, NAME.echoedge.", show_default=False)] = ...,  # type: ignore[assignment]
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the clip.", show_default="the model's, or 256x256")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames of one window, 4n+1.", show_default="25")] = None,

@@ -34,7 +34,12 @@ FORMS: dict[str, dict[str, tuple[str, dict[str, str]]]] = {
         "int8": ("int8", {}),
         "int4": ("int4", {}),
     },
-    "coreml": {"fp16": ("fp32", {}), "int8": ("int8", {}), "int4": ("int4", {})},
+    # The preset int4 searches its roundings, half an hour at this depth; int4-nearest is for size and memory.
+    "coreml": {
+        "fp16": ("fp32", {}),
+        "int8": ("int8", {}),
+        "int4-nearest": (str(Path(__file__).with_name("int4_nearest.json")), {}),
+    },
 }
 TOOLS = {"onnx": ("torch", "onnx", "onnxscript", "onnxruntime"), "coreml": ("torch", "coremltools")}
 CONDITIONS = {
