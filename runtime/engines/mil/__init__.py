@@ -6,7 +6,7 @@ An operator, a type or a file that is not understood is refused by name. What Ap
 nowhere, so two right runs agree to half precision, not to the bit.
 
 How it is made: `protos` the format's classes, `weights` and `values` constants, `program` the steps in order, `function` runs them,
-`ops/` one family of operators a file.
+`ops/` one family of operators a file; `lint/` what keeps Apple's Neural Engine from running a function, read off its file.
 """
 
 from .compare import Compared, Differing, compare

@@ -11,7 +11,7 @@ from typing import Any
 
 from ....core.errors import BundleError, EngineError
 from .function import Function, Sizes
-from .program import steps_of
+from .program import Steps, steps_of
 from .protos import generated
 from .values import Values
 
@@ -73,13 +73,19 @@ class Package:
             EngineError: there is none of that name, or it has an operator that is not known here.
             BundleError: it is damaged.
         """
+        steps = self.steps(name)
+        return Function(steps, self.values, self._sizes(steps.name))
+
+    def steps(self, name: str | None = None) -> Steps:
+        """What a function does, step by step; raises as `function` does."""
         chosen = self.default if name is None else name
         if chosen not in self.functions:
             raise EngineError(f"The package {self.path} has no function {chosen!r}. It has: {', '.join(self.functions)}.")
-        return Function(steps_of(chosen, self._model.mlProgram.functions[chosen]), self._values, self._sizes(chosen))
+        return steps_of(chosen, self._model.mlProgram.functions[chosen])
 
     @cached_property
-    def _values(self) -> Values:
+    def values(self) -> Values:
+        """Reads its constants."""
         return Values(self.program.parent)
 
     def _sizes(self, function: str) -> Mapping[str, Sizes]:
