@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .core.weights.checkpoints import Checkpoint
     from .runtime.bench.compare import Compared
     from .runtime.bench.headroom import Headroom
+    from .runtime.bench.neural_engine import Looked
     from .runtime.bench.operators import OperatorSpeeds
     from .runtime.bench.placement import Ran
     from .runtime.bench.presets import Preset
@@ -415,6 +416,19 @@ def headrooms(bundle: Place, *, stress: float = 1.0, progress: Progress = silent
     from .runtime.bench.headroom import headrooms as measured
 
     return measured(inspect(bundle), stress, progress)
+
+
+def neural_engine(bundle: Place, *, progress: Progress = silent) -> list[Looked]:
+    """Of a bundle for Core ML: what in each method keeps Apple's Neural Engine from running it, or makes it slow there, by rules
+    that name their sources; FLOPs, and the most that is held at once. Nothing is run.
+
+    Raises:
+        BundleError: as `inspect`.
+        ConfigError: the bundle is for another target.
+    """
+    from .runtime.bench.neural_engine import neural_engine as looked
+
+    return looked(inspect(bundle), progress)
 
 
 def savings(bundle: Place, *, measured: bool = False, progress: Progress = silent) -> tuple[tuple[Saving, ...], dict[str, float]]:

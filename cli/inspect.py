@@ -23,6 +23,7 @@ from .words import (
 if TYPE_CHECKING:
     from ..core.bundle import Saving
     from ..runtime.bench.headroom import Headroom
+    from ..runtime.bench.neural_engine import Looked
     from ..runtime.bench.placement import Ran
 
 
@@ -95,6 +96,27 @@ def _print_headroom(rooms: list[Headroom], stress: float) -> None:
     )
 
 
+def _print_lint(looked: list[Looked]) -> None:
+    from ..core.files import human_bytes
+
+    table = Table(title="For Apple's Neural Engine, read off the files", title_justify="left")
+    for column in ("program", "GFLOP", "held at once", "findings"):
+        table.add_column(column, justify="left" if column in ("program", "findings") else "right")
+    for each in looked:
+        label = each.program if each.method == "forward" else f"{each.program}.{each.method}"
+        told = ", ".join(f"{rule} ×{count}" for rule, count in each.counts.items()) or "[green]none[/]"
+        table.add_row(label, f"{each.load.gflop:.3g}", human_bytes(each.load.peak_bytes), told)
+    out.print(table)
+    shown: set[str] = set()
+    for each in looked:
+        for rule in each.counts:
+            if rule not in shown:
+                shown.add(rule)
+                first = each.first(rule)
+                out.print(f"{rule}: {escape(f'{each.program}, {first.op_type} {first.op_name}. {first.sentence}')}")
+    out.print("[dim]Nothing here was measured on a device: findings are places to look at first.[/]")
+
+
 def _by_provider(told: dict[str, str]) -> str:
     return ", ".join(f"{name.removesuffix('ExecutionProvider')} {text}" for name, text in told.items())
 
@@ -124,6 +146,10 @@ def inspect(
     stress: Annotated[
         float, typer.Option(min=0.001, max=1e6, help="With --headroom: what programs are given is multiplied by this.")
     ] = 1.0,
+    lint: Annotated[
+        bool,
+        typer.Option("--lint", help="Also look through a bundle for Core ML: what Apple's Neural Engine does not run, or slowly."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a bundle holds: programs, what the backend took, what left the step, plan, files, provenance. Of a folder of
@@ -133,7 +159,7 @@ def inspect(
     from ..core.metrics.psnr import in_words
 
     if is_checkpoint(path):
-        for name, asked in (("--time", time), ("--placement", placement), ("--headroom", headroom)):
+        for name, asked in (("--time", time), ("--placement", placement), ("--headroom", headroom), ("--lint", lint)):
             if asked:
                 raise ConfigError(f"{name} measures a bundle; this is a folder of weights.")
         if not inspect_checkpoint(path, as_json):
@@ -155,10 +181,15 @@ def inspect(
     if headroom:
         with bars(as_json) as progress:
             rooms = api.headrooms(path, stress=stress, progress=progress)
+    looked: list[Looked] = []
+    if lint:
+        with bars(as_json) as progress:
+            looked = api.neural_engine(path, progress=progress)
     if as_json:
         told: dict[str, Any] = {"savings": [saving.model_dump() for saving in saved]} | ({"step_seconds": times} if times else {})
         told |= {"placement": [each.to_dict() for each in ran]} if placement else {}
         told |= {"headroom": [each.to_dict() for each in rooms]} if headroom else {}
+        told |= {"neural_engine": [each.to_dict() for each in looked]} if lint else {}
         told |= {"records": [r.model_dump(mode="json") for r in records.own], "damaged_records": dict(records.damaged)}
         print(json.dumps(json.loads(manifest.to_json()) | told, ensure_ascii=False))
         return
@@ -171,6 +202,8 @@ def inspect(
         _print_placement(ran)
     if headroom:
         _print_headroom(rooms, stress)
+    if lint:
+        _print_lint(looked)
     clip = bundle.clip
     size = bundle.bytes
     window = f"windows of {plan.window.length} latent frames, overlap {plan.window.overlap}" if plan.window else "no windows"

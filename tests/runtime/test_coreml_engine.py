@@ -14,6 +14,7 @@ import pytest
 from echoedge.core.bundle import Bundle, Figures
 from echoedge.core.errors import ConfigError, EngineError
 from echoedge.runtime.bench.headroom import headrooms
+from echoedge.runtime.bench.neural_engine import neural_engine
 from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.mil import Package, compare
 from echoedge.runtime.engines.mil.engine import LARGEST, as_in_file
@@ -22,7 +23,7 @@ from echoedge.runtime.export.pipeline import export_bundle
 from echoedge.runtime.verify.parity import Verdict, verify
 from echoedge.targets.coreml.target import TARGET
 
-from ..bundles import small_request
+from ..bundles import small_model, small_request
 from ..commands import Run
 from ..inline import Inline
 
@@ -136,3 +137,25 @@ def test_headroom_is_told_and_stress_finds_its_end(apple: Path, run: Run) -> Non
 def test_stress_out_of_range(apple: Path) -> None:
     with pytest.raises(ConfigError, match="stress"):
         headrooms(Bundle.open(apple), stress=0.0)
+
+
+# ---- the Neural Engine ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_neural_engine_does_not_run_is_read_off(apple: Path, run: Run) -> None:
+    looked = {(each.program, each.method): each for each in neural_engine(Bundle.open(apple))}
+    step = looked["denoise", "forward"]
+    layers = small_model().config.layers
+    assert step.counts["fused attention"] >= 3 * layers  # this layout is for the GPU
+    assert not {"rank", "fp32 literal", "mask", "too new"} & {rule for each in looked.values() for rule in each.counts}
+    assert {each.program for each in looked.values() if "not half" in each.counts} <= {"text_encoder"}  # it reads whole numbers
+    assert set(step.load.flops) >= {"linear", "scaled_dot_product_attention"} and step.load.peak_bytes > 0
+    told = json.loads(run("inspect", apple, "--lint", "--json").out)
+    assert {(row["program"], row["method"]) for row in told["neural_engine"]} == set(looked)
+    shown = run("inspect", apple, "--lint").out
+    assert "fused attention" in shown and "Nothing here was measured on a device" in shown.replace("\n", " ")
+
+
+def test_other_targets_are_not_looked_through(bundle: Bundle) -> None:
+    with pytest.raises(ConfigError, match="was compiled for executorch; --lint looks through Core ML packages"):
+        neural_engine(bundle)
