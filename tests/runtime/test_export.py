@@ -29,7 +29,7 @@ from echoedge.runtime.export.pack import STEP_TABLES
 from echoedge.runtime.export.pipeline import export_bundle, jobs_of
 from echoedge.runtime.export.record import Recorded
 from echoedge.runtime.export.request import nano_request
-from echoedge.runtime.registry import REGISTRY
+from echoedge.runtime.registry import OTHER_ENGINES, REGISTRY
 from echoedge.runtime.verify.parity import read_golden, verify
 from echoedge.targets.bars import WEIGHT_BARS
 
@@ -298,7 +298,8 @@ def test_a_second_target_needs_a_folder_an_engine_and_a_line(toy_bundle: Bundle)
 
 
 def test_without_its_line_nothing_plays_it(toy_bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match=r"There is no engine 'toy' here\. Choose from: auto, executorch, onnx, torch\."):
+    listed = ", ".join((*REGISTRY, *OTHER_ENGINES, "torch"))
+    with pytest.raises(EngineError, match=rf"There is no engine 'toy' here\. Choose from: auto, {listed}\."):
         open_engine(toy_bundle)
     with pytest.raises(ConfigError, match=r"target is 'toy'\. Choose from: executorch"):
         small_request("fp32", "toy")
