@@ -246,7 +246,7 @@ WRONG: dict[str, tuple[str, Callable[[Path, Path], object], str]] = {
     ),
     "a seed below zero": ("--seed", lambda *_: -1, "seed is -1; it must be an integer from 0"),
     "a seed beyond 64 bits": ("--seed", lambda *_: 2**64, "seed is 18446744073709551616"),
-    "an unknown engine": ("--engine", lambda *_: "cuda", "no engine 'cuda' here. Choose from: auto, executorch, onnx, coreml, coreai"),
+    "an unknown engine": ("--engine", lambda *_: "cuda", "no engine 'cuda' here. Choose from: auto, executorch, onnx, coreml"),
     "an engine without the weights": ("--engine", lambda *_: "torch", "whose weights do not ship"),
     "a folder as output": ("--out", lambda t, _: t / "out", "is a folder. Give the name of a file"),
     "an output inside a file": ("--out", lambda t, _: made(t / "file", b"") / "clip.mp4", "clip.mp4 cannot be written"),
