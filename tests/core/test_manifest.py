@@ -61,7 +61,7 @@ def another(data: dict[str, Any]) -> dict[str, Any]:
         (set_at("files", "programs/denoise.pte/inner", value={"sha256": SHA, "bytes": 1}), "is a file with files inside"),
         (set_at("programs", "denoise", "placement", value={"b": {"delegate_calls": 1, "delegated_ops": 1}}), "placement of b"),
         (set_at("programs", "denoise", "artifact", "kind", value="tape"), "artifact: .*tape"),
-        (set_at("programs", "denoise", "artifact", "kind", value="folder"), "artifact.folder.prefix: Extra"),
+        (set_at("programs", "denoise", "artifact", "kind", value="folder"), "artifact.folder.data: Extra"),
         (set_at("programs", "denoise", "clip", value="64x64x9"), "denoise is for clips of 64x64x9; the bundle has 64x64x25"),
         (lambda data: data["programs"].update(twin=another(data)), "denoise and twin are both the denoise of 64x64x25"),
         (set_at("programs", "denoise", "methods", "forward", "inputs", 0, "shape", value=["Rows!"]), "shape"),
