@@ -15,14 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ...core.errors import ExportError
 from ...core.files import human_bytes
 from ...core.model.programs import Denoise
 from ..base import Precision
+from ..imagined import flops_of_call
 from ..lean import lean
 from .library import COMPILER, INSTALL, misfit, quiet
 from .session import BYTECODE
@@ -76,14 +74,6 @@ def in_type(module: nn.Module, precision: Precision) -> nn.Module:
     return module
 
 
-def flops_of(module: nn.Module, inputs: Mapping[str, Tensor]) -> int:
-    """Of the products of one call, those of attention among them. Nothing is computed."""
-    plain = sdpa_kernel(SDPBackend.MATH)  # as products that the counter knows
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), plain:
-        module(*(torch.empty(x.shape, dtype=x.dtype) for x in inputs.values()))
-    return counter.get_total_flops()
-
-
 # ---- 2. convert -----------------------------------------------------------------------------------------------------------------
 
 
@@ -111,7 +101,7 @@ def convert(label: str, part: Part, precision: Precision, path: Path) -> tuple[i
                 converter.to_coreai().save_asset(path)
         except Exception as error:
             raise ExportError(f"{label} could not be compiled for Core AI: {error}") from error
-    return check(path, held_by(part.module)), flops_of(flat, part.inputs)
+    return check(path, held_by(part.module)), flops_of_call(flat, tuple(part.inputs.values()))
 
 
 def spread_constants(module: torch.fx.GraphModule) -> None:
