@@ -39,9 +39,9 @@ COMPUTE_BARS: dict[Compute, Figures] = {
     "fp16-sums": Figures(psnr_db=35.0, cosine=0.999),  # small 62.4, toy 50.3 (the tiny decoder)
     "bf16": Figures(psnr_db=50.0, cosine=0.9999),  # products alone: toy 60.2, one attention 56.1; a decoder all in bfloat16 47.9
 }
-# What a decoder clamps to pixels was of many times their size before, and half precision rounds that: flash's tiny decoder, toy,
-# random weights 52.5, in PyTorch itself 53.9.
-HALF_DECODED = Figures(psnr_db=50.0, cosine=0.9999)
+# What the tiny decoder clamps to pixels was of many times their size before, and half precision rounds that: toy, random weights
+# 52.5, in PyTorch itself 53.9.
+HALF_TINY = Figures(psnr_db=50.0, cosine=0.9999)
 # Latents come out no worse than the worst program that flows into them (small int8 56.2 of 50.5, int4 39.6 of 37.8). Frames lose up
 # to 10 dB (small int8 46.8, int4 29.9), and pixels of 8 bits end at 92 in full precision.
 FRAMES_LOSE = 5.0
@@ -89,7 +89,7 @@ def bar(program: str, layers: Mapping[str, int], computes: Compute) -> Figures:
     if computes in ("bf16", "whole-bf16") and program in WITHOUT_PRODUCTS:
         computes = "fp32"
     used = [WEIGHT_BARS[scheme] for scheme, count in layers.items() if count]  # type: ignore[index]
-    computed = HALF_DECODED if computes == "fp16" and program in DECODE_PROGRAMS.values() else COMPUTE_BARS[computes]
+    computed = HALF_TINY if computes == "fp16" and program in WITHOUT_PRODUCTS else COMPUTE_BARS[computes]
     return lowest([EXACT, *used, computed])
 
 

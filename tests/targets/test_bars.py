@@ -20,7 +20,7 @@ from echoedge.quantize.grid import Grid, Palette, Palettised, Rounded
 from echoedge.quantize.recipes import Rule, WeightRecipe
 from echoedge.quantize.schemes import PALETTES, Weights
 from echoedge.quantize.weights import quantise
-from echoedge.targets.bars import COMPUTE_BARS, EXACT, HALF_DECODED, WEIGHT_BARS, Compute, bar, clip_bars
+from echoedge.targets.bars import COMPUTE_BARS, EXACT, HALF_TINY, WEIGHT_BARS, Compute, bar, clip_bars
 from echoedge.targets.executorch.half_products import multiplies_bfloat16
 from echoedge.targets.executorch.lower import gelu_for
 from echoedge.targets.executorch.storage import stored_weight
@@ -57,8 +57,8 @@ def test_the_lower_of_weights_and_type_holds() -> None:
 
 def test_a_program_without_products_is_as_exact_as_ever() -> None:
     assert bar("tiny_decode", {}, "bf16") == EXACT
-    assert bar("tiny_decode", {}, "fp16") == bar("vae_decode", {}, "fp16") == HALF_DECODED
-    assert bar("denoise", {}, "fp16") == COMPUTE_BARS["fp16"] != HALF_DECODED
+    assert bar("tiny_decode", {}, "fp16") == HALF_TINY
+    assert bar("vae_decode", {}, "fp16") == bar("denoise", {}, "fp16") == COMPUTE_BARS["fp16"] != HALF_TINY
 
 
 def test_it_is_the_tiny_decoder_alone_that_has_no_products() -> None:
