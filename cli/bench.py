@@ -38,7 +38,8 @@ def bench(
     engine: Annotated[
         str,
         typer.Option(
-            help="auto, executorch, onnx, coreai, or torch (full precision); several with commas are measured side by side."
+            help="auto, which is that of the bundle's target; mil or mil-fp32 for coreml; or torch (full precision); several with "
+            "commas are measured side by side."
         ),
     ] = "auto",
     clip: ClipOption = None,

@@ -32,7 +32,9 @@ STAGE_NAMES = {
 BundleArg = Annotated[Path, typer.Argument(help="A bundle, NAME.echoedge.", show_default=False)]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-EngineOption = Annotated[str, typer.Option(help="auto, executorch, onnx, coreai, or torch (full precision).")]
+EngineOption = Annotated[
+    str, typer.Option(help="auto, which is that of the bundle's target; mil or mil-fp32 for coreml; or torch (full precision).")
+]
 ClipOption = Annotated[
     str | None, typer.Option(help="HEIGHTxWIDTHxFRAMES: which of a bundle's shapes.", show_default="the main one")
 ]

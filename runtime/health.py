@@ -49,6 +49,7 @@ def check_health(folders: Sequence[Path] = (), clean: bool = False) -> Health:
         "libraries": lambda: ", ".join(f"{name} {version}" for name, version in library_versions().items()),
         "executorch": _xnnpack,
         "onnxruntime": _onnxruntime,
+        "core ml": _coreml,
         "core ai": _coreai,
         "video codec": h264_encoder,
         "nano": lambda: f"{sum(p.numel() for p in load_nano().dit.parameters()):,} parameters in the transformer",
@@ -73,6 +74,14 @@ def _onnxruntime() -> str:
     except EngineError:
         return "not installed; pip install 'echoedge[onnx]' for --target onnx"
     return f"{here.__version__}, {', '.join(here.get_available_providers())}"
+
+
+def _coreml() -> str:
+    """Of an extra, too."""
+    version = library_versions().get("coremltools")
+    if version is None:
+        return "not installed; pip install 'echoedge[coreml]' for --target coreml"
+    return f"coremltools {version}; packages are interpreted" + (", and run by Core ML" if platform.system() == "Darwin" else "")
 
 
 def _coreai() -> str:

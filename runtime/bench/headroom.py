@@ -1,8 +1,8 @@
 """How near half precision comes to its end: the recorded calls of a bundle of Core ML packages, every result looked at.
 
-Each program is interpreted with results rounded as the file declares them. Where its largest number is far below 65,504, sums that
-a chip keeps in half precision fit too; a stress test multiplies what programs are given, for voices and pictures that are larger
-than those on record.
+Each program is interpreted with results rounded as the file declares them; sums inside an operator, which a chip may keep in half
+precision, are not seen. A stress test multiplies what programs are given, for voices and pictures that are larger than those on
+record.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...core.bundle.golden import compare
 from ...core.errors import ConfigError
 from ...core.plan import check_number
 from ..engines.base import program_called
-from ..engines.mil.engine import Programs, require_coreml
+from ..engines.mil.engine import Programs
 from ..engines.mil.observed import LARGEST_HALF, Observations, Observed
 from ..engines.mil.ops import OPERATORS
 from ..verify.parity import read_golden
@@ -60,7 +60,6 @@ def headrooms(bundle: Bundle, stress: float = 1.0, progress: Callable[[str, int,
             f"The bundle was compiled for {bundle.manifest.target.name}; headroom is asked of half precision, of bundles of the "
             "target coreml."
         )
-    require_coreml(bundle, "mil")
     check_number("stress", stress, 1e-3, 1e6)
     golden, programs, seen = read_golden(bundle), Programs("fp16"), dict[tuple[str, str], Observations]()
 

@@ -1,4 +1,4 @@
-"""Names in a program's folder and its packages, for engines, which do not import the compiler."""
+"""What compiler and engines agree on of a program's folder and its packages; engines do not import the compiler."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from pathlib import Path
 PACKAGE = ".mlpackage"  # METHOD.mlpackage has one method of a program
 FUNCTIONS = f"functions{PACKAGE}"  # in their place: a package with a function for each method
 
-UNITS = {
-    "all": "ALL",
-    "gpu": "CPU_AND_GPU",
-    "ane": "CPU_AND_NE",
-    "cpu": "CPU_ONLY",
-}  # what Core ML may run programs on, as coremltools calls it
+# What Core ML may run programs on, and what coremltools calls it.
+UNITS = {"all": "ALL", "gpu": "CPU_AND_GPU", "ane": "CPU_AND_NE", "cpu": "CPU_ONLY"}
+LARGEST = 32768.0  # what stands for numbers that half precision does not hold: masks, which are added to something
 
 
 def package_of(folder: Path, method: str) -> Path:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-LARGEST = 32768.0  # what stands for numbers that half precision does not hold: masks, which are added to something
-SCALED = ("add", "sub", "rsub", "mul", "div", "pow", "clamp", "clamp_min", "clamp_max", "maximum", "minimum")
+from .names import LARGEST
+
+SCALED = ("add", "sub", "rsub", "mul", "pow", "clamp", "clamp_min", "clamp_max", "maximum", "minimum")
 Way = Callable[[Any, Any], None]  # of a node to operators, as the library's registry has them
 
 
@@ -24,15 +25,10 @@ def our_operators() -> Iterator[None]:
     known.update({name: _in_half(before[name]) for name in SCALED})
     known.update(
         {
-            "constant_pad_nd": _pad,
-            "div": _in_half(_divide),
-            "gelu": _gelu,
-            "layer_norm": _layer_norm,
-            "new_ones": _filled(1.0),
-            "new_zeros": _filled(0.0),
-            "pad": _pad,
-        }  # fmt: skip
-    )
+            "constant_pad_nd": _pad, "pad": _pad, "div": _in_half(_divide), "gelu": _gelu, "layer_norm": _layer_norm,
+            "new_ones": _filled(1.0), "new_zeros": _filled(0.0),
+        }
+    )  # fmt: skip
     try:
         yield
     finally:
@@ -80,7 +76,7 @@ def _layer_norm(context: Any, node: Any) -> None:
     from coremltools.converters.mil import Builder as mb
 
     x, shape, *rest = _given(context, node)
-    weight, bias, epsilon = (*rest[:3], None, None, 1e-5)[:3] if len(rest) < 3 else rest[:3]
+    weight, bias, epsilon = (*rest, *(None, None, 1e-5)[len(rest) :])[:3]
     axes: Sequence[int] = list(range(-len(shape), 0))
     number = half(epsilon) if _is_half(x) else np.float32(epsilon)
     context.add(mb.layer_norm(x=x, axes=axes, gamma=weight, beta=bias, epsilon=number, name=node.name))

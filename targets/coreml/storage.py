@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...quantize.grid import Grid, Palette, Palettised, Rounded
 from ...quantize.weights import linear_layers
-from .operators import LARGEST
+from .names import LARGEST
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from echoedge.runtime.bench.headroom import headrooms
 from echoedge.runtime.bench.neural_engine import neural_engine
 from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.mil import Package, compare
-from echoedge.runtime.engines.mil.engine import LARGEST, as_in_file
+from echoedge.runtime.engines.mil.engine import as_in_file
 from echoedge.runtime.export import pipeline
 from echoedge.runtime.export.pipeline import export_bundle
 from echoedge.runtime.verify.parity import Verdict, verify
+from echoedge.targets.coreml.names import LARGEST
 from echoedge.targets.coreml.target import TARGET
 
 from ..bundles import small_model, small_request

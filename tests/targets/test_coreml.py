@@ -31,7 +31,8 @@ from .test_onnx import MAKING, moments, samples
 ct = pytest.importorskip("coremltools", reason="the extra coreml is not installed")
 
 from echoedge.targets.coreml.convert import convert, fill, require_operators  # noqa: E402
-from echoedge.targets.coreml.operators import LARGEST, half, our_operators  # noqa: E402
+from echoedge.targets.coreml.names import LARGEST  # noqa: E402
+from echoedge.targets.coreml.operators import half, our_operators  # noqa: E402
 from echoedge.targets.coreml.package import write_packages  # noqa: E402
 
 ROUNDED = WeightRecipe(
@@ -176,7 +177,6 @@ def test_a_weight_that_is_not_given_is_named() -> None:
 @pytest.mark.parametrize("harm", ["bias", "weight"])
 def test_a_dropped_bias_or_a_turned_weight_is_seen(harm: str, tmp_path: Path) -> None:
     layer = nn.Linear(48, 48)
-    converted = convert("one", nn.Linear(48, 48).half(), {"x": torch.randn(1, 4, 48)}, ["y"], 18)
     weights = dict(layer.named_parameters())
     wrong = weights | {harm: torch.zeros(48) if harm == "bias" else layer.weight.detach().T.contiguous()}
     for name, given, bar in (("right", weights, True), ("wrong", wrong, False)):

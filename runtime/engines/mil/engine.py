@@ -15,7 +15,7 @@ import numpy as np
 from ....core.bundle import Bundle
 from ....core.config import ClipSpec
 from ....core.errors import EngineError
-from ....targets.coreml.names import package_of
+from ....targets.coreml.names import LARGEST, package_of
 from ..base import Array, check_inputs, program_called
 from .function import Function, Precision, Tap
 from .package import Package
@@ -23,7 +23,6 @@ from .package import Package
 if TYPE_CHECKING:
     from ....targets.base import Built
 
-LARGEST = 32768.0  # what stands for numbers that half precision does not hold
 _IN_FILE = {"float32": np.float16, "int64": np.int32}  # what inputs of a bundle's types are in a package
 
 

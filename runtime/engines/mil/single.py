@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
+from ....core.bundle import Bundle
+from ....core.config import ClipSpec
+from . import engine
 
-from .engine import open_built as open_built
-from .engine import open_bundle as _open_bundle
 
-open_bundle = partial(_open_bundle, precision="fp32")
+def open_bundle(bundle: Bundle, clip: ClipSpec, threads: int | None) -> engine.MilEngine:
+    """Raises as `engine.MilEngine`."""
+    return engine.open_bundle(bundle, clip, threads, "fp32")
