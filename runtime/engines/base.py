@@ -56,6 +56,18 @@ def program_called(bundle: Bundle, program: str, method: str, clip: ClipSpec) ->
     return record
 
 
+def called_with(bundle: Bundle, program: str, method: str, clip: ClipSpec, inputs: Sequence[Array]) -> Program:
+    """`program_called`, whose method takes these inputs.
+
+    Raises:
+        EngineError: as `program_called`, `check_inputs`.
+    """
+    record = program_called(bundle, program, method, clip)
+    specs = record.methods[method].inputs
+    check_inputs(f"{program}.{method}", [(spec.name, spec.dtype, spec.shape) for spec in specs], inputs)
+    return record
+
+
 def check_inputs(label: str, wanted: Sequence[tuple[str, str, Sequence[int | str]]], inputs: Sequence[Array]) -> None:
     """Refuses inputs that are not the (name, dtype, shape) that the method `label` takes. A dimension that is a name is the
     caller's to choose, the same for every input of a call.

@@ -17,7 +17,8 @@ from ...core.config import ClipSpec
 from ...core.errors import EngineError
 from ...core.files import available_memory
 from ...targets.coreai.session import Chain, read_signature, require_runtime
-from .base import Array, check_inputs, program_called
+from .base import Array, called_with
+from .recent import Recent
 
 if TYPE_CHECKING:
     from ...targets.base import Built
@@ -41,8 +42,9 @@ class CoreAIEngine:
             raise EngineError(f"The bundle {bundle.root} was compiled for {target.name}; the coreai engine cannot play it.")
         require_runtime()
         self.bundle, self.clip = bundle, clip
-        self.keep_bytes = available_memory() // (LOADED_PER_BYTE + 1) if keep_bytes is None else keep_bytes
-        self._chains: dict[tuple[str, str], Chain] = {}  # the one used last is the last
+        self._chains = Recent[tuple[str, str], Chain](
+            available_memory() // (LOADED_PER_BYTE + 1) if keep_bytes is None else keep_bytes, Chain.close
+        )
 
     @property
     def threads(self) -> int:
@@ -52,31 +54,22 @@ class CoreAIEngine:
     @property
     def loaded(self) -> tuple[str, ...]:
         """The methods that are loaded now, as PATH/METHOD, the one used last at the end."""
-        return tuple(f"{path}/{method}" for path, method in self._chains)
+        return tuple(f"{path}/{method}" for path, method in self._chains.keys)
 
     def has(self, program: str) -> bool:
         return program in self.bundle.roles
 
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
-        record = program_called(self.bundle, program, method, self.clip)
-        known = record.methods[method]
-        check_inputs(f"{program}.{method}", [(spec.name, spec.dtype, spec.shape) for spec in known.inputs], inputs)
+        record = called_with(self.bundle, program, method, self.clip, inputs)
         return self._chain(record, method).run(inputs)
 
     def release(self) -> None:
         """Frees every method that is loaded; the next run loads its own again."""
-        while self._chains:
-            self._chains.popitem()[1].close()
+        self._chains.clear()
 
     def _chain(self, record: Program, method: str) -> Chain:
-        chains, key = self._chains, (record.path, method)
-        if key in chains:
-            chains[key] = chains.pop(key)
-            return chains[key]
-        while chains and sum(self._bytes(*each) for each in (*chains, key)) > self.keep_bytes:
-            chains.pop(next(iter(chains))).close()
-        chains[key] = Chain(self.bundle.path(record.path), method)
-        return chains[key]
+        path = record.path
+        return self._chains.get((path, method), lambda: self._bytes(path, method), lambda: Chain(self.bundle.path(path), method))
 
     def _bytes(self, path: str, method: str) -> int:
         names = tuple(f"{path}/{part}/" for part in read_signature(self.bundle.path(path), method).parts)

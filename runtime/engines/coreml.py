@@ -17,7 +17,7 @@ from ...core.config import ClipSpec
 from ...core.errors import EngineError
 from ...core.memory import usable_cores
 from ...targets.coreml.names import FUNCTIONS, UNITS, output_names, package_of
-from .base import Array, Engine, check_inputs, program_called
+from .base import Array, Engine, called_with
 from .mil import engine as interpreter
 
 if TYPE_CHECKING:
@@ -47,10 +47,9 @@ class CoreMLEngine:
         return program in self.bundle.roles
 
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
-        record = program_called(self.bundle, program, method, self.clip)
+        record = called_with(self.bundle, program, method, self.clip, inputs)
         known = record.methods[method]
         names = [spec.name for spec in known.inputs]
-        check_inputs(f"{program}.{method}", [(spec.name, spec.dtype, spec.shape) for spec in known.inputs], inputs)
         feed = {name: interpreter.as_in_file(array) for name, array in zip(names, inputs, strict=True)}
         try:
             found = self._model(self.bundle.path(record.path), record.prefix + method).predict(feed)

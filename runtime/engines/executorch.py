@@ -11,7 +11,8 @@ from ...core.errors import EngineError
 from ...core.files import available_memory
 from ...targets.executorch.backends import BACKENDS
 from ...targets.executorch.program_file import ProgramFile, registered_backends, set_threads, threads
-from .base import Array, check_inputs, program_called
+from .base import Array, called_with
+from .recent import Recent
 
 if TYPE_CHECKING:
     from ...targets.base import Built
@@ -42,8 +43,7 @@ class ExecuTorchEngine:
                 "does. Export it with --backend xnnpack to play it here."
             )
         self.bundle, self.clip = bundle, clip or bundle.clip
-        self.keep_bytes = available_memory() // (LOADED_PER_BYTE + 1) if keep_bytes is None else keep_bytes
-        self._files: dict[str, ProgramFile] = {}  # the one used last is the last
+        self._files = Recent[str, ProgramFile](available_memory() // (LOADED_PER_BYTE + 1) if keep_bytes is None else keep_bytes)
         if on:
             set_threads(on)
 
@@ -53,12 +53,10 @@ class ExecuTorchEngine:
     @property
     def loaded(self) -> tuple[str, ...]:
         """The paths of the program files that are loaded now, the one used last at the end."""
-        return tuple(self._files)
+        return self._files.keys
 
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
-        record = program_called(self.bundle, program, method, self.clip)
-        specs = record.methods[method].inputs
-        check_inputs(f"{program}.{method}", [(spec.name, spec.dtype, spec.shape) for spec in specs], inputs)
+        record = called_with(self.bundle, program, method, self.clip, inputs)
         return self._file(record).run(record.prefix + method, inputs)
 
     @property
@@ -66,16 +64,8 @@ class ExecuTorchEngine:
         return threads()
 
     def _file(self, record: Program) -> ProgramFile:
-        files = self._files
-        if record.path in files:
-            files[record.path] = files.pop(record.path)
-            return files[record.path]
-        sizes = {other.path: self._bytes(other) for other in self.bundle.manifest.programs.values()}
-        while files and sum(sizes[path] for path in files) + sizes[record.path] > self.keep_bytes:
-            del files[next(iter(files))]
         data = self.bundle.path(record.data) if record.data else None
-        files[record.path] = ProgramFile(self.bundle.path(record.path), data)
-        return files[record.path]
+        return self._files.get(record.path, lambda: self._bytes(record), lambda: ProgramFile(self.bundle.path(record.path), data))
 
     def _bytes(self, record: Program) -> int:
         return record.artifact.bytes + (self.bundle.manifest.files[record.data].bytes if record.data else 0)

@@ -19,7 +19,8 @@ from ...core.files import available_memory
 from ...core.memory import usable_cores
 from ...targets.onnx.session import SUFFIX, WEIGHTS, heard, library, open_session, provider, require_flash
 from ...targets.onnx.stale import misstated, told
-from .base import Array, check_inputs, contiguous, program_called
+from .base import Array, called_with, contiguous
+from .recent import Recent
 
 if TYPE_CHECKING:
     from ...targets.base import Built
@@ -58,8 +59,9 @@ class OnnxEngine:
             raise EngineError(f"The bundle {bundle.root} was compiled for {target.name}; the onnx engine cannot play it.")
         self.bundle, self.clip, self.device, self._on = bundle, clip, target.backend, on
         provider(self.device)
-        self.keep_bytes = available_memory() // (LOADED_PER_BYTE + 1) if keep_bytes is None else keep_bytes
-        self._sessions: dict[tuple[str, str], Any] = {}  # the one used last is the last
+        self._sessions = Recent[tuple[str, str], Any](
+            available_memory() // (LOADED_PER_BYTE + 1) if keep_bytes is None else keep_bytes
+        )
         self._flash = self.device == "cuda" and target.precision == "fp16"  # to be proven by the first step
 
     @property
@@ -69,15 +71,14 @@ class OnnxEngine:
     @property
     def loaded(self) -> tuple[str, ...]:
         """The graphs that are loaded now, as PATH/METHOD, the one used last at the end."""
-        return tuple(f"{path}/{method}" for path, method in self._sessions)
+        return tuple(f"{path}/{method}" for path, method in self._sessions.keys)
 
     def has(self, program: str) -> bool:
         return program in self.bundle.roles
 
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
-        record = program_called(self.bundle, program, method, self.clip)
+        record = called_with(self.bundle, program, method, self.clip, inputs)
         known = record.methods[method]
-        check_inputs(f"{program}.{method}", [(spec.name, spec.dtype, spec.shape) for spec in known.inputs], inputs)
         kept = [record.role in CONDITION_PROGRAMS or spec.name.startswith(_KEPT) for spec in known.outputs]
         session, label = self._session(record, method), f"{program}.{method}"
         if not (self._flash and record.role == "denoise"):
@@ -93,20 +94,15 @@ class OnnxEngine:
         self._sessions.clear()
 
     def _session(self, record: Program, method: str) -> Any:
-        sessions, key = self._sessions, (record.path, method)
-        if key in sessions:
-            sessions[key] = sessions.pop(key)
-            return sessions[key]
-        sizes = {path: self._bytes(path) for path in (record.path, *(path for path, _ in sessions))}
-        while sessions and sum(sizes[path] for path, _ in sessions) + sizes[record.path] > self.keep_bytes:
-            del sessions[next(iter(sessions))]
+        return self._sessions.get((record.path, method), lambda: self._bytes(record.path), lambda: self._opened(record, method))
+
+    def _opened(self, record: Program, method: str) -> Any:
         path, known = self.bundle.path(record.path) / f"{method}{SUFFIX}", record.methods[method]
         session = open_session(path, self.device, self._on)
         for values, specs in ((session.get_inputs(), known.inputs), (session.get_outputs(), known.outputs)):
             stale = misstated(values, [(spec.name, spec.shape) for spec in specs])
             if stale is not None:
                 raise EngineError(told(path, stale))
-        sessions[key] = session
         return session
 
     def _bytes(self, path: str) -> int:

@@ -16,7 +16,7 @@ from ....core.bundle import Bundle
 from ....core.config import ClipSpec
 from ....core.errors import EngineError
 from ....targets.coreml.names import LARGEST, package_of
-from ..base import Array, check_inputs, program_called
+from ..base import Array, called_with
 from .function import Function, Precision, Tap
 from .package import Package
 
@@ -93,9 +93,7 @@ class MilEngine:
         return program in self.bundle.roles
 
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
-        record = program_called(self.bundle, program, method, self.clip)
-        known = record.methods[method]
-        check_inputs(f"{program}.{method}", [(spec.name, spec.dtype, spec.shape) for spec in known.inputs], inputs)
+        record = called_with(self.bundle, program, method, self.clip, inputs)
         return self._programs.run(self.bundle.path(record.path), record.prefix + method, inputs)
 
     def release(self) -> None:
