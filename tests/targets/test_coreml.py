@@ -86,8 +86,8 @@ def agreement(built: Built, role: str, clip: ClipSpec = CLIP, precision: Any = "
 
 
 def test_a_step_is_the_references_but_for_half_precision(step: Built) -> None:
-    assert agreement(step, "denoise") > 65  # measured: 73.5
-    assert agreement(step, "denoise", precision="fp32") > 70  # measured: 77; of other weights 13
+    assert agreement(step, "denoise") > 65  # measured: 73.8
+    assert agreement(step, "denoise", precision="fp32") > 70  # measured: 81.3; of other weights 12.7
 
 
 def test_attention_norms_and_gelus_stay_whole(step: Built) -> None:
@@ -105,7 +105,7 @@ def test_ios_17_has_attention_as_products_and_integers_of_a_channel(tmp_path: Pa
     counts = package.function().counts
     assert package.specification == 8 and "scaled_dot_product_attention" not in counts
     assert counts["constexpr_affine_dequantize"] == built.layers["int8"] > 10
-    assert agreement(built, "denoise") > 45  # measured: 53
+    assert agreement(built, "denoise") > 45  # measured: 56.8
 
 
 def test_what_ios_17_lacks_is_refused() -> None:
@@ -160,7 +160,7 @@ def test_weights_of_fewer_bits_agree_and_are_small(rounded: Built, tmp_path: Pat
     assert 25 < agreement(rounded, "text_conditions") < 60
     plain = compiled("text_conditions", tmp_path, PRESETS["fp32"])
     sizes = [sum(file.stat().st_size for file in built.path.rglob("weight.bin")) for built in (rounded, plain)]
-    assert sizes[0] < 0.7 * sizes[1]  # measured: 0.67, most of it small tensors
+    assert sizes[0] < 0.6 * sizes[1]  # measured: 0.50, most of it small tensors
 
 
 def test_a_weight_that_is_not_given_is_named() -> None:

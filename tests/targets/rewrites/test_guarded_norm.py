@@ -16,7 +16,7 @@ from .common import DIM, B, N, off, relative
 @torch.no_grad()
 def test_rms_norm() -> None:
     norm, x = randomised(nn.RMSNorm(DIM, 1e-6)), 3 * torch.randn(B, N, DIM) + 2
-    assert off(GuardedRMSNorm(norm)(x), norm(x)) < 1e-5  # measured: 9.5e-7 of 4
+    assert off(GuardedRMSNorm(norm)(x), norm(x)) < 1e-5  # measured: 7.2e-7 of 4
     assert off(GuardedRMSNorm(nn.RMSNorm(DIM, 1e-6))(x), norm(x)) > 0.1  # other weights
 
 
@@ -33,7 +33,7 @@ def test_rms_norm_keeps_its_epsilon(size: float) -> None:
 def test_half_precision_bears_large_numbers(size: float) -> None:
     norm, x = randomised(nn.RMSNorm(DIM, 1e-6)), size * torch.randn(B, N, DIM).clamp(-5, 5)
     expected = norm(x.half().float())
-    assert relative(GuardedRMSNorm(norm).half()(x.half()).float(), expected) < 2e-3  # measured: 1.0e-3
+    assert relative(GuardedRMSNorm(norm).half()(x.half()).float(), expected) < 2e-3  # measured: 7.7e-4
     x = x.half()
     plain = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + norm.eps)  # squares of 300 are infinite
     assert bool((plain == 0).all()) == (size > 1.0)
