@@ -20,7 +20,7 @@ from .operators import our_operators
 from .storage import Stored, constant
 
 _INNER = "inner."
-FUNCTION = "main"  # of a program before it is joined with others
+MAIN = "main"  # of a program before it is joined with others
 _LEFT_OUT = {
     "common::const_deduplication",  # weights that are not there yet are all alike
     "common::fuse_elementwise_to_batchnorm",  # makes norms of products and sums, whose means are float32
@@ -51,7 +51,7 @@ class Converted:
 
     @property
     def operators(self) -> Counter[str]:
-        return Counter(each.op_type for each in self.program.functions[FUNCTION].operations if each.op_type != "const")
+        return Counter(each.op_type for each in self.program.functions[MAIN].operations if each.op_type != "const")
 
 
 @lean()
@@ -84,9 +84,7 @@ def convert(label: str, module: nn.Module, inputs: Mapping[str, Tensor], outputs
     held = {
         each.arg.name: each.target.removeprefix(_INNER) for each in exported.graph_signature.input_specs if each.target is not None
     }
-    found = {
-        held[each.name]: each for each in program.functions[FUNCTION].operations if each.op_type == "const" and each.name in held
-    }
+    found = {held[each.name]: each for each in program.functions[MAIN].operations if each.op_type == "const" and each.name in held}
     converted = Converted(program, tuple(inputs), tuple(named), frozenset(held.values()) - frozenset(found), found)
     _require_half(label, converted)
     return converted
@@ -100,7 +98,7 @@ def _require_half(label: str, converted: Converted) -> None:
     """Refuses what would compute in single precision unasked, and what has too many dimensions."""
     from coremltools.converters.mil.mil import types
 
-    for each in converted.program.functions[FUNCTION].operations:
+    for each in converted.program.functions[MAIN].operations:
         for out in each.outputs:
             if types.is_tensor(out.sym_type) and len(out.shape) > MOST_DIMENSIONS:
                 raise ExportError(
@@ -129,7 +127,7 @@ def fill(label: str, converted: Converted, tensors: Iterable[tuple[str, Tensor |
     Raises:
         ExportError: a weight of the program was not given, or has another shape.
     """
-    function, missing = converted.program.functions[FUNCTION], dict(converted.weights)
+    function, missing = converted.program.functions[MAIN], dict(converted.weights)
     for name, tensor in tensors:
         holder = missing.pop(name, None)
         if holder is None:

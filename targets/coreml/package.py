@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import ExportError
-from .convert import FUNCTION as _MAIN
-from .convert import Converted, deployment
+from .convert import MAIN, Converted, deployment
 from .library import library, quiet, unchecked
 from .names import FUNCTIONS, PACKAGE
 
@@ -18,7 +17,7 @@ AUTHOR, LICENCE = "EchoEdge", "As the weights that it was made from"
 FUNCTIONS_SINCE, FUNCTIONS_FORMAT = 18, 9  # iOS, and its version of the format: several functions in a package
 
 
-def write_packages(converted: Mapping[str, Converted], folder: Path, title: str, ios: int) -> list[Path]:
+def write_packages(converted: Mapping[str, Converted], folder: Path, title: str, ios: int) -> None:
     """The methods of a program as packages in `folder`; with iOS 18 and several methods as the functions of one.
 
     Raises:
@@ -28,12 +27,10 @@ def write_packages(converted: Mapping[str, Converted], folder: Path, title: str,
     for method, each in converted.items():
         written[method] = folder / f"{method}{PACKAGE}"
         _write(each, written[method], f"{title}: {method}", ios)
-    if len(written) == 1 or ios < FUNCTIONS_SINCE:
-        return list(written.values())
-    _join({method: (path, _MAIN) for method, path in written.items()}, folder / FUNCTIONS)
-    for path in written.values():
-        shutil.rmtree(path)
-    return [folder / FUNCTIONS]
+    if len(written) > 1 and ios >= FUNCTIONS_SINCE:
+        _join({method: (path, MAIN) for method, path in written.items()}, folder / FUNCTIONS)
+        for path in written.values():
+            shutil.rmtree(path)
 
 
 def merge_packages(folders: Sequence[Path], out: Path) -> None:
@@ -47,7 +44,7 @@ def merge_packages(folders: Sequence[Path], out: Path) -> None:
     for folder in folders:
         for path in sorted(folder.glob(f"*{PACKAGE}")):
             names = functions_of(path)
-            parts |= {name: (path, name) for name in names} if path.name == FUNCTIONS else {path.stem: (path, _MAIN)}
+            parts |= {name: (path, name) for name in names} if path.name == FUNCTIONS else {path.stem: (path, MAIN)}
     if all(_specification(path) >= FUNCTIONS_FORMAT for path, _ in parts.values()):
         _join(parts, out / FUNCTIONS)
         return
@@ -64,9 +61,9 @@ def _write(converted: Converted, path: Path, title: str, ios: int) -> None:
                 minimum_deployment_target=deployment(ct, ios), compute_precision=ct.precision.FLOAT32,
             )  # fmt: skip
             model.author, model.license, model.short_description = AUTHOR, LICENCE, title
-            for name, kind in converted.program.functions[_MAIN].inputs.items():
+            for name, kind in converted.program.functions[MAIN].inputs.items():
                 model.input_description[name] = _described(kind.shape, kind.dtype)
-            for out in converted.program.functions[_MAIN].outputs:
+            for out in converted.program.functions[MAIN].outputs:
                 model.output_description[out.name] = _described(out.shape, out.dtype)
             _require_order(model.get_spec().description, converted)
             model.save(str(path))
