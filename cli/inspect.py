@@ -165,6 +165,8 @@ def inspect(
         if not inspect_checkpoint(path, as_json):
             raise typer.Exit(1)
         return
+    if stress != 1 and not headroom:
+        raise ConfigError(f"--stress {stress:g} goes with --headroom, which is not given.")
     bundle = api.inspect(path)
     manifest, plan = bundle.manifest, bundle.plan()
     records = read_records(bundle)

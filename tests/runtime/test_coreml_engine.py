@@ -135,6 +135,11 @@ def test_headroom_is_told_and_stress_finds_its_end(apple: Path, run: Run) -> Non
     assert "not a number" in run("inspect", apple, "--headroom", "--stress", "5000").out.replace("\n", " ")
 
 
+def test_stress_alone_would_do_nothing(apple: Path, run: Run) -> None:
+    ended = run("inspect", apple, "--stress", "8")
+    assert ended.status == 2 and "--stress 8 goes with --headroom" in ended.err
+
+
 def test_stress_out_of_range(apple: Path) -> None:
     with pytest.raises(ConfigError, match="stress"):
         headrooms(Bundle.open(apple), stress=0.0)
