@@ -26,8 +26,9 @@ AT_ONCE = 1 << 21  # values whose groups are fitted together: 50 MB with their s
 BIN = 4  # values in a bin of the density
 SHARINGS = 8  # times that what a bin has too many of is given to the others
 PLACES = 65  # among which the end of a cell is first chosen
-WINDOWS = ((1.0, 33), (0.25, 17), (0.05, 17))  # then: how far to either side, in cells, and places in there
-ROUNDS = 3  # of all windows at most; more are worth less than 0.001 dB
+FIRST, AGAIN = (1.0, 97), (1.0, 33)  # then, in the first round and later: how far to either side, in cells, and places in there
+FINER = ((0.25, 65), (0.06, 33), (0.01, 33))  # and after that in every round
+ROUNDS = 3  # at most; more are worth less than 0.001 dB
 STEPS = 50  # of Lloyd's at most
 LEAST = 1e-6  # of the mean importance: what an input counts at least, so that every value has a mass
 TINY = 1e-300
@@ -148,9 +149,9 @@ def _means(groups: _Groups, bits: int) -> Tensor:
     finer = 1 << 5 - bits // 2
     number = torch.arange((1 << bits) + 1, dtype=torch.float64).unsqueeze(1)
     cuts = _chosen(groups, _begin(groups, finer << bits), number * finer + torch.arange(PLACES) - PLACES // 2)
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         before = cuts
-        for reach, count in WINDOWS:
+        for reach, count in (AGAIN if turn else FIRST, *FINER):
             cuts = _chosen(groups, cuts, number + torch.linspace(-reach, reach, count, dtype=torch.float64))
         if torch.equal(cuts, before):
             break

@@ -92,10 +92,10 @@ def main() -> None:
     for kind, weight in weights().items():
         found = {name: timed(tool, weight[: asked.outputs], asked.bits, runs) for name, (tool, runs) in tools.items()}
         for name, (seconds, decibels) in found.items():
-            row: Row = {"weights": kind, "tool": name, "seconds": round(seconds, 3), "sqnr_db": round(decibels, 4)}
+            row: Row = {"weights": kind, "tool": name, "seconds": round(seconds, 3), "sqnr_db": round(decibels, 6)}
             rows.append(row | {"times_ours": round(seconds / found["ours"][0], 2)})
         seconds, decibels = timed(ours, weight, asked.bits, RUNS)
-        whole.append({"weights": kind, "seconds": round(seconds, 3), "sqnr_db": round(decibels, 4)})
+        whole.append({"weights": kind, "seconds": round(seconds, 3), "sqnr_db": round(decibels, 6)})
         print(json.dumps({"same channels": rows[-3:], "whole layer, ours": whole[-1]}, indent=1), flush=True)
     if asked.record:
         conditions = (
