@@ -73,6 +73,12 @@ class Golden:
         every = -(-array.size // most)
         return {"key": self.add(array.reshape(-1)[::every]), "every": every}
 
+    def pair(self, expected: Any, output: Array) -> tuple[Array, Array]:
+        """What is recorded of an output, and the same elements of `output`."""
+        if isinstance(expected, str):
+            return self.tensors[expected], output
+        return self.tensors[expected["key"]], np.asarray(output).reshape(-1)[:: expected["every"]]
+
     def used(self, program: str, method: str) -> set[int]:
         """Positions of the outputs of a method that are compared, or that calls of the same program read."""
         calls = self.index["programs"][program]
@@ -141,7 +147,7 @@ def compare(
                     raise BundleError(f"{name}.{method} gives {len(outputs)} outputs; its record has {len(call['outputs'])}.")
                 for position, (expected, output) in enumerate(zip(call["outputs"], outputs, strict=True)):
                     if expected is not None:
-                        found.append(figures(*_pair(golden, expected, output)))
+                        found.append(figures(*golden.pair(expected, output)))
                     place = (name, method, number, position)
                     if place in wanted:
                         kept[place] = output
@@ -183,9 +189,3 @@ def _input(
     if place not in kept:
         raise BundleError(f"The recorded calls of {program} need an output of {reference.program}, which has not been run.")
     return kept[place]
-
-
-def _pair(golden: Golden, expected: Any, output: Array) -> tuple[Array, Array]:
-    if isinstance(expected, str):
-        return golden.tensors[expected], output
-    return golden.tensors[expected["key"]], np.asarray(output).reshape(-1)[:: expected["every"]]

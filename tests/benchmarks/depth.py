@@ -2,29 +2,40 @@
 
     python tests/benchmarks/depth.py CHECKPOINT PACK [--target onnx] [--forms fp32 fp16 int8 int4] --record records/onnx_depth.json
     python tests/benchmarks/depth.py CHECKPOINT PACK --target coreml --record records/coreml_depth.json
+    python tests/benchmarks/depth.py CHECKPOINT PACK --target coreai --record records/coreai_depth.json
 
 The jobs of `echoedge export` that the step's proof waits for, and no others, each in a process of its own: the encoders and the
 step in full precision, the graph and its weights, the file executed on the recorded call of each shape. Minutes a form.
+
+PSNR is the proof's; SQNR is of the same calls, executed once more here: the lowest of their outputs.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from echoedge.core.bundle.golden import compare
 from echoedge.core.config import ClipSpec
 from echoedge.docs.figures import Row, write_figures
 from echoedge.runtime.bench.clip import device_name
+from echoedge.runtime.engines.mil import engine as mil
 from echoedge.runtime.export.jobs import Job, JobRunner
 from echoedge.runtime.export.pipeline import jobs_of
-from echoedge.runtime.export.request import checkpoint_request
+from echoedge.runtime.export.request import ExportRequest, checkpoint_request
+from echoedge.runtime.registry import open_built
 
 GB = 1e9
+NEAREST = Path(__file__).with_name("int4_nearest.json")
 CLIPS = (ClipSpec(128, 128, 9), ClipSpec(64, 96, 9), ClipSpec(96, 96, 13))
 # By target and form: the weights, and the target's options.
 FORMS: dict[str, dict[str, tuple[str, dict[str, str]]]] = {
@@ -38,13 +49,24 @@ FORMS: dict[str, dict[str, tuple[str, dict[str, str]]]] = {
     "coreml": {
         "fp16": ("fp32", {}),
         "int8": ("int8", {}),
-        "int4-nearest": (str(Path(__file__).with_name("int4_nearest.json")), {}),
+        "int4-nearest": (str(NEAREST), {}),
+    },
+    "coreai": {
+        "fp32": ("fp32", {}),
+        "bf16": ("fp32", {"precision": "bf16"}),
+        "int8": ("int8", {}),
+        "int4-nearest": (str(NEAREST), {}),
     },
 }
-TOOLS = {"onnx": ("torch", "onnx", "onnxscript", "onnxruntime"), "coreml": ("torch", "coremltools")}
+TOOLS = {
+    "onnx": ("torch", "onnx", "onnxscript", "onnxruntime"),
+    "coreml": ("torch", "coremltools"),
+    "coreai": ("torch", "coreai-core", "coreai-torch"),
+}
 CONDITIONS = {
     "onnx": "every file executed on the CPU and compared with eager float32; fp16 is made for CUDA",
     "coreml": "every package interpreted, with results rounded to half precision, and compared with eager float32",
+    "coreai": "every file executed by Apple's runtime on the CPU and compared with eager float32",
 }
 
 
@@ -54,6 +76,45 @@ def closure(job: Job) -> list[Job]:
     for before in job.after:
         found += [each for each in closure(before) if each not in found]
     return [*found, job]
+
+
+def sizes_of(path: Path) -> list[int]:
+    """Bytes of the packages in a program's folder, which phones load one at a time; of a file, its own."""
+    loaded = [each for each in path.iterdir() if each.is_dir()] if path.is_dir() else []
+    return [sum(file.stat().st_size for file in each.rglob("*") if file.is_file()) for each in loaded or [path]]
+
+
+def sqnr_of(request: ExportRequest, folder: Path, proof: Job, done: Mapping[str, Any]) -> dict[str, float]:
+    """By engine, signal over noise of a proven program's recorded outputs in dB, the lowest of them."""
+    made, recorded, *shared = (done[each.name].result for each in proof.after)
+    golden, built = recorded.read_golden(folder), made.built(folder, shared[0].path if shared else None)
+    ways: dict[str, Any] = {"sqnr_db": open_built(request.target, built).run}
+    if request.target == "coreml":
+        ways["sqnr_float32_db"] = mil.open_built(built, "fp32").run
+    found = {}
+    for name, execute in ways.items():
+        noted: list[tuple[str, list[Any]]] = []
+
+        def run(_: str, method: str, inputs: Sequence[Any], execute: Any = execute, noted: list[Any] = noted) -> list[Any]:
+            noted.append((method, execute(method, inputs)))
+            return noted[-1][1]
+
+        compare(golden, run, [made.label], lambda source: recorded.array(folder, f"{source.program}.{source.output}"))
+        calls = {method: iter(calls) for method, calls in golden.index["programs"][made.label].items()}
+        pairs = [
+            golden.pair(expected, output)
+            for method, outputs in noted
+            for expected, output in zip(next(calls[method])["outputs"], outputs, strict=True)
+            if expected is not None
+        ]
+        found[name] = round(min(sqnr(*pair) for pair in pairs), 1)
+    return found
+
+
+def sqnr(expected: Any, found: Any) -> float:
+    """In dB."""
+    signal, noise = (float(np.mean(np.square(x, dtype=np.float64))) for x in (expected, expected - found))
+    return 10 * math.log10(signal / noise)
 
 
 def measured(checkpoint: Path, pack: Path, target: str, form: str, clips: tuple[ClipSpec, ...], memory: int) -> list[Row]:
@@ -69,7 +130,8 @@ def measured(checkpoint: Path, pack: Path, target: str, form: str, clips: tuple[
     with tempfile.TemporaryDirectory() as folder, JobRunner(Path(folder) / "work", form, 1, memory) as runner:
         done = runner.run(todo, request, lambda *told: print(form, *told, flush=True))
         made: Any = done["compile denoise"]
-        size = sum(file.stat().st_size for file in (runner.folder / made.result.path).rglob("*") if file.is_file())
+        sizes = sizes_of(runner.folder / made.result.path)
+        noise = {clip: sqnr_of(request, runner.folder, jobs[name], done) for clip, name in proofs.items()}
         runner.remove()
     return [
         {
@@ -77,7 +139,10 @@ def measured(checkpoint: Path, pack: Path, target: str, form: str, clips: tuple[
             "clip": clip,
             "psnr_db": round(done[name].result.figures.psnr_db, 1),
             "cosine": done[name].result.figures.cosine,
-            "file_mb": round(size / 1e6),
+            **noise[clip],
+            "file_mb": round(sum(sizes) / 1e6),
+            "files": len(sizes),
+            "largest_mb": round(max(sizes) / 1e6),
             "compiling_s": made.seconds,
             "compiling_gb": round(made.peak_bytes / GB, 2),
             "proof_s": done[name].seconds,

@@ -110,15 +110,15 @@ def require_coreml(bundle: Bundle, engine: str) -> None:
 class BuiltPackages:
     """A compiled unit before there is a bundle; see `registry.BuiltUnit`."""
 
-    def __init__(self, built: Built) -> None:
-        self.folder, self.prefix, self._programs = built.data or built.path, built.prefix, Programs("fp16")
+    def __init__(self, built: Built, precision: Precision) -> None:
+        self.folder, self.prefix, self._programs = built.data or built.path, built.prefix, Programs(precision)
 
     def run(self, method: str, inputs: Sequence[Array], wanted: Collection[int] | None = None) -> list[Array]:
         return self._programs.run(self.folder, self.prefix + method, inputs)
 
 
-def open_built(built: Built) -> BuiltPackages:
-    return BuiltPackages(built)
+def open_built(built: Built, precision: Precision = "fp16") -> BuiltPackages:
+    return BuiltPackages(built, precision)
 
 
 def open_bundle(bundle: Bundle, clip: ClipSpec, threads: int | None, precision: Precision = "fp16") -> MilEngine:
