@@ -71,7 +71,7 @@ def headrooms(bundle: Bundle, stress: float = 1.0, progress: Callable[[str, int,
     names = list(golden.index["programs"])
     with np.errstate(all="ignore"):
         compare(golden, run, done=lambda name, _: progress("programs", names.index(name) + 1, len(names)))
-    return [_of(name, method, observed.records) for (name, method), observed in seen.items()]
+    return [headroom_of(name, method, observed.records) for (name, method), observed in seen.items()]
 
 
 def _stressed(array: Any, stress: float) -> Any:
@@ -80,7 +80,8 @@ def _stressed(array: Any, stress: float) -> Any:
     return np.where(np.abs(array) > MASKS, array, array * np.float32(stress))
 
 
-def _of(program: str, method: str, records: Sequence[Observed]) -> Headroom:
+def headroom_of(program: str, method: str, records: Sequence[Observed]) -> Headroom:
+    """`records`: of every call of the method."""
     computed = [record for record in records if OPERATORS[record.type].form == "computes"]  # others move masks about
     largest = max(computed or records, key=lambda record: record.largest)
     bad = next((record for record in records if record.not_finite is not None), None)

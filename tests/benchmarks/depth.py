@@ -19,6 +19,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from echoedge.core.bundle.golden import compare
 from echoedge.core.config import ClipSpec
 from echoedge.docs.figures import Row, write_figures
 from echoedge.runtime.bench.clip import device_name
+from echoedge.runtime.bench.headroom import headroom_of
 from echoedge.runtime.engines.mil import engine as mil
+from echoedge.runtime.engines.mil.observed import Observations
 from echoedge.runtime.export.jobs import Job, JobRunner
 from echoedge.runtime.export.pipeline import jobs_of
 from echoedge.runtime.export.request import ExportRequest, checkpoint_request
@@ -84,14 +87,16 @@ def sizes_of(path: Path) -> list[int]:
     return [sum(file.stat().st_size for file in each.rglob("*") if file.is_file()) for each in loaded or [path]]
 
 
-def sqnr_of(request: ExportRequest, folder: Path, proof: Job, done: Mapping[str, Any]) -> dict[str, float]:
-    """By engine, signal over noise of a proven program's recorded outputs in dB, the lowest of them."""
+def sqnr_of(request: ExportRequest, folder: Path, proof: Job, done: Mapping[str, Any]) -> dict[str, float | str]:
+    """Signal over noise of a proven program's recorded outputs in dB, the lowest of them; of a package in float32, too, and the
+    largest magnitude that half precision had to hold."""
     made, recorded, *shared = (done[each.name].result for each in proof.after)
     golden, built = recorded.read_golden(folder), made.built(folder, shared[0].path if shared else None)
     ways: dict[str, Any] = {"sqnr_db": open_built(request.target, built).run}
+    seen = Observations()
     if request.target == "coreml":
-        ways["sqnr_float32_db"] = mil.open_built(built, "fp32").run
-    found = {}
+        ways = {"sqnr_db": partial(mil.open_built(built).run, tap=seen), "sqnr_float32_db": mil.open_built(built, "fp32").run}
+    found: dict[str, float | str] = {}
     for name, execute in ways.items():
         noted: list[tuple[str, list[Any]]] = []
 
@@ -108,6 +113,9 @@ def sqnr_of(request: ExportRequest, folder: Path, proof: Job, done: Mapping[str,
             if expected is not None
         ]
         found[name] = round(min(sqnr(*pair) for pair in pairs), 1)
+    if seen.records:
+        room = headroom_of("denoise", "forward", seen.records)
+        found |= {"largest": round(room.largest, 2), "of": room.of}
     return found
 
 

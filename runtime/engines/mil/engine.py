@@ -113,8 +113,10 @@ class BuiltPackages:
     def __init__(self, built: Built, precision: Precision) -> None:
         self.folder, self.prefix, self._programs = built.data or built.path, built.prefix, Programs(precision)
 
-    def run(self, method: str, inputs: Sequence[Array], wanted: Collection[int] | None = None) -> list[Array]:
-        return self._programs.run(self.folder, self.prefix + method, inputs)
+    def run(
+        self, method: str, inputs: Sequence[Array], wanted: Collection[int] | None = None, tap: Tap | None = None
+    ) -> list[Array]:
+        return self._programs.run(self.folder, self.prefix + method, inputs, tap)
 
 
 def open_built(built: Built, precision: Precision = "fp16") -> BuiltPackages:
