@@ -13,6 +13,7 @@ PSNR is the proof's; SQNR is of the same calls, executed once more here: the low
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import shlex
@@ -167,9 +168,12 @@ def main() -> None:
     parser.add_argument("--target", default="onnx", choices=list(FORMS))
     parser.add_argument("--forms", nargs="+", metavar="FORM", help="all of the target's by default")
     parser.add_argument("--memory", type=float, default=16, help="most memory to plan for, GB")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="keep the figures there, after each form")
-    asked, rows = parser.parse_args(), list[Row]()
-    for form in asked.forms or FORMS[asked.target]:
+    parser.add_argument("--record", type=Path, metavar="FILE", help="keep the figures there, beside those of other forms")
+    asked = parser.parse_args()
+    forms = asked.forms or list(FORMS[asked.target])
+    known = json.loads(asked.record.read_text())["figures"]["step"] if asked.record and asked.record.exists() else []
+    rows = [row for row in known if row["form"] not in forms]
+    for form in forms:
         clips = CLIPS if form == "fp32" else CLIPS[:1]
         rows += measured(asked.checkpoint, asked.pack, asked.target, form, clips, round(asked.memory * GB))
         print(rows, flush=True)
