@@ -165,9 +165,7 @@ def _rewritten(module: nn.Module, options: CoreMLOptions, inputs: Sequence[Tenso
     return make_apple(module, inputs, whole=options.ios >= WHOLE_ATTENTION_SINCE)
 
 
-def _laid(
-    module: nn.Module, inputs: Mapping[str, Tensor], options: CoreMLOptions
-) -> tuple[nn.Module, Mapping[str, Tensor]]:
+def _laid(module: nn.Module, inputs: Mapping[str, Tensor], options: CoreMLOptions) -> tuple[nn.Module, Mapping[str, Tensor]]:
     """A rewritten module in the layout that is asked for, and the inputs that it takes. Its weights have been rounded before, so
     that they are the same in every layout."""
     laid = channels_first(module, tuple(inputs.values())) if options.layout == "ane" else module

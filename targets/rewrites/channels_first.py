@@ -177,8 +177,8 @@ class ChannelsSelfAttention(nn.Module):
         assert isinstance(original.rotary, HalfRotary)
         self.heads = original.heads
         self.products = 2 * self.heads  # einsum: two a head at least
-        for name in ("q", "k", "v", "o", "norm_q", "norm_k"):
-            setattr(self, name, getattr(original, name))
+        self.q, self.k, self.v, self.o = original.q, original.k, original.v, original.o
+        self.norm_q, self.norm_k = original.norm_q, original.norm_k
         _scaled(self.norm_q, self.o.weight.shape[0] // self.heads)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
@@ -207,8 +207,7 @@ class ChannelsCrossAttention(nn.Module):
         super().__init__()
         self.heads, self.coupled = original.heads, original.coupled
         self.products = 6 * self.heads
-        for name, child in original.named_children():
-            setattr(self, name, child)
+        self.q, self.o, self.norm_q = original.q, original.o, original.norm_q
         _scaled(self.norm_q, self.o.weight.shape[0] // self.heads)
 
     def forward(self, x: Tensor, sets: Sequence[Attended], weights: Sequence[Tensor]) -> Tensor:
@@ -240,8 +239,8 @@ class ChannelsBlock(nn.Module):
     def __init__(self, block: Block) -> None:
         super().__init__()
         self.modulation = _scales_from_one(block.modulation, (1, 4))
-        for name, child in block.named_children():
-            setattr(self, name, child)
+        self.norm1, self.norm2, self.norm3 = block.norm1, block.norm2, block.norm3
+        self.self_attn, self.cross_attn, self.ffn = cast(Any, block.self_attn), cast(Any, block.cross_attn), block.ffn
 
     def forward(
         self,
@@ -337,6 +336,14 @@ class Laid(nn.Module):
 class ChannelsDenoise(Laid):
     """The step. What is known of a clip's shape are matrices and masks."""
 
+    cos: Tensor
+    sin: Tensor
+    mask_of_token: Tensor
+    text_behind: Tensor | None
+    image_behind: Tensor | None
+    tokens_behind: Tensor | None
+    other_frames: Tensor
+
     def __init__(self, program: FlatDenoise, inputs: Sequence[Tensor]) -> None:
         super().__init__()
         latents, _, _, modality_weights, *rest = inputs
@@ -347,7 +354,11 @@ class ChannelsDenoise(Laid):
         tokens, text = self.picture.count, given.text_bias.shape[1]
         self.takes = {"latents": self.picture.shape} | {
             name: (1, filled(x.numel()))
-            for name, x in (("modality_weights", modality_weights), ("text_bias", given.text_bias), ("audio_mask", given.audio_mask))
+            for name, x in (
+                ("modality_weights", modality_weights),
+                ("text_bias", given.text_bias),
+                ("audio_mask", given.audio_mask),
+            )
         }
         wide, each = filled(tokens), tokens // frames
 
@@ -431,8 +442,8 @@ _PROGRAMS: Mapping[type[nn.Module], Any] = {FlatDenoise: ChannelsDenoise, FlatRe
 
 
 def channels_first(module: nn.Module, inputs: Sequence[Tensor] = ()) -> nn.Module:
-    """A copy in this layout of a step, a reusing step (of `inputs` of these shapes) or a block that `make_apple` gave; other modules
-    themselves. A copy shares weights with the original."""
+    """A copy in this layout, which shares weights with the original, of a step or reusing step (of `inputs` of these shapes) or of a
+    block that `make_apple` gave; other modules themselves."""
     if type(module) not in (*_PROGRAMS, Block):
         return module
 
