@@ -442,7 +442,7 @@ _PROGRAMS: Mapping[type[nn.Module], Any] = {FlatDenoise: ChannelsDenoise, FlatRe
 
 
 def channels_first(module: nn.Module, inputs: Sequence[Tensor] = ()) -> nn.Module:
-    """A copy in this layout, which shares weights with the original, of a step or reusing step (of `inputs` of these shapes) or of a
+    """A copy in this layout, sharing weights with the original, of a step or reusing step (of `inputs` of these shapes) or of a
     block that `make_apple` gave; other modules themselves."""
     if type(module) not in (*_PROGRAMS, Block):
         return module
