@@ -24,6 +24,7 @@ from .words import (
 RELEASED_PANEL = "With --model flash or preview, from --checkpoint"
 ONNX_PANEL = "With --target onnx"
 COREML_PANEL = "With --target coreml"
+LAYOUT_PANEL = "With --model flash or preview to executorch, or with --target coreml"
 TYPE_PANEL = "With --target onnx or coreai"
 
 
@@ -61,11 +62,14 @@ def export(
         str, typer.Option(help="full, tiny, or full,tiny: which decoders go in.", rich_help_panel=RELEASED_PANEL)
     ] = "full,tiny",
     layout: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="separate: a file for each program, loaded and freed in turn; one: all in one.", rich_help_panel=RELEASED_PANEL
+            help="separate: a file for each program, loaded and freed in turn; one: all in one. With coreml gpu or ane: what the "
+            "transformer's step is laid out for.",
+            show_default="separate; with coreml gpu",
+            rich_help_panel=LAYOUT_PANEL,
         ),
-    ] = "separate",
+    ] = None,
     backend: Annotated[
         str, typer.Option(help="xnnpack; or vulkan, coreml, mps: lowered, not executed here.", rich_help_panel=RELEASED_PANEL)
     ] = "xnnpack",
@@ -130,13 +134,18 @@ def export(
     """Compile a model into a bundle. The same command goes on where a killed one stopped."""
     from ..core.config import preset
 
+    usual_layout = "gpu" if target == "coreml" else "separate"
     chosen: dict[str, Any] = {"device": device, "precision": precision, "inputs": inputs, "ios": ios, "units": units}
     usual: dict[str, Any] = {"device": "cpu", "precision": "fp32", "inputs": "blocks", "ios": 18, "units": "all"}
     if preset(model).name == "nano":
         refuse_options(context, RELEASED_PANEL, "goes with --model flash or preview", but=("checkpoint",))
+        if target != "coreml":
+            refuse_options(context, LAYOUT_PANEL, "goes with --model flash or preview, or with --target coreml")
     else:
-        chosen |= {"layout": layout, "backend": backend, "way": way, "products": products}
-        usual |= {"layout": "separate", "backend": "xnnpack", "way": "auto", "products": "fp32"}
+        chosen |= {"backend": backend, "way": way, "products": products}
+        usual |= {"backend": "xnnpack", "way": "auto", "products": "fp32"}
+    chosen |= {"layout": layout or usual_layout}
+    usual |= {"layout": usual_layout}
     options = {name: value for name, value in chosen.items() if value != usual[name]}  # a target refuses what it does not know
     with bars(as_json) as progress:
         manifest = api.export(

@@ -50,7 +50,7 @@ class Lowered:
 class Built:
     """A compiled unit on the disk. `kind`: of its artifact, as the manifest names it; `data`: the file that holds its weights,
     where they lie outside, or, of a folder, what is merged with those of other shapes to one folder for all; methods are named
-    `prefix` + their name in it; `placement`: by method, what the backend took."""
+    `prefix` + their name in it; `placement`: by method, what the backend took; `methods`: their records, once they are known."""
 
     label: str
     kind: Kind
@@ -60,6 +60,7 @@ class Built:
     data: Path | None = None
     prefix: str = ""
     said: tuple[str, ...] = ()
+    methods: Mapping[str, Method] = field(default_factory=dict)
 
 
 class Target(Protocol, Generic[Options]):

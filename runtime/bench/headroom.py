@@ -66,7 +66,8 @@ def headrooms(bundle: Bundle, stress: float = 1.0, progress: Callable[[str, int,
     def run(name: str, method: str, inputs: Sequence[Any]) -> list[Any]:
         record = program_called(bundle, name, method, bundle.clip)
         tap = seen.setdefault((name, method), Observations())
-        return programs.run(bundle.path(record.path), record.prefix + method, [_stressed(x, stress) for x in inputs], tap)
+        given, known = [_stressed(x, stress) for x in inputs], record.methods[method]
+        return programs.run(bundle.path(record.path), record.prefix + method, given, tap, known)
 
     names = list(golden.index["programs"])
     with np.errstate(all="ignore"):

@@ -19,6 +19,7 @@ from ...core.memory import usable_cores
 from ...targets.coreml.names import FUNCTIONS, UNITS, output_names, package_of
 from .base import Array, Engine, called_with
 from .mil import engine as interpreter
+from .mil.package import Package
 
 if TYPE_CHECKING:
     from ...targets.base import Built
@@ -37,7 +38,7 @@ class CoreMLEngine:
     def __init__(self, bundle: Bundle, clip: ClipSpec) -> None:
         interpreter.require_coreml(bundle, self.name)
         self.bundle, self.clip = bundle, clip
-        self._models: dict[tuple[Path, str], Any] = {}
+        self._models: dict[tuple[Path, str], tuple[Any, dict[str, Any]]] = {}
 
     @property
     def threads(self) -> int:
@@ -50,17 +51,20 @@ class CoreMLEngine:
         record = called_with(self.bundle, program, method, self.clip, inputs)
         known = record.methods[method]
         names = [spec.name for spec in known.inputs]
-        feed = {name: interpreter.as_in_file(array) for name, array in zip(names, inputs, strict=True)}
+        model, shapes = self._model(self.bundle.path(record.path), record.prefix + method)
+        feed = {name: interpreter.as_in_file(array, shapes[name]) for name, array in zip(names, inputs, strict=True)}
         try:
-            found = self._model(self.bundle.path(record.path), record.prefix + method).predict(feed)
+            found = model.predict(feed)
         except Exception as error:  # the library's own kinds have no common one
             raise EngineError(f"{program}.{method} failed in Core ML: {error}") from error
-        return [np.asarray(found[name], np.float32) for name in output_names(names, [spec.name for spec in known.outputs])]
+        told = output_names(names, [spec.name for spec in known.outputs])
+        return interpreter.shaped([np.asarray(found[name], np.float32) for name in told], known)
 
     def release(self) -> None:
         self._models.clear()
 
-    def _model(self, folder: Path, method: str) -> Any:
+    def _model(self, folder: Path, method: str) -> tuple[Any, dict[str, Any]]:
+        """Core ML's, and the shapes of its inputs by name."""
         key = (folder, method)
         if key not in self._models:
             try:
@@ -71,7 +75,9 @@ class CoreMLEngine:
                 ) from error
             path, units = package_of(folder, method), ct.ComputeUnit[UNITS[self.bundle.manifest.target.backend]]
             function = method if path.name == FUNCTIONS else None
-            self._models[key] = ct.models.MLModel(str(path), compute_units=units, function_name=function)
+            taken = Package.open(path).steps(function).inputs
+            model = ct.models.MLModel(str(path), compute_units=units, function_name=function)
+            self._models[key] = model, {name: kind.shape for name, kind in taken.items()}
         return self._models[key]
 
 

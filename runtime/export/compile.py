@@ -48,8 +48,9 @@ class Compiled(BaseModel):
         """`data`: the data file that ships, where it is not the unit's own."""
         found = data or self.data
         return Built(
-            self.label, self.kind, folder / self.path, self.placement, self.layers, folder / found if found else None, self.prefix
-        )
+            self.label, self.kind, folder / self.path, self.placement, self.layers, folder / found if found else None, self.prefix,
+            methods=self.methods,
+        )  # fmt: skip
 
 
 class CompiledTogether(BaseModel):

@@ -133,10 +133,11 @@ def fill(label: str, converted: Converted, tensors: Iterable[tuple[str, Tensor |
         if holder is None:
             continue
         old = holder.outputs[0]
-        if tuple(tensor.shape) != tuple(old.shape):
+        shape = tuple(old.shape)
+        if tuple(tensor.shape) != (shape[:2] if isinstance(tensor, Stored) and set(shape[2:]) <= {1} else shape):
             raise ExportError(f"{label} takes {name} of shape {list(old.shape)}, not {list(tensor.shape)}. Report it.")
         with function, _scopes(holder):
-            new = constant(tensor, name=f"{holder.name}_stored", before=holder)
+            new = constant(tensor, name=f"{holder.name}_stored", before=holder, axes=len(shape))
             function.replace_uses_of_var_after_op(anchor_op=holder, old_var=old, new_var=new)
             function.remove_ops([holder])
     if missing:

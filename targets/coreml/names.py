@@ -10,6 +10,8 @@ FUNCTIONS = f"functions{PACKAGE}"  # in their place: a package with a function f
 
 # What Core ML may run programs on, and what coremltools calls it.
 UNITS = {"all": "ALL", "gpu": "CPU_AND_GPU", "ane": "CPU_AND_NE", "cpu": "CPU_ONLY"}
+LAYOUTS = ("gpu", "ane")  # of the transformer's step: tokens before channels, or as the Neural Engine has them
+ROW = 32  # numbers that inputs of the second layout may be filled up by
 LARGEST = 32768.0  # what stands for numbers that half precision does not hold: masks, which are added to something
 
 

@@ -56,17 +56,20 @@ class Storing:
         return found
 
 
-def constant(tensor: Tensor | Stored, name: str, before: Any) -> Any:
-    """A weight as an operator of a program that is open, in front of the operator `before`."""
+def constant(tensor: Tensor | Stored, name: str, before: Any, axes: int = 2) -> Any:
+    """A weight as an operator of a program that is open, in front of the operator `before`; a rounded one with so many `axes`, of
+    which those behind the second have one element."""
     from coremltools.converters.mil import Builder as mb
     from coremltools.converters.mil.mil import types
 
     if isinstance(tensor, Tensor):
         return mb.const(val=numbers(tensor), name=name, before_op=before)
     rounded, bits = tensor.rounded, tensor.grid.bits
-    codes = rounded.codes.numpy()
+    more = (1,) * (axes - 2)
+    codes = rounded.codes.numpy().reshape(*rounded.codes.shape, *more)
     if isinstance(rounded, Palettised):
-        table = numbers(rounded.table)[:, None, :, None]
+        table = numbers(rounded.table)
+        table = table.reshape(len(table), *(1,) * (axes - 1), -1, 1)
         indices = codes.astype(types.string_to_nptype(f"uint{bits}"))
         return mb.constexpr_lut_to_dense(indices=indices, lut=table, name=name, before_op=before)
     scale = numbers(rounded.scale)
@@ -77,6 +80,7 @@ def constant(tensor: Tensor | Stored, name: str, before: Any) -> Any:
         )
     if bits == 4:
         codes = codes.astype(types.np_int4_dtype)
+    scale = scale.reshape(*scale.shape, *more)
     return mb.constexpr_blockwise_shift_scale(data=codes, scale=scale, name=name, before_op=before)
 
 

@@ -35,8 +35,9 @@ from ..hollow import hollow, named_tensors, without_blocks
 from ..idle import release_pages
 from ..imagined import flops_of_call, operators_of_call
 from ..rewrites.apple import make_apple
+from ..rewrites.channels_first import Laid, channels_first
 from .convert import Converted, convert, fill, require_operators
-from .names import PACKAGE, UNITS
+from .names import LAYOUTS, PACKAGE, UNITS
 from .package import functions_of, merge_packages, write_packages
 from .storage import Stored, Storing
 
@@ -49,15 +50,17 @@ NOT_BEFORE_18 = {"int4": "4-bit integers in blocks"} | dict.fromkeys(PALETTES, "
 @dataclass(frozen=True)
 class CoreMLOptions:
     """`ios`: the oldest system that is to run the programs, 17 or 18 (macOS 14 or 15); `units`: what Core ML may run them on, which
-    is chosen when they are loaded: a player is told."""
+    is chosen when they are loaded: a player is told; `layout`: which unit the transformer's step is laid out for."""
 
     ios: int = 18
     units: str = "all"
+    layout: str = "gpu"
 
     def __post_init__(self) -> None:
         if self.ios not in (17, 18):
             raise ConfigError(f"ios is {self.ios!r}. Choose from 17, 18.")
         check_choice("units", self.units, tuple(UNITS))
+        check_choice("layout", self.layout, LAYOUTS)
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class CoreML:
         return False
 
     def settings(self, options: CoreMLOptions) -> Mapping[str, Any]:
-        return {"ios": options.ios, "units": options.units}
+        return {"ios": options.ios, "units": options.units, "layout": options.layout}
 
     def methods(self, unit: Unit) -> dict[str, Method]:
         return method_records(unit.methods)
@@ -149,6 +152,7 @@ def _demanded(module: nn.Module, inputs: Sequence[Tensor], options: CoreMLOption
     kinds = {
         "layer_norm": lambda part: int(isinstance(part, nn.LayerNorm)),
         "gelu": lambda part: int(isinstance(part, nn.GELU)),
+        "einsum": lambda part: int(getattr(part, "products", 0)),
     }
     if options.ios >= WHOLE_ATTENTION_SINCE:
         kinds["scaled_dot_product_attention"] = lambda part: (
@@ -159,6 +163,13 @@ def _demanded(module: nn.Module, inputs: Sequence[Tensor], options: CoreMLOption
 
 def _rewritten(module: nn.Module, options: CoreMLOptions, inputs: Sequence[Tensor] | None = None) -> nn.Module:
     return make_apple(module, inputs, whole=options.ios >= WHOLE_ATTENTION_SINCE)
+
+
+def _laid(module: nn.Module, inputs: Mapping[str, Tensor], options: CoreMLOptions) -> tuple[nn.Module, Mapping[str, Tensor]]:
+    """A rewritten module in the layout that is asked for, and the inputs that it takes. Its weights have been rounded before, so
+    that they are the same in every layout."""
+    laid = channels_first(module, tuple(inputs.values())) if options.layout == "ane" else module
+    return laid, laid.given(inputs) if isinstance(laid, Laid) else inputs
 
 
 def _tensors(module: nn.Module, stored: Mapping[str, Stored], prefix: str = "") -> Iterator[tuple[str, Tensor | Stored]]:
@@ -175,8 +186,9 @@ def _held(
     relieve = partial(release_pages, entry.module)
     layers.update(quantise(ours, unit.role, recipe, inputs, store=storing, samples=fitting.calls, relieve=relieve))
     stored = storing.take(ours)
-    converted = convert(label, copy.deepcopy(ours).half(), entry.inputs, entry.outputs, options.ios)
-    require_operators(label, converted, _demanded(ours, inputs, options))
+    ours, given = _laid(ours, entry.inputs, options)
+    converted = convert(label, copy.deepcopy(ours).half(), given, entry.outputs, options.ios)
+    require_operators(label, converted, _demanded(ours, tuple(given.values()), options))
     fill(label, converted, _tensors(ours, stored))
     relieve()
     return _Method(converted, flops)
@@ -188,10 +200,11 @@ def _streamed(
     assert unit.blocks is not None
     inputs, program = tuple(entry.inputs.values()), _with_tables(unit, entry.module)
     empty = hollow(program)
-    flops, shell = flops_of_call(empty, inputs), _rewritten(empty, options, inputs)
-    demanded, shell = _demanded(shell, inputs, options), hollow(shell, torch.float16, _DRAWN)
-    converted = convert(label, shell, entry.inputs, entry.outputs, options.ios)
-    lost = converted.folded - set(_TABLES)
+    flops = flops_of_call(empty, inputs)
+    shell, given = _laid(_rewritten(empty, options, inputs), entry.inputs, options)
+    demanded, shell = _demanded(shell, tuple(given.values()), options), hollow(shell, torch.float16, _DRAWN)
+    converted = convert(label, shell, given, entry.outputs, options.ios)
+    lost = converted.folded - {name for name, _ in shell.named_buffers()}  # those are there
     if lost:
         raise ExportError(f"{label} was converted with weights that were not there yet: {', '.join(sorted(lost)[:5])}. Report it.")
     require_operators(label, converted, demanded)
@@ -202,7 +215,8 @@ def _streamed(
         wanted = {name for name in converted.weights if name.startswith(prefix)}
         _forget_idle(ours, prefix, wanted)
         layers.update(quantise(ours, unit.role, recipe, store=storing, prefix=prefix, samples=samples))
-        yield from _tensors(ours, storing.take(ours, prefix), prefix)
+        stored = storing.take(ours, prefix)
+        yield from _tensors(_laid(ours, {} if prefix else entry.inputs, options)[0], stored, prefix)
 
     def weights(dit: DiT) -> Iterator[tuple[str, Tensor | Stored]]:
         outer = copy.copy(program)

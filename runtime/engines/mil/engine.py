@@ -6,16 +6,17 @@ file's weights in float32, so that what is wrong then, the file has wrong.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ....core.bundle import Bundle
+from ....core.bundle import Bundle, Method
 from ....core.config import ClipSpec
 from ....core.errors import EngineError
-from ....targets.coreml.names import LARGEST, package_of
+from ....targets.coreml.names import LARGEST, ROW, package_of
 from ..base import Array, called_with
 from .function import Function, Precision, Tap
 from .package import Package
@@ -33,18 +34,22 @@ class Programs:
         self.precision: Precision = precision
         self._open: dict[tuple[Path, str], Function] = {}
 
-    def run(self, folder: Path, method: str, inputs: Sequence[Array], tap: Tap | None = None) -> list[Array]:
-        """A method of the program in `folder`; the package has inputs and outputs in the order of the method's record. `tap`: as
-        `Function.run` has it.
+    def run(
+        self, folder: Path, method: str, inputs: Sequence[Array], tap: Tap | None = None, record: Method | None = None
+    ) -> list[Array]:
+        """A method of the program in `folder`; the package has inputs and outputs in the order of the method's `record`, whose
+        outputs' shapes results get. `tap`: as `Function.run` has it.
 
         Raises:
             BundleError: the package is damaged.
             EngineError: an input is not what it takes.
         """
         function = self._function(folder, method)
-        feed = dict(zip(function.inputs, (as_in_file(array) for array in inputs), strict=True))
+        taken = zip(function.inputs.items(), inputs, strict=True)
+        feed = {name: as_in_file(array, kind.shape) for (name, kind), array in taken}
         found = function.run(feed, self.precision, tap=tap)
-        return [_as_told(found[name]) for name in function.outputs]
+        told = [_as_told(found[name]) for name in function.outputs]
+        return told if record is None else shaped(told, record)
 
     def release(self) -> None:
         self._open.clear()
@@ -57,13 +62,28 @@ class Programs:
         return self._open[key]
 
 
-def as_in_file(array: Array) -> Array:
-    """An input as packages take it; numbers that half precision does not hold become ±32,768: they are masks."""
+def as_in_file(array: Array, shape: Sequence[int | None] | None = None) -> Array:
+    """An input as packages take it; numbers that half precision does not hold become ±32,768: they are masks. `shape`: of the
+    package, which may have the same numbers in other axes, and up to a row of zeros behind them."""
     kind = _IN_FILE.get(str(array.dtype), array.dtype)
     if kind is np.float16:
         over = np.abs(array) > np.finfo(np.float16).max
         array = np.where(over, np.copysign(np.float32(LARGEST), array), array) if over.any() else array
-    return np.ascontiguousarray(array).astype(kind)
+    array = np.ascontiguousarray(array).astype(kind)
+    sizes = [size for size in shape or () if size is not None]
+    missing = math.prod(sizes) - array.size
+    if shape is None or len(sizes) < len(shape) or array.shape == tuple(sizes) or not 0 <= missing < ROW:
+        return array
+    return np.pad(array.reshape(-1), (0, missing)).reshape(sizes)
+
+
+def shaped(results: Sequence[Array], record: Method) -> list[Array]:
+    """A method's results in the shapes of its record; packages may have other axes."""
+    shapes = [tuple(size for size in spec.shape if isinstance(size, int)) for spec in record.outputs]
+    return [
+        array.reshape(shape) if array.shape != shape and array.size == math.prod(shape) else array
+        for array, shape in zip(results, shapes, strict=True)
+    ]
 
 
 def _as_told(array: Array) -> Array:
@@ -94,7 +114,8 @@ class MilEngine:
 
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
         record = called_with(self.bundle, program, method, self.clip, inputs)
-        return self._programs.run(self.bundle.path(record.path), record.prefix + method, inputs)
+        known = record.methods[method]
+        return self._programs.run(self.bundle.path(record.path), record.prefix + method, inputs, record=known)
 
     def release(self) -> None:
         """Closes every package; the next run opens its own again."""
@@ -112,11 +133,12 @@ class BuiltPackages:
 
     def __init__(self, built: Built, precision: Precision) -> None:
         self.folder, self.prefix, self._programs = built.data or built.path, built.prefix, Programs(precision)
+        self.methods = built.methods
 
     def run(
         self, method: str, inputs: Sequence[Array], wanted: Collection[int] | None = None, tap: Tap | None = None
     ) -> list[Array]:
-        return self._programs.run(self.folder, self.prefix + method, inputs, tap)
+        return self._programs.run(self.folder, self.prefix + method, inputs, tap, self.methods.get(method))
 
 
 def open_built(built: Built, precision: Precision = "fp16") -> BuiltPackages:
