@@ -85,7 +85,7 @@ class Case:
     def inputs(self) -> list[Tensor]:
         draw = torch.Generator().manual_seed(len(self.what))
         found = [(torch.randn(shape, generator=draw) * self.scale).half().float() for shape in self.shapes]
-        found = [x.abs() + 0.0625 for x in found] if self.positive else found
+        found = [(x.abs() + 0.0625).half().float() for x in found] if self.positive else found
         return found + ([torch.randint(self.whole[1], (self.whole[0],), generator=draw)] if self.whole else [])
 
     def module(self) -> nn.Module:
