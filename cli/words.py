@@ -128,6 +128,9 @@ def print_verdict(verdict: Verdict) -> None:
             _mark(still),
         )
     out.print(table)
+    for row in verdict.rows:
+        if row.operator is not None:
+            out.print(f"[red]{escape(row.name)}[/]: {escape(str(row.operator))}.")
     if verdict.reactions:
         _print_reactions(verdict.reactions)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ..core.plan import check_choice
 
 if TYPE_CHECKING:
     from ..targets.base import Built, Target
+    from .engines.mil.traced import Traced
 
 _HERE = __package__.rpartition(".")[0]  # modules that begin with a dot are of this package
 
@@ -44,6 +45,15 @@ class BuiltUnit(Protocol):
 
     def run(self, method: str, inputs: Sequence[Any], wanted: Collection[int] | None = None) -> list[Any]:
         """As `Engine.run`; outputs that are not among the positions `wanted` may be empty. What running left in memory is freed."""
+        ...
+
+
+@runtime_checkable
+class TracedUnit(Protocol):
+    """A unit whose operators can be looked at one by one."""
+
+    def traced(self, method: str, inputs: Sequence[Any], call: int) -> Traced:
+        """What each operator makes of `inputs`, those of the recorded call of that number, beside the graph that was compiled."""
         ...
 
 

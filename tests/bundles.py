@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -26,6 +27,7 @@ from echoedge.core.sampling.hearing import playing_of
 from echoedge.core.weights.source import HeldSource
 from echoedge.quantize.recipes import PRESETS
 from echoedge.runtime.engines.torch import TorchEngine
+from echoedge.runtime.export import pipeline
 from echoedge.runtime.export.pipeline import export_bundle
 from echoedge.runtime.export.record import step_tables
 from echoedge.runtime.export.request import ExportRequest
@@ -35,6 +37,7 @@ from echoedge.runtime.registry import Registered
 
 from .core.tiny import randomised, tiny_config, tiny_dit
 from .core.tiny_bundle import contents
+from .inline import Inline
 
 CLIP = ClipSpec(height=32, width=32, frames=9)  # 3 latent frames of 4x4, 4 tokens each
 OPTIONS = replace(PLAN_PRESETS["nano"], steps=2, modality=PhaseWeights(), window=WindowRule(length=3, overlap=1))
@@ -116,6 +119,14 @@ def export_small(
 ) -> Manifest:
     """The bundle of the small model; most of the time goes to lowering the denoiser."""
     return export_bundle(small_request(weights, target), path, progress=progress)
+
+
+def export_apple(path: Path) -> None:
+    """The small model's bundle for Core ML, in this process."""
+    request = small_request("int8", "coreml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "JobRunner", Inline)
+        export_bundle(replace(request, options=request.compiler.options()), path)
 
 
 def changed_bundle(path: Path, copy: Path, name: str, data: bytes) -> Path:

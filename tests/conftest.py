@@ -21,7 +21,7 @@ from echoedge.core.config import Variant
 from echoedge.core.weights.accounts import NEEDED_FOR
 from echoedge.core.weights.random_checkpoint import write_random_checkpoint
 
-from .bundles import export_small
+from .bundles import export_apple, export_small
 from .commands import Ended, Run
 from .core.tiny_checkpoint import playable_sizes
 
@@ -89,6 +89,19 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
             export_small(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def apple(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model's bundle for Core ML, its weights of 8 bits; shared as `bundle_path` is."""
+    pytest.importorskip("coremltools", reason="the extra coreml is not installed")
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if SIDE_BY_SIDE else base) / "apple" / "small.echoedge"
+    path.parent.mkdir(exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            export_apple(path)
     return path
 
 

@@ -13,9 +13,9 @@ PAGES = [
     *(path.relative_to(REPO).as_posix() for path in (REPO / "docs").glob("*.md")),
 ]  # fmt: skip
 FOLDERS = "android_demo|cli|core|docs|findings|ios_demo|quantize|runtime|targets|tests"
-# `tests/golden.…` and `records/…` are in bundles, too: only records' own files are ours.
+# `tests/golden.…`, `tests/traces.…` and `records/…` are in bundles, too: only records' own files are ours.
 NAMED = re.compile(rf"(?<![\w/.-])(?:(?:{FOLDERS})/[\w./*-]*|records/[\w-]+\.json)")
-IN_BUNDLES = ("tests/golden.json", "tests/golden.safetensors")
+IN_BUNDLES = ("tests/golden.json", "tests/golden.safetensors", "tests/traces.json", "tests/traces.safetensors")
 
 
 def anchors(page: str) -> set[str]:

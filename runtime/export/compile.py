@@ -16,11 +16,12 @@ from pydantic import BaseModel
 from ...core.bundle import Figures, Kind, Method, Placement
 from ...core.bundle.agreement import falls_short
 from ...core.bundle.golden import Given, compare
+from ...core.bundle.traces import Traces, inputs_of
 from ...core.errors import ExportError
 from ...core.weights.source import Unit, unit
 from ...targets.bars import bar
 from ...targets.base import Built, Lowered
-from ..registry import open_built
+from ..registry import TracedUnit, open_built
 from .record import Recorded, fitting_of
 from .request import ExportRequest
 
@@ -66,10 +67,15 @@ class SharedData(BaseModel):
 
 
 class Proof(BaseModel):
-    """How a compiled file agrees with the record; or, where this machine cannot run it, how many pieces of it are the backend's."""
+    """How a compiled file agrees with the record; or, where this machine cannot run it, how many pieces of it are the backend's.
+    `traces`: the stem of two files with what its operators made, where the engine looks at them."""
 
     figures: Figures | None = None
     pieces: int | None = None
+    traces: str | None = None
+
+    def read_traces(self, folder: Path) -> Traces:
+        return Traces() if self.traces is None else Traces.read(folder / self.traces)
 
 
 # ---- 2. compile -----------------------------------------------------------------------------------------------------------------
@@ -156,19 +162,30 @@ def prove(
         return file.run(method, inputs, golden.used(program, method))
 
     found = compare(golden, run, [label], given)[label]
-    require_parity(label, found, bar(role, made.layers, request.compiler.compute(request.options)))
-    return Proof(figures=found)
+    wanted = bar(role, made.layers, request.compiler.compute(request.options))
+    if not isinstance(file, TracedUnit):
+        require_parity(label, found, wanted)
+        return Proof(figures=found)
+    methods = {
+        method: file.traced(method, inputs_of(0, golden, label, method, made.methods[method]), 0)
+        for method in golden.index["programs"][label]
+    }
+    require_parity(label, found, wanted, next((f"in {method} {each.wrong}" for method, each in methods.items() if each.wrong), ""))
+    stem = f"traces-{label}-{recorded.golden}"
+    Traces({label: {method: each.trace for method, each in methods.items()}}).write(folder / stem)
+    return Proof(figures=found, traces=stem)
 
 
-def require_parity(name: str, found: Figures, wanted: Figures) -> None:
-    """Refuses a compiled program that computes something else than the model.
+def require_parity(name: str, found: Figures, wanted: Figures, wrong: str = "") -> None:
+    """Refuses a compiled program that computes something else than the model. `wrong`: its first wrong operator, in words.
 
     Raises:
         ExportError: it falls short of what is demanded; the message gives both.
     """
     if falls_short(found, wanted):
+        first = f" The first operator that is wrong: {wrong}." if wrong else ""
         raise ExportError(
             f"{name} was compiled, and the file does not compute what the model computes: {found.psnr_db:.1f} dB and cosine "
-            f"{found.cosine:.6f}, where {wanted.psnr_db} dB and {wanted.cosine} are demanded. Take finer weights for it "
+            f"{found.cosine:.6f}, where {wanted.psnr_db} dB and {wanted.cosine} are demanded.{first} Take finer weights for it "
             "(--weights int8, or a recipe file), or report it."
         )

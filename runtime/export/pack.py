@@ -25,6 +25,7 @@ from ...core.bundle import (
 from ...core.bundle.agreement import worst
 from ...core.bundle.golden import GOLDEN, GOLDEN_INDEX, Golden
 from ...core.bundle.reactions import INPUTS, Demand, Reactions, size
+from ...core.bundle.traces import TRACES, TRACES_INDEX, Traces
 from ...core.versions import library_versions
 from ...core.weights.source import digest_of
 from ...targets.bars import bar, clip_bars, reaction_bar
@@ -83,6 +84,11 @@ class _Results:
         found: dict[str, SharedData] = {role: self.done[job.name].result for role, job in self.parts.data.items()}
         return {role: shared.path for role, shared in found.items() if shared.path is not None}
 
+    def traces(self, folder: Path) -> Traces:
+        """What operators made: of a program that serves several shapes, in the first one that it was run on."""
+        found = [self.done[jobs[0].name].result.read_traces(folder) for jobs in self.parts.proofs.values()]
+        return Traces({name: methods for each in found for name, methods in each.programs.items()})
+
     def measured(self, label: str) -> Figures | None:
         """The worst agreement of a compiled unit, over the shapes that it was run on; None where it was not run."""
         proofs: list[Proof] = [self.done[job.name].result for job in self.parts.proofs[label]]
@@ -118,6 +124,10 @@ def write_bundle(
             warn(line)
         writer.add_tensors(GOLDEN, golden.tensors)
         writer.add_json(GOLDEN_INDEX, golden.index)
+        traces = results.traces(folder)
+        if traces.programs:
+            writer.add_tensors(TRACES, traces.tensors())
+            writer.add_json(TRACES_INDEX, traces.index())
         if request.prompts:
             packs = {name: np.asarray(rows, np.float32) for name, rows in request.prompts.items()}
             writer.add_tensors("prompts/prompts.safetensors", packs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ..engines.base import Array, Engine
 from ..play.pictures import to_signed
 from ..play.player import Player, PlayerConfig
 from ..play.speech import normalise_loudness
+from .operators import Naming, Wrong
 from .reactions import Reaction, reactions_of
 
 LIPSYNC_SHARE = 0.95  # of full precision's lip-sync that a compiled bundle must keep
@@ -40,12 +41,13 @@ NO_CLIP = "the bundle has no recorded clip, so none was played"
 @dataclass(frozen=True)
 class Row:
     """One comparison: the worst over a program's recorded calls and outputs, or a whole clip's. `missing`: why there was nothing to
-    compare."""
+    compare; `operator`: of a program that fails, the first operator that differs, where that can be told."""
 
     name: str
     measured: Figures
     demanded: Figures
     missing: str | None = None
+    operator: Wrong | None = None
 
     @property
     def unjudged(self) -> str | None:
@@ -67,6 +69,7 @@ class Row:
             "name": self.name, "judged": self.unjudged is None, "reason": self.unjudged,
             "passed": self.passed if self.unjudged is None else None,
             "measured": self.measured.model_dump(), "demanded": self.demanded.model_dump(),
+            "first_differing": None if self.operator is None else self.operator.to_dict(),
         }  # fmt: skip
 
 
@@ -187,7 +190,8 @@ def verify(bundle: Bundle, engine: Engine, baseline: Path | None = None, progres
     """Compares `engine` playing `bundle` with the bundle's recorded full-precision run, or with `baseline`'s latents and frames,
     and what each input changes with what it changed there.
 
-    A program that is given what another one makes is asked for no more than that one.
+    A program that is given what another one makes is asked for no more than that one. Of a Core ML program that falls short, the
+    first operator that differs is looked for.
 
     Raises:
         BundleError: the bundle carries no goldens, or they are damaged or prove nothing.
@@ -198,12 +202,14 @@ def verify(bundle: Bundle, engine: Engine, baseline: Path | None = None, progres
         raise InputError(f"{bundle.root} holds no recorded clip to compare with; --baseline goes with bundles that do.")
     wanted = bundle.manifest.demanded
     rows: list[Row] = []
+    naming = Naming(bundle, golden, engine)
 
     def demanded(name: str) -> Figures:
         return lowest([wanted.get(each, Figures()) for each in (name, *golden.makers(name))])
 
     def judge(name: str, found: Figures) -> None:
-        rows.append(Row(name, found, demanded(name)))
+        row = Row(name, found, demanded(name))
+        rows.append(replace(row, operator=naming.of(name)) if row.failed else row)
         progress("programs", len(rows), len(golden.index["programs"]))
 
     compare(golden, engine.run, done=judge)

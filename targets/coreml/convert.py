@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...core.errors import ExportError
 from ..lean import lean
 from ..rewrites.apple import MOST_DIMENSIONS
+from .graph import Graph
 from .library import library, quiet, unchecked
 from .names import output_names
 from .operators import our_operators
@@ -21,6 +22,7 @@ from .storage import Stored, constant
 
 _INNER = "inner."
 MAIN = "main"  # of a program before it is joined with others
+STORED = "_stored"  # behind the name of a weight whose numbers are in
 _LEFT_OUT = {
     "common::const_deduplication",  # weights that are not there yet are all alike
     "common::fuse_elementwise_to_batchnorm",  # makes norms of products and sums, whose means are float32
@@ -41,13 +43,15 @@ class _Flat(nn.Module):
 @dataclass(frozen=True)
 class Converted:
     """`program`: the library's; `inputs`, `outputs`: their names in it, in order; `weights`: by the name of a parameter or buffer
-    of the module, the operator that holds it; `folded`: names of those whose numbers the converter has computed with."""
+    of the module, the operator that holds it; `folded`: names of those whose numbers the converter has computed with; `graph`: what
+    was converted."""
 
     program: Any
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     folded: frozenset[str]
     weights: Mapping[str, Any]
+    graph: Graph
 
     @property
     def operators(self) -> Counter[str]:
@@ -85,7 +89,9 @@ def convert(label: str, module: nn.Module, inputs: Mapping[str, Tensor], outputs
         each.arg.name: each.target.removeprefix(_INNER) for each in exported.graph_signature.input_specs if each.target is not None
     }
     found = {held[each.name]: each for each in program.functions[MAIN].operations if each.op_type == "const" and each.name in held}
-    converted = Converted(program, tuple(inputs), tuple(named), frozenset(held.values()) - frozenset(found), found)
+    folded = frozenset(held.values()) - frozenset(found)
+    graph = Graph.of(exported, named, {node: name for node, name in held.items() if name in folded})
+    converted = Converted(program, tuple(inputs), tuple(named), folded, found, graph)
     _require_half(label, converted)
     return converted
 
@@ -136,8 +142,9 @@ def fill(label: str, converted: Converted, tensors: Iterable[tuple[str, Tensor |
         shape = tuple(old.shape)
         if tuple(tensor.shape) != (shape[:2] if isinstance(tensor, Stored) and set(shape[2:]) <= {1} else shape):
             raise ExportError(f"{label} takes {name} of shape {list(old.shape)}, not {list(tensor.shape)}. Report it.")
+        converted.graph.reads(holder.name, f"{holder.name}{STORED}", tensor if isinstance(tensor, Tensor) else None)
         with function, _scopes(holder):
-            new = constant(tensor, name=f"{holder.name}_stored", before=holder, axes=len(shape))
+            new = constant(tensor, name=f"{holder.name}{STORED}", before=holder, axes=len(shape))
             function.replace_uses_of_var_after_op(anchor_op=holder, old_var=old, new_var=new)
             function.remove_ops([holder])
     if missing:

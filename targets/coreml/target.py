@@ -37,6 +37,7 @@ from ..imagined import flops_of_call, operators_of_call
 from ..rewrites.apple import make_apple
 from ..rewrites.channels_first import Laid, channels_first
 from .convert import Converted, convert, fill, require_operators
+from .graph import write_graphs
 from .names import LAYOUTS, PACKAGE, UNITS
 from .package import functions_of, merge_packages, write_packages
 from .storage import Stored, Storing
@@ -124,7 +125,9 @@ class CoreML:
         place = folder / name
         place.mkdir()
         prefix = next(iter(unit.programs.values())).prefix
-        write_packages({prefix + method: made.converted for method, made in unit.programs.items()}, place, unit.label, options.ios)
+        converted = {prefix + method: made.converted for method, made in unit.programs.items()}
+        write_packages(converted, place, unit.label, options.ios)
+        write_graphs({method: each.graph for method, each in converted.items()}, place)
         taken = {
             method: Placement(
                 delegate_calls=1, delegated_ops=sum(made.converted.operators.values()), delegated_flops=made.flops

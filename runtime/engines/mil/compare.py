@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ....core.bundle.traces import Mark
 from ....core.errors import EngineError
 from .function import Array, Function, Made, Precision
 from .observed import difference
@@ -38,7 +39,7 @@ class Compared:
 
 def compare(
     function: Function,
-    expected: Function | Mapping[str, Array],
+    expected: Function | Mapping[str, Array | Mark],
     inputs: Mapping[str, Array],
     bar: float,
     precision: Precision = "fp32",
@@ -48,9 +49,9 @@ def compare(
     """Runs `function` until a result differs from what is expected by more than `bar`, relative to it.
 
     `expected`: the same function of another package, which runs beside it a step at a time (weights may be stored in another way,
-    operators and names are the same), or results by the names of values, of which those that the function makes are compared. What
-    an operator reads may differ by up to the bar already, so the bar is that of whole runs. `states`: both start from them; they
-    are not changed.
+    operators and names are the same), or results by the names of values, whole or as marks, of which those that the function makes
+    are compared. What an operator reads may differ by up to the bar already, so the bar is that of whole runs. `states`: both start
+    from them; they are not changed.
 
     Raises:
         EngineError: the two functions are not the same program, or nothing that was expected is made.
@@ -61,14 +62,14 @@ def compare(
         beside = expected.running(inputs, expected_precision, dict(states) if states is not None else None)
         pairs = _in_step(function, running, expected, beside)
     else:
-        pairs = ((made, torch.from_numpy(expected[made.name].copy())) for made in running if made.name in expected)
+        pairs = ((made, _known(expected[made.name])) for made in running if made.name in expected)
     results, largest = 0, 0.0
     for made, known in pairs:
         results += 1
-        if made.value.shape != known.shape:
+        if tuple(made.value.shape) != tuple(known.shape):
             reason = f"has the shape {list(made.value.shape)} and not {list(known.shape)}"
             return Compared(results, largest, Differing(made.name, made.step.type, float("inf"), reason))
-        relative = difference(made.value, known)
+        relative = _difference(made, known)
         if not relative <= bar:
             reason = f"differs by {relative:.3g} of what is expected, and the bar is {bar:g}"
             return Compared(results, largest, Differing(made.name, made.step.type, relative, reason))
@@ -78,9 +79,24 @@ def compare(
     return Compared(results, largest, None)
 
 
+def _known(expected: Array | Mark) -> torch.Tensor | Mark:
+    return expected if isinstance(expected, Mark) else torch.from_numpy(expected.copy())
+
+
+def _difference(made: Made, known: torch.Tensor | Mark) -> float:
+    if isinstance(known, Mark):
+        return known.difference(marked(made, known))
+    return difference(made.value, known)
+
+
+def marked(made: Made, like: Mark) -> Mark:
+    """A result in as many elements as another mark of it has."""
+    return Mark.of(made.name, made.value.numpy(), len(like.samples))
+
+
 def _in_step(
     function: Function, running: Iterator[Made], expected: Function, beside: Iterator[Made]
-) -> Iterator[tuple[Made, torch.Tensor]]:
+) -> Iterator[tuple[Made, torch.Tensor | Mark]]:
     for made in running:
         known = next(beside, None)
         if known is None or made.name != known.name:

@@ -20,6 +20,7 @@ from ....targets.coreml.names import LARGEST, ROW, package_of
 from ..base import Array, called_with
 from .function import Function, Precision, Tap
 from .package import Package
+from .traced import Traced, traced
 
 if TYPE_CHECKING:
     from ....targets.base import Built
@@ -44,22 +45,26 @@ class Programs:
             BundleError: the package is damaged.
             EngineError: an input is not what it takes.
         """
-        function = self._function(folder, method)
-        taken = zip(function.inputs.items(), inputs, strict=True)
-        feed = {name: as_in_file(array, kind.shape) for (name, kind), array in taken}
-        found = function.run(feed, self.precision, tap=tap)
+        function = self.function(folder, method)
+        found = function.run(feed(function, inputs), self.precision, tap=tap)
         told = [_as_told(found[name]) for name in function.outputs]
         return told if record is None else shaped(told, record)
 
     def release(self) -> None:
         self._open.clear()
 
-    def _function(self, folder: Path, method: str) -> Function:
+    def function(self, folder: Path, method: str) -> Function:
         key = (folder, method)
         if key not in self._open:
             package = Package.open(package_of(folder, method))
             self._open[key] = package.function(method if method in package.functions else None)
         return self._open[key]
+
+
+def feed(function: Function, inputs: Sequence[Array]) -> dict[str, Array]:
+    """Inputs in the order of the method's record as the function takes them."""
+    taken = zip(function.inputs.items(), inputs, strict=True)
+    return {name: as_in_file(array, kind.shape) for (name, kind), array in taken}
 
 
 def as_in_file(array: Array, shape: Sequence[int | None] | None = None) -> Array:
@@ -132,13 +137,22 @@ class BuiltPackages:
     """A compiled unit before there is a bundle; see `registry.BuiltUnit`."""
 
     def __init__(self, built: Built, precision: Precision) -> None:
-        self.folder, self.prefix, self._programs = built.data or built.path, built.prefix, Programs(precision)
-        self.methods = built.methods
+        self.path, self.folder, self.prefix = built.path, built.data or built.path, built.prefix
+        self.methods, self._programs = built.methods, Programs(precision)
 
     def run(
         self, method: str, inputs: Sequence[Array], wanted: Collection[int] | None = None, tap: Tap | None = None
     ) -> list[Array]:
         return self._programs.run(self.folder, self.prefix + method, inputs, tap, self.methods.get(method))
+
+    def traced(self, method: str, inputs: Sequence[Array], call: int) -> Traced:
+        """See `registry.TracedUnit`."""
+        from ....targets.coreml.graph import graphs_of, read_graphs
+
+        name = self.prefix + method
+        graph = read_graphs(self.path)[name] if graphs_of(self.path).is_file() else None
+        function = self._programs.function(self.folder, name)
+        return traced(function, feed(function, inputs), call, graph)
 
 
 def open_built(built: Built, precision: Precision = "fp16") -> BuiltPackages:

@@ -56,17 +56,32 @@ class Sizes:
 
 
 class Function:
-    """`inputs`, `outputs`: types by name; `states`: of what the caller keeps between runs; `counts`: operators by type."""
+    """`inputs`, `outputs`: types by name; `states`: of what the caller keeps between runs; `counts`: operators by type;
+    `results`: how many values are no constants."""
 
     def __init__(self, steps: Steps, values: Values, sizes: Mapping[str, Sizes]) -> None:
         self.name, self.counts, self.outputs = steps.name, steps.counts, steps.outputs
         self.inputs = {name: kind for name, kind in steps.inputs.items() if not kind.state}
         self.states = {name: kind for name, kind in steps.inputs.items() if kind.state}
+        self.results = sum(len(step.outputs) for step in steps.steps if not step.constant)
         self._steps, self._values, self._sizes = steps, values, sizes
 
     def new_states(self) -> dict[str, Array]:
         """Every state, of zeros, as Core ML starts them."""
         return {name: torch.zeros(_fixed(name, kind), dtype=kind.kind.held).numpy() for name, kind in self.states.items()}
+
+    def constant(self, name: str) -> Tensor | None:
+        """A constant, decoded where it is compressed; None where the function has none of that name.
+
+        Raises:
+            BundleError: it is damaged.
+        """
+        step = self._steps.constants.get(name)
+        if step is None:
+            return None
+        needed = [ref.name for refs in step.given.values() for ref in refs if ref.name is not None]
+        found = self._results(step, {each: self.constant(each) for each in needed}, "fp16")[0]
+        return found if isinstance(found, Tensor) else None
 
     def run(
         self,

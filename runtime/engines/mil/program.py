@@ -47,7 +47,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Steps:
-    """A function. `opset`: the number in its operator set's name, 7 for iOS 17. `counts`: of operators by type, constants too."""
+    """A function. `opset`: the number in its operator set's name, 7 for iOS 17. `counts`: of operators by type, constants too;
+    `constants`: those that nothing reads among them."""
 
     name: str
     opset: int
@@ -55,6 +56,7 @@ class Steps:
     outputs: Mapping[str, TensorType]
     steps: Sequence[Step]
     counts: Mapping[str, int] = field(default_factory=dict)
+    constants: Mapping[str, Step] = field(default_factory=dict)
 
 
 def steps_of(name: str, function: Any) -> Steps:
@@ -86,7 +88,8 @@ def steps_of(name: str, function: Any) -> Steps:
             raise BundleError(f"The {where} gives {output!r}, which nothing in it makes as a tensor; the package is damaged.")
         outputs[output] = kind
     ordered = _freed(_ordered(read, inputs, list(outputs), where), [*outputs, *inputs])
-    return Steps(name, int(number), inputs, outputs, ordered, Counter(step.type for step in read))
+    constants = {step.name: step for step in read if step.constant}
+    return Steps(name, int(number), inputs, outputs, ordered, Counter(step.type for step in read), constants)
 
 
 def _step(operation: Any, where: str) -> Step:
