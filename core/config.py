@@ -108,7 +108,7 @@ class ModelConfig:
     `variant` chooses the audio path and the meaning of the audio mask (upstream's two released pipelines); `coupled_layers` is
     how many of the first blocks attend to text, image and audio through one softmax instead of three. `encode_unknown`: the
     masked-video latents of frames of which nothing is known are the encoding of mid grey (the released checkpoints) or zero
-    (cheaper to make).
+    (cheaper to make). `flow_map`: the model is a student that is told how far a step goes, and gives its average velocity.
     """
 
     name: str
@@ -129,6 +129,7 @@ class ModelConfig:
     encode_unknown: bool = True
     eps: float = 1e-6
     vae: VAEConfig = field(default_factory=VAEConfig)
+    flow_map: bool = False
 
     def __post_init__(self) -> None:
         _require(self.variant in AUDIO_PATHS, f"variant is {self.variant!r}; choose {' or '.join(AUDIO_PATHS)}.")
@@ -154,7 +155,8 @@ class ModelConfig:
         return 2 * self.latent_channels + self.mask_channels
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """`flow_map` only where it holds, so that the configurations of other models keep their digests."""
+        return {name: value for name, value in asdict(self).items() if name != "flow_map" or value}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelConfig:

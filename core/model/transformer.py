@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import PATCH, ModelConfig
+from ..errors import ConfigError
 from .attention import CrossAttention, LayerConditions, Modality, Riflex, SelfAttention, rope_tables
 from .conditions import AudioInjection, AudioToTokens, Conditions
 
@@ -130,6 +131,8 @@ class DiT(nn.Module):
         # timestep
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        if config.flow_map:
+            self.span_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         # 2. blocks
         self.blocks = nn.ModuleList(Block(config, coupled=i < config.coupled_layers) for i in range(config.layers))
         # 3. head
@@ -137,7 +140,7 @@ class DiT(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Fan-in initialisation; the head starts at zero."""
+        """Fan-in initialisation; the head starts at zero, and so does what a student makes of the length of a step."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -145,18 +148,31 @@ class DiT(nn.Module):
                     nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
         nn.init.zeros_(self.head.head.weight)
+        if self.config.flow_map:
+            nn.init.zeros_(self.span_embedding[-1].weight)  # type: ignore[arg-type]
 
     # -- once per plan -------------------------------------------------------------------------------------------------------------
 
-    def step_tables(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """timesteps: [n] in 0 … 1000 -> time [n, D] (for the head) and modulation [n, 6, D] (for the blocks), in the dtype of the
-        timestep MLP, which stays float32 in a model that is loaded in half precision."""
+    def step_tables(self, timesteps: Tensor, spans: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """timesteps: [n] in 0 … 1000; spans: [n], by how much of that each step moves, which a student has to know -> time [n, D]
+        (for the head) and modulation [n, 6, D] (for the blocks), in the dtype of the timestep MLP, which stays float32 in a model
+        that is loaded in half precision.
+
+        Raises:
+            ConfigError: the model is a student, and there are no spans.
+        """
+        time = self.time_embedding(self._sinusoid(timesteps))
+        if self.config.flow_map:
+            if spans is None:
+                raise ConfigError("A student gives the average velocity of a step, and has to be told how far each step goes.")
+            time = time + self.span_embedding(self._sinusoid(spans))
+        return time, self.time_projection(time).view(-1, 6, self.config.dim)
+
+    def _sinusoid(self, timesteps: Tensor) -> Tensor:
         half = self.config.freq_dim // 2
         frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=timesteps.device) / half)
         angle = timesteps.double()[:, None] * frequencies
-        sinusoid = torch.cat([angle.cos(), angle.sin()], -1).to(self.time_projection[1].weight.dtype)  # type: ignore[arg-type]
-        time = self.time_embedding(sinusoid)
-        return time, self.time_projection(time).view(-1, 6, self.config.dim)
+        return torch.cat([angle.cos(), angle.sin()], -1).to(self.time_projection[1].weight.dtype)  # type: ignore[arg-type]
 
     # -- once per clip and guidance branch -----------------------------------------------------------------------------------------
 
@@ -276,10 +292,11 @@ class DiT(nn.Module):
         audio_mask: Tensor | None = None,
         text_bias: Tensor | None = None,
         riflex: Riflex | None = None,
+        spans: Tensor | None = None,
     ) -> Tensor:
-        """The whole model at one timestep [B]; arguments as in `encode_conditions` and `denoise`."""
+        """The whole model at one timestep [B]; arguments as in `encode_conditions`, `denoise` and `step_tables`."""
         conditions = self.encode_conditions(y, text, image, audio, None, text_bias, audio_mask)
         if modality_weights is None:
             modality_weights = latents.new_ones(latents.shape[0], 3, latents.shape[2])
-        time, modulation = self.step_tables(timestep)
+        time, modulation = self.step_tables(timestep, spans)
         return self.denoise(latents, time, modulation, modality_weights, conditions, self.rope(latents, riflex))

@@ -199,6 +199,11 @@ class SamplingPlan(_Record):
         return len(self.timesteps)
 
     @property
+    def spans(self) -> tuple[float, ...]:
+        """[n] by how much of 0 … 1000 the noise falls in each step: what a student is told beside the timestep."""
+        return tuple(1000.0 * (before - after) for before, after in pairwise(self.sigmas))
+
+    @property
     def evaluations(self) -> int:
         """Denoiser evaluations per window that run the blocks."""
         return sum(not self.reuse[step][branch] for step in range(self.steps) for branch in self.evaluated(step))

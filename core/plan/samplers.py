@@ -304,7 +304,9 @@ def wan_sigmas(solver: str, steps: int, shift: float, constructor_shift: float) 
     return np.asarray(shifted(shifted(np.linspace(1.0, 0.0, steps + 1)[:-1], shift), constructor_shift), dtype=np.float64)
 
 
-def scheduler_for(solver: str, schedule: str, steps: int, shift: float, constructor_shift: float = 1.0) -> Any:
+def scheduler_for(
+    solver: str, schedule: str, steps: int, shift: float, constructor_shift: float = 1.0, levels: Sequence[float] = ()
+) -> Any:
     """diffusers' scheduler for these options, ready to step from noise. Arguments as in `PlanOptions`."""
     import diffusers
     import torch
@@ -314,7 +316,7 @@ def scheduler_for(solver: str, schedule: str, steps: int, shift: float, construc
     own = schedule == "diffusers"  # for Euler the two schedules are the same: upstream uses diffusers' class
     if solver == "euler":
         scheduler = library.FlowMatchEulerDiscreteScheduler(shift=shift)
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(steps, sigmas=list(levels) or None)
     elif solver == "unipc":
         scheduler = library.UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift if own else 1.0,
@@ -403,6 +405,7 @@ class PlanOptions:
     window: WindowRule | None = None
     texts: tuple[tuple[str, str], ...] = ()  # name, text
     seed: int = 0
+    levels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_choice("solver", self.solver, SOLVERS)
@@ -418,6 +421,11 @@ class PlanOptions:
         if not isinstance(self.guidance, Guidance):
             raise ConfigError(f"guidance is {self.guidance!r}; give NoGuidance, AudioGuidance or TextAudioGuidance.")
         check_seed(self.seed)
+        if self.levels and (self.solver != "euler" or len(self.levels) != self.steps or self.shift != 1.0):
+            raise ConfigError(
+                f"levels are {self.levels} for {self.steps} steps of {self.solver} with shift {self.shift:g}. They go with Euler's "
+                "steps, one for each, and with a shift of 1."
+            )
 
 
 VOICE_EARLY = PhaseWeights(((1.0, (1.0, 1.0, 1.3)), (0.3, (1.0, 1.0, 0.8))))
@@ -456,7 +464,9 @@ def build_plan(options: PlanOptions, modulation: ModulationTable | None = None) 
         raise ConfigError(
             f"The original shares the state of {options.solver} between windows and fails. Use euler, or leave upstream_compat off."
         )
-    scheduler = scheduler_for(options.solver, options.schedule, options.steps, options.shift, options.constructor_shift)
+    scheduler = scheduler_for(
+        options.solver, options.schedule, options.steps, options.shift, options.constructor_shift, options.levels
+    )
     timesteps = [min(1000.0, float(timestep)) for timestep in scheduler.timesteps]  # Euler's float32 shift can give 1000.0001
     sigmas = [min(1.0, float(sigma)) for sigma in scheduler.sigmas]
     check_phases(options.phases, timesteps)

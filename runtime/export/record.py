@@ -86,7 +86,7 @@ def _write_golden(golden: Golden, folder: Path, stem: str) -> str:
 @torch.no_grad()
 def step_tables(dit: DiT, plan: SamplingPlan) -> dict[str, Array]:
     """time [n, D] and modulation [n, 6, D] of the plan's steps."""
-    time, modulation = dit.step_tables(torch.tensor(plan.timesteps, dtype=torch.float64))
+    time, modulation = dit.step_tables(*(torch.tensor(each, dtype=torch.float64) for each in (plan.timesteps, plan.spans)))
     return {"time": time.numpy(), "modulation": modulation.numpy()}
 
 
