@@ -12,14 +12,11 @@ repeats itself from its last checkpoint.
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,9 +30,9 @@ from ..model.transformer import DiT
 from ..model.vae import VAE
 from ..plan import check_choice
 from ..sampling.inputs import frame_windows
-from .averaging import averaged
-from .checkpoint import fingerprint, load_checkpoint, options_of, require_options, save_checkpoint
-from .distributed import World, load_model, load_optimiser, spread, whole_model, whole_optimiser
+from .checkpoint import fingerprint, load_checkpoint, options_of, save_checkpoint
+from .distributed import World, spread
+from .loop import Run, recompute_blocks, run_training
 from .pool import Asked, ClipPool, SampleSource
 from .preference import NDPO, Captions, Negative, fade_identity, freeze_latent, freeze_mouth, ndpo_loss
 from .soup import ModalSoup, TaskSoup, has_audio, picture_of
@@ -453,84 +450,33 @@ def train_dit(
             model.load_state_dict(start)
         return model
 
-    def frozen() -> NanoModel:
-        return spread(build().eval().requires_grad_(False), world)
-
-    path, options = workdir / "dit.pt", options_of(training, cache.made_from, extendable=("steps",))
-    saved = load_checkpoint(path)
-    if saved is not None:
-        require_options(saved, options, path)
-    step = saved["step"] if saved is not None else 0
-    if step > training.steps:
-        raise ConfigError(f"{path} has taken {step} steps already, more than the {training.steps} asked for. Use another folder.")
-    if saved is None or step < training.steps:
+    def trained() -> NanoModel:
         model = build()
         if training.recompute:
-            _recompute_blocks(model.dit)
-        average = averaged(build(), training.ema, step)
-        model, _ = spread(model, world), spread(average.module, world)
-        reference = frozen() if training.ndpo is not None else None
-        optimiser = torch.optim.AdamW(model.parameters(), lr=training.rate, betas=(0.9, 0.98), weight_decay=0.01)
-        if saved is not None:
-            if any(isinstance(name, int) for name in saved["optimiser"]["state"]):
-                raise ConfigError(f"{path} is of an earlier version, which numbered its optimiser's moments. Use another folder.")
-            load_model(model, saved["model"])
-            load_model(average.module, saved["average"])
-            load_optimiser(model, optimiser, saved["optimiser"])
-            if reference is not None and saved.get("reference") is not None:
-                load_model(reference, saved["reference"])
-        started = time.monotonic()
-        losses: dict[str, list[float]] = {"loss": [], "preference": []}
-        while step < training.steps:
-            rng = np.random.default_rng((training.seed, step))
-            torch.manual_seed(training.seed * 1_000_003 + step)
-            drawn = draw(cache, rng, training, step, clip.frames)
-            noise = torch.randn(training.batch, *cache.latents.shape[1:])[rows].to(world.device)
-            batch = assemble(cache, source, drawn, rows, training, config, clip)
-            batch = {name: value.to(world.device) for name, value in batch.items()}
-            for group in optimiser.param_groups:
-                group["lr"] = cosine_rate(step, training.steps, training.rate, warmup=100)
-            if reference is not None and training.ndpo is not None and training.ndpo.prefers(step):
-                if training.ndpo.renews(step):
-                    reference.load_state_dict(model.state_dict())
-                kind, loss = "preference", preference_loss(model, reference, batch, noise, training)
-            else:
-                kind, loss = "loss", sft_loss(model, batch, noise, training)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            step += 1
-            average.update_parameters(model)
-            losses[kind].append(world.mean(loss))
-            if step % report_every == 0 or step == training.steps:
-                means = {name: round(float(np.mean(values)), 4) for name, values in losses.items() if values}
-                if world.first:
-                    _log(workdir / "dit.log", {"step": step, **means, "seconds": round(time.monotonic() - started)})
-                losses = {"loss": [], "preference": []}
-            if step % save_every == 0 or step == training.steps:
-                state = {"model": whole_model(model), "average": whole_model(average.module)}
-                state["optimiser"] = whole_optimiser(model, optimiser)
-                if reference is not None:
-                    state["reference"] = whole_model(reference)
-                if world.first:
-                    save_checkpoint(path, state | {"step": step, "options": options})
-                world.wait()
-        saved = load_checkpoint(path)
-    if saved is None:
-        raise ConfigError(f"Training ran for {training.steps} steps and left nothing in {path}. Give steps of at least 1.")
+            recompute_blocks(model.dit)
+        return model
+
+    reference = spread(build().eval().requires_grad_(False), world) if training.ndpo is not None else None
+
+    def loss_of(model: NanoModel, step: int) -> tuple[str, Tensor]:
+        drawn = draw(cache, np.random.default_rng((training.seed, step)), training, step, clip.frames)
+        noise = torch.randn(training.batch, *cache.latents.shape[1:])[rows].to(world.device)
+        batch = assemble(cache, source, drawn, rows, training, config, clip)
+        batch = {name: value.to(world.device) for name, value in batch.items()}
+        if reference is None or training.ndpo is None or not training.ndpo.prefers(step):
+            return "loss", sft_loss(model, batch, noise, training)
+        if training.ndpo.renews(step):
+            reference.load_state_dict(model.state_dict())
+        return "preference", preference_loss(model, reference, batch, noise, training)
+
+    saved = run_training(
+        Run(
+            workdir / "dit.pt", workdir / "dit.log", options_of(training, cache.made_from, extendable=("steps",)), training.steps,
+            training.seed, training.ema, lambda step: cosine_rate(step, training.steps, training.rate, warmup=100), report_every,
+            save_every, world,
+        ),
+        trained, loss_of, {} if reference is None else {"reference": reference},
+    )  # fmt: skip
     result = NanoModel(config, clip, encoders)
     result.load_state_dict(saved["average"])
     return result.eval().requires_grad_(False)
-
-
-def _recompute_blocks(dit: DiT) -> None:
-    from torch.utils.checkpoint import checkpoint
-
-    for block in dit.blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
-
-
-def _log(path: Path, line: dict[str, Any]) -> None:
-    with open(path, "a") as log:
-        print(json.dumps(line), file=log, flush=True)

@@ -18,6 +18,7 @@ from echoedge.core.model.masks import Box, Task, condition_latents, mask_latents
 from echoedge.core.train import checkpoint
 from echoedge.core.train import train_dit as module
 from echoedge.core.train.checkpoint import load_checkpoint, save_checkpoint
+from echoedge.core.train.loop import recompute_blocks
 from echoedge.core.train.pool import FeaturePool
 from echoedge.core.train.preference import NDPO, Negative, freeze_mouth
 from echoedge.core.train.soup import ModalSoup, TaskSoup
@@ -407,7 +408,7 @@ def gradients(training: DiTTraining) -> dict[str, Tensor]:
     torch.manual_seed(0)
     model = randomised(NanoModel(CONFIG, CLIP))
     if training.recompute:
-        module._recompute_blocks(model.dit)
+        recompute_blocks(model.dit)
     _, batch = batch_of(training)
     torch.manual_seed(1)
     sft_loss(model, batch, torch.randn_like(batch["latents"]), training).backward()

@@ -1,0 +1,135 @@
+"""The loop of every training of a transformer: gradients clipped, an average of the weights beside them, checkpoints that a killed
+run repeats itself from, in one process or in many.
+
+A step depends on nothing but its number and the state before it, so that what a run gives is the same bits however often it was
+killed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..model.transformer import DiT
+from .averaging import averaged
+from .checkpoint import load_checkpoint, require_options, save_checkpoint
+from .distributed import World, load_model, load_optimiser, spread, whole_model, whole_optimiser
+
+M = TypeVar("M", bound=nn.Module)
+Loss = Callable[[M, int], tuple[str, Tensor]]  # the model, the step -> which loss it is, and its value
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a training is kept and how long it goes on. `options`: as `options_of` tells them; a folder goes on with no others.
+    `rate(step)` is the learning rate, `ema` the decay of the average."""
+
+    path: Path
+    log: Path
+    options: str
+    steps: int
+    seed: int
+    ema: float
+    rate: Callable[[int], float]
+    report_every: int = 50
+    save_every: int = 200
+    world: World = field(default_factory=World)
+
+
+def run_training(
+    run: Run,
+    build: Callable[[], M],
+    loss_of: Loss[M],
+    companions: Mapping[str, nn.Module] | None = None,
+) -> dict[str, Any]:
+    """Trains, resumes, or finds finished what `build` makes, by AdamW. -> the last checkpoint; its "average" is the result.
+
+    `loss_of` is called with `torch`'s generator set by the seed and the step. `companions`: models that change as the run goes on
+    and are kept with it, spread already.
+
+    Raises:
+        ConfigError: the folder holds a run with other options or more steps, or no step is asked for.
+    """
+    world, companions = run.world, companions or {}
+    saved = load_checkpoint(run.path)
+    if saved is not None:
+        require_options(saved, run.options, run.path)
+    step = saved["step"] if saved is not None else 0
+    if step > run.steps:
+        raise ConfigError(f"{run.path} has taken {step} steps already, more than the {run.steps} asked for. Use another folder.")
+    if saved is None or step < run.steps:
+        model, average = build(), averaged(build(), run.ema, step)
+        model, _ = spread(model, world), spread(average.module, world)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=run.rate(0), betas=(0.9, 0.98), weight_decay=0.01)
+        if saved is not None:
+            _restore(run.path, saved, model, average.module, optimiser, companions)
+        started, losses = time.monotonic(), dict[str, list[float]]()
+        while step < run.steps:
+            torch.manual_seed(run.seed * 1_000_003 + step)
+            kind, loss = loss_of(model, step)
+            for group in optimiser.param_groups:
+                group["lr"] = run.rate(step)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            step += 1
+            average.update_parameters(model)
+            losses.setdefault(kind, []).append(world.mean(loss))
+            if step % run.report_every == 0 or step == run.steps:
+                means = {name: round(float(np.mean(values)), 4) for name, values in losses.items()}
+                if world.first:
+                    _log(run.log, {"step": step, **means, "seconds": round(time.monotonic() - started)})
+                losses = {}
+            if step % run.save_every == 0 or step == run.steps:
+                state = {"model": whole_model(model), "average": whole_model(average.module)}
+                state["optimiser"] = whole_optimiser(model, optimiser)
+                state |= {name: whole_model(each) for name, each in companions.items()}
+                if world.first:
+                    save_checkpoint(run.path, state | {"step": step, "options": run.options})
+                world.wait()
+        saved = load_checkpoint(run.path)
+    if saved is None:
+        raise ConfigError(f"Training ran for {run.steps} steps and left nothing in {run.path}. Give steps of at least 1.")
+    return saved
+
+
+def _restore(
+    path: Path,
+    saved: Mapping[str, Any],
+    model: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    companions: Mapping[str, nn.Module],
+) -> None:
+    if any(isinstance(name, int) for name in saved["optimiser"]["state"]):
+        raise ConfigError(f"{path} is of an earlier version, which numbered its optimiser's moments. Use another folder.")
+    load_model(model, saved["model"])
+    load_model(average, saved["average"])
+    load_optimiser(model, optimiser, saved["optimiser"])
+    for name, each in companions.items():
+        if saved.get(name) is not None:
+            load_model(each, saved[name])
+
+
+def recompute_blocks(dit: DiT) -> None:
+    """Each block is run again in the backward pass, instead of keeping its activations."""
+    from torch.utils.checkpoint import checkpoint
+
+    for block in dit.blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+
+def _log(path: Path, line: dict[str, Any]) -> None:
+    with open(path, "a") as log:
+        print(json.dumps(line), file=log, flush=True)
