@@ -78,6 +78,45 @@ def train(
     return output, metrics if world.first else {}
 
 
+def distill(
+    out: Place | None = None,
+    *,
+    workdir: Place = "nano-distillation",
+    weights: Place | None = None,
+    lessons: int | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    on_policy: float = 0.0,
+    threads: int = 2,
+    device: str = "cpu",
+    report: Warn = print,
+) -> tuple[Path, dict[str, Any]]:
+    """Teaches a student of nano, or of `weights`, in `workdir`, or goes on where a run there stopped. -> where its weights are, and
+    by number of steps how near its clips come to its teacher's; empty in all processes of torchrun but the first.
+
+    lessons: clips of the teacher, in whole shards; steps, batch: of the optimiser; the recipe's by default.
+
+    Raises:
+        ConfigError: an option is out of range, or the folder holds a run with other options.
+        ResourceError: the lessons do not fit on the disk.
+    """
+    from .core.train.distributed import join_world, leave_world
+    from .quantize.distill.lessons import Lessons
+    from .quantize.distill.run import distill_nano
+    from .quantize.distill.training import Distilling
+
+    drawn, training = Lessons(), Distilling(on_policy=on_policy)
+    if lessons is not None:
+        drawn = replace(drawn, shards=-(-lessons // drawn.shard))
+    training = replace(training, steps=steps or training.steps, batch=batch or training.batch)
+    folder = Path(workdir)
+    output = folder / "student.safetensors" if out is None else Path(out)
+    teacher, world = None if weights is None else Path(weights), join_world(device)
+    metrics = distill_nano(folder, output, drawn, training, teacher, threads, threads, report, world)
+    leave_world(world)
+    return output, metrics
+
+
 @alone("study")
 def study(
     out: Place = "nano-study",

@@ -21,6 +21,7 @@ from .baseline import baseline_app
 from .bench import bench
 from .checkpoint import checkpoint_app
 from .demo import demo
+from .distill import distill_app
 from .doctor import doctor
 from .export import export
 from .inspect import inspect
@@ -41,6 +42,7 @@ app = typer.Typer(
 for _verb in (export, animate, verify, bench, inspect, bench_operators, doctor, demo):
     app.command()(_verb)
 app.add_typer(train_app, name="train")
+app.add_typer(distill_app, name="distill")
 app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(baseline_app, name="baseline")
 app.add_typer(quantize_app, name="quantize")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..config import NANO, ModelConfig
 from ..errors import CheckpointError
 from ..files import atomic_file, file_sha256
+from .passport import Passport
 
 if TYPE_CHECKING:
     from ..model.encoders import NanoEncoders
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from ..model.vae import VAE
 
 WEIGHTS = "nano.safetensors"
+PASSPORT = "student"  # in the file's metadata
 
 
 def assets() -> Path:
@@ -28,13 +31,30 @@ def weights_path() -> Path:
     return assets() / "nano" / WEIGHTS
 
 
-def nano_digest() -> str:
-    """SHA-256 of the weights file, the source that a bundle's manifest names."""
-    return file_sha256(weights_path())
+def nano_digest(path: Path | None = None) -> str:
+    """SHA-256 of a weights file, the shipped one by default: the source that a bundle's manifest names."""
+    return file_sha256(path or weights_path())
+
+
+def read_passport(path: Path | None = None) -> Passport | None:
+    """What the student in a weights file, the shipped one by default, was taught; None of a teacher's.
+
+    Raises:
+        CheckpointError: the file cannot be read, or its passport is of another version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = path or weights_path()
+    try:
+        with safe_open(path, "numpy") as file:
+            told = (file.metadata() or {}).get(PASSPORT)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}). Install the package again, or run echoedge train nano.") from error
+    return None if told is None else Passport.read(told, str(path))
 
 
 def load_nano(config: ModelConfig = NANO, path: Path | None = None) -> Model:
-    """nano in float32, ready to run.
+    """nano in float32, ready to run: a teacher, or a student where the file has a passport.
 
     Raises:
         CheckpointError: the file is missing, unreadable, or its tensors are not exactly the model's.
@@ -48,6 +68,8 @@ def load_nano(config: ModelConfig = NANO, path: Path | None = None) -> Model:
     from ..model.vae import VAE
 
     path = path or weights_path()
+    if read_passport(path) is not None:
+        config = replace(config, flow_map=True)
     modules = {"dit": DiT(config), "vae": VAE(config.vae), "encoders": NanoEncoders(config)}
     try:
         tensors = {name: value.float() for name, value in load_file(path).items()}
@@ -70,12 +92,12 @@ def load_nano(config: ModelConfig = NANO, path: Path | None = None) -> Model:
     return Model(config, modules["dit"], modules["vae"], modules["encoders"])  # type: ignore[arg-type]
 
 
-def save_nano(path: Path, dit: DiT, vae: VAE, encoders: NanoEncoders) -> None:
-    """Writes the weights file, in place of one that is there; non-persistent buffers stay out."""
+def save_nano(path: Path, dit: DiT, vae: VAE, encoders: NanoEncoders, passport: Passport | None = None) -> None:
+    """Writes the weights file, in place of one that is there; non-persistent buffers stay out. `passport`: of a student."""
     import torch
     from safetensors.torch import save_file
 
     parts = {"dit": dit, "vae": vae, "encoders": encoders}
     tensors = {f"{p}.{k}": v.to(torch.float16).contiguous() for p, module in parts.items() for k, v in module.state_dict().items()}
     with atomic_file(path, force=True) as temporary:
-        save_file(tensors, temporary)
+        save_file(tensors, temporary, {} if passport is None else {PASSPORT: passport.model_dump_json()})

@@ -1,0 +1,136 @@
+"""`echoedge distill nano`: lessons, training, the student beside its teacher; each stage goes on where a killed run stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...core.errors import ConfigError
+from ...core.files import atomic_file
+from ...core.metrics.psnr import psnr
+from ...core.model.programs import Model
+from ...core.plan import SamplingPlan
+from ...core.plan.samplers import PLAN_PRESETS, AudioGuidance, NoGuidance, PlanOptions, build_plan
+from ...core.train.distributed import World
+from ...core.train.evaluate import held_out
+from ...core.train.generate import sample_and_decode
+from ...core.weights.nano import load_nano, nano_digest, read_passport, save_nano
+from ...core.weights.passport import Passport
+from ...core.work import WorkFolder, claimed
+from .lessons import Lessons, draw_lessons, stops
+from .training import Distilling, train_student
+
+Report = Callable[[str], None]
+EVALUATED_CLIPS, FIRST_CLIP, SEED = 12, 5000, 0
+TEACHER = PLAN_PRESETS["nano"]
+
+
+def passport_of(teacher: str, options: PlanOptions, lessons: Lessons) -> Passport:
+    """What a student of such lessons may be asked. `teacher`: SHA-256 of its weights.
+
+    Raises:
+        ConfigError: the teacher's guidance is not one that a student folds in.
+    """
+    if not isinstance(options.guidance, AudioGuidance) or options.guidance.dynamic or options.phases:
+        raise ConfigError(f"A student folds in audio guidance of one scale; the teacher's plan has {options.guidance}.")
+    levels = build_plan(replace(options, window=None)).sigmas
+    by_steps = {count: tuple(levels[stop] for stop in stops(levels, count))[:-1] for count in sorted(lessons.steps)}
+    return Passport(
+        teacher=teacher, solver=options.solver, steps=options.steps, shift=options.shift,
+        audio_guidance=options.guidance.scale, levels=by_steps, tasks=tuple(name for name, _ in lessons.tasks),
+    )  # fmt: skip
+
+
+def student_options(passport: Passport, steps: int, options: PlanOptions = TEACHER) -> PlanOptions:
+    """The plan's options for a student of a teacher that plays by `options`: Euler's steps between its levels, one branch.
+
+    Raises:
+        ConfigError: it was not taught that many steps.
+    """
+    passport.require(steps)
+    return replace(options, solver="euler", steps=steps, shift=1.0, guidance=NoGuidance(), phases=(), levels=passport.levels[steps])
+
+
+def distill_nano(
+    workdir: Path,
+    out: Path,
+    lessons: Lessons | None = None,
+    training: Distilling | None = None,
+    weights: Path | None = None,
+    processes: int = 2,
+    threads: int = 2,
+    report: Report = print,
+    world: World | None = None,
+) -> dict[str, Any]:
+    """Draws lessons of nano, or of `weights`, in `workdir`, trains a student on them and writes it to `out`. -> how near its clips
+    come to its teacher's, by number of steps; nothing in the other processes of `world`, of which the first one does the rest.
+
+    Raises:
+        ConfigError: `weights` are a student's, or `workdir` holds a run with other options.
+        OutputError: `workdir` is a folder of something else, another run works in it, or another one writes `out`.
+    """
+    lessons, training, world = lessons or Lessons(), training or Distilling(), world or World()
+    if read_passport(weights) is not None:
+        raise ConfigError(f"{weights or 'The shipped file'} holds a student. Give its teacher's weights.")
+    missing = [count for count, _ in training.mix if count not in lessons.steps]
+    if missing:
+        raise ConfigError(f"The mix has steps of {missing[0]}, and the lessons are for {lessons.steps}. Give both the same.")
+    torch.set_num_threads(threads)
+    say = report if world.first else _silent
+    with ExitStack() as held:
+        if world.first:
+            held.enter_context(WorkFolder(workdir, "distillation"))
+            held.enter_context(claimed(out, "distillation"))
+        say(f"1. lessons: {lessons.shards * lessons.shard} clips of the teacher in {workdir / 'lessons'}")
+        told = _every_tenth(say)
+        drawn = world.first_then_others(partial(draw_lessons, workdir / "lessons", lessons, weights, TEACHER, processes, told=told))
+        say(f"2. student: {training.steps} steps of {training.batch} lessons; progress in {workdir / 'student.log'}")
+        teacher = load_nano(path=weights)
+        dit = train_student(teacher.dit, drawn, workdir, training, world)
+        if not world.first:
+            return {}
+        passport = passport_of(nano_digest(weights), TEACHER, lessons)
+        assert teacher.encoders is not None
+        save_nano(out, dit, teacher.vae, teacher.encoders, passport)
+        metrics = beside_teacher(load_nano(path=out), teacher, passport)
+        for count, found in metrics.items():
+            say(f"3. held-out clips, {count} steps: {found['psnr_db']:.1f} dB from the teacher's own")
+        with atomic_file(out.with_suffix(".json"), force=True) as temporary:
+            temporary.write_text(json.dumps({"steps": metrics, "passport": passport.model_dump()}, indent=1) + "\n")
+        return metrics
+
+
+def beside_teacher(student: Model, teacher: Model, passport: Passport, clips: int = EVALUATED_CLIPS) -> dict[str, dict[str, float]]:
+    """By number of steps: the student's held-out clips of portrait and speech against the teacher's, from the same noise."""
+    people = held_out(clips, FIRST_CLIP)
+    expected = _clips(teacher, build_plan(TEACHER), people)
+    found = {}
+    for count in passport.allowed:
+        made = _clips(student, build_plan(student_options(passport, count)), people)
+        each = [psnr(a, b, 255.0) for a, b in zip(expected, made, strict=True)]
+        found[str(count)] = {"psnr_db": round(float(np.mean(each)), 2), "lowest_db": round(min(each), 2)}
+    return found
+
+
+def _clips(model: Model, plan: SamplingPlan, people: Sequence[Any]) -> Sequence[Any]:
+    return sample_and_decode(model, people, plan, seed=SEED).videos
+
+
+def _every_tenth(report: Report) -> Callable[[int, int], None]:
+    def told(done: int, total: int) -> None:
+        if done == total or done * 10 // total != (done - 1) * 10 // total:
+            report(f"   {done} of {total} shards")
+
+    return told
+
+
+def _silent(line: str) -> None:
+    """Only the first process reports."""

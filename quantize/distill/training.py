@@ -1,0 +1,135 @@
+"""Training of a student on its teacher's trajectories.
+
+The average velocity from one noise level to another is (x_r - x_t) / (σ_r - σ_t) of two states of one trajectory: a regression,
+without a second network. The guidance is in it, since the trajectories are guided. In a share of the batches the state that a step
+begins with is the student's own (on-policy), and the target still ends where the teacher did.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.errors import ConfigError
+from ...core.model.transformer import DiT
+from ...core.plan import check_number
+from ...core.train.checkpoint import options_of
+from ...core.train.distributed import World
+from ...core.train.loop import Run, recompute_blocks, run_training
+from .lessons import Drawn, stops
+from .student import Student, error_in_steps, in_steps, student_of
+
+HELD_BACK = 48  # lessons, the last ones of a folder, that are never trained on
+
+
+@dataclass(frozen=True)
+class Distilling:
+    """steps, batch, rate: of the optimiser; `mix`: the share of the samples that learn a step of so many; `on_policy`: the share of
+    batches whose steps begin where the student itself has come to; `mouth_weight` multiplies errors in the mouth box.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+
+    steps: int = 5000
+    batch: int = 12
+    rate: float = 6e-4
+    mix: tuple[tuple[int, float], ...] = ((1, 0.36), (2, 0.32), (4, 0.32))
+    on_policy: float = 0.0
+    mouth_weight: float = 3.0
+    ema: float = 0.995
+    warmup: int = 40
+    seed: int = 1
+    bf16: bool = False
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("on_policy", self.on_policy, 0.0, 1.0)
+        if not self.mix or any(count < 1 or share <= 0 for count, share in self.mix):
+            raise ConfigError(f"mix is {self.mix}; give numbers of steps from 1, each with a share above 0.")
+
+    def rate_at(self, step: int) -> float:
+        """A linear warm-up, and a cosine to a fiftieth: one step gains from high rates, four from low ones."""
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        progress = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        return self.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def train_student(
+    teacher: DiT, drawn: Drawn, workdir: Path, training: Distilling, world: World | None = None, save_every: int = 200
+) -> DiT:
+    """Trains, or resumes, a student of `teacher`; writes `student.pt` and `student.log`. The result is the averaged transformer.
+
+    Raises:
+        ConfigError: `workdir` holds a run with other options or lessons, or there are too few lessons.
+    """
+    world = world or World()
+    rows_here, usable = world.rows(training.batch), len(drawn) - HELD_BACK
+    if usable < training.batch:
+        raise ConfigError(f"There are {len(drawn)} lessons, of which {HELD_BACK} are held back; a batch takes {training.batch}.")
+    levels, modality = torch.tensor(drawn.levels), torch.from_numpy(drawn.modality)
+    counts = tuple(count for count, _ in training.mix)
+    paths, shares = [stops(drawn.levels, count) for count in counts], np.array([share for _, share in training.mix])
+    watched = drawn.batch(np.arange(usable, len(drawn)))
+
+    def build() -> Student:
+        torch.manual_seed(training.seed)
+        made = Student(student_of(teacher))
+        if training.recompute:
+            recompute_blocks(made.dit)
+        return made
+
+    def loss_of(student: Student, step: int) -> tuple[str, Tensor]:
+        rng = np.random.default_rng((training.seed, step))
+        rows = rng.integers(0, usable, training.batch)
+        own = rng.random() < training.on_policy
+        each = rng.choice(len(counts), training.batch, p=shares / shares.sum())
+        if own:  # the batch goes together, as far as its step begins
+            each[:] = each[0]
+        parts = rng.random(training.batch) if not own else np.full(training.batch, rng.random())
+        begin, end = _segments(parts, [paths[kind] for kind in each])
+        batch = {name: x.to(world.device) for name, x in drawn.batch(rows[rows_here]).items()}
+        begin, end = begin[rows_here], end[rows_here]
+        some = torch.arange(len(begin))
+        start, target = batch["states"][some, begin].float(), batch["states"][some, end].float()
+        if own and begin[0] > 0:
+            path = list(paths[each[0]])[: paths[each[0]].index(int(begin[0])) + 1]
+            with torch.no_grad():
+                noise = batch["states"][:, 0].float()
+                start = in_steps(student, noise, levels[path].to(noise), modality[path[:-1]].to(noise), batch)[-1]
+        low, high = levels[end].to(start), levels[begin].to(start)
+        with torch.autocast(start.device.type, torch.bfloat16, enabled=training.bf16):
+            velocity = student(start, high, low, modality[begin].to(start), batch)
+        wanted = (target - start) / (low - high).view(-1, 1, 1, 1, 1)
+        weight = 1 + (training.mouth_weight - 1) * batch["mouth"]
+        return "on-policy" if own else "loss", (weight * (velocity.float() - wanted).square()).mean()
+
+    options = options_of(training, drawn.made_from, extendable=())
+    run = Run(
+        workdir / "student.pt", workdir / "student.log", options, training.steps, training.seed, training.ema, training.rate_at,
+        save_every=save_every, world=world,
+    )  # fmt: skip
+    saved = run_training(run, build, loss_of)
+    result = Student(student_of(teacher))
+    result.load_state_dict(saved["average"])
+    result.eval().requires_grad_(False)
+    if world.first:
+        errors = {n: error_in_steps(result, watched, levels, path, modality) for n, path in zip(counts, paths, strict=True)}
+        (workdir / "held-back.json").write_text(json.dumps({str(n): round(error, 5) for n, error in errors.items()}) + "\n")
+    return result.dit
+
+
+def _segments(parts: np.ndarray, paths: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+    """[B] places in 0 … 1 of B paths of levels -> the levels where a step begins and ends, [B] each."""
+    at = [min(int(part * (len(path) - 1)), len(path) - 2) for part, path in zip(parts, paths, strict=True)]
+    pairs = [(path[k], path[k + 1]) for k, path in zip(at, paths, strict=True)]
+    begin, end = zip(*pairs, strict=True)
+    return torch.tensor(begin), torch.tensor(end)
