@@ -24,6 +24,7 @@ from .api_studies import compare_roundings as compare_roundings
 from .api_studies import distill as distill
 from .api_studies import hearing as hearing
 from .api_studies import search_recipe as search_recipe
+from .api_studies import steps_study as steps_study
 from .api_studies import study as study
 from .api_studies import train as train
 from .core.alone import alone

@@ -118,6 +118,40 @@ def distill(
 
 
 @alone("study")
+def steps_study(
+    students: Sequence[Place],
+    *,
+    teacher: Place | None = None,
+    out: Place = "steps-study",
+    tasks: Sequence[str] = (),
+    clips: int = 32,
+    seeds: int = 3,
+    threads: int = 2,
+    report: Warn = print,
+) -> list[dict[str, Any]]:
+    """Students beside their teacher, nano's shipped weights by default, at as few steps: a row for each task (all by default) and
+    way, of means over clips and seeds. `out` keeps them, with spreads and t-values.
+
+    Raises:
+        ConfigError, CheckpointError: as `runtime.studies.steps_study.study_steps`.
+    """
+    import torch
+
+    from .core.plan import check_choice
+    from .core.work import tells_what_stays
+    from .runtime.studies.steps_study import SEEDS_APART, TASKS, Asked, as_table, study_steps
+
+    for task in tasks:
+        check_choice("task", task, TASKS)
+    torch.set_num_threads(threads)
+    named = {Path(path).stem: Path(path) for path in students}
+    noise = tuple(SEEDS_APART * number for number in range(seeds))
+    asked = Asked(None if teacher is None else Path(teacher), named, Path(out), tuple(tasks) or TASKS, clips, noise)
+    with tells_what_stays(f"{out} keeps the rows that were finished: the same command goes on from there."):
+        return as_table(study_steps(asked, report))
+
+
+@alone("study")
 def study(
     out: Place = "nano-study",
     *,

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
+from rich.table import Table
 
 from .. import api
-from .words import out
+from .options import distinct
+from .words import JsonOption, out
 
 distill_app = typer.Typer(help="Teach a student that takes few steps of one forward each.", no_args_is_help=True)
 
@@ -47,6 +49,45 @@ def distill_nano_command(
     if metrics:
         out.print_json(json.dumps(metrics))
         out.print(f"[bold]{escape(str(written))}[/] is ready.")
+
+
+@distill_app.command("study")
+def study_command(
+    student: Annotated[list[Path], typer.Argument(help="Weights files of students.", show_default=False)],
+    teacher: Annotated[Path | None, typer.Option(help="Their teacher's weights.", show_default="the shipped ones")] = None,
+    output: Annotated[Path, typer.Option("--out", help="Folder for figures; what is there is not measured again.")] = Path(
+        "steps-study"
+    ),
+    task: Annotated[list[str] | None, typer.Option(help="i2v+a2v, a2v or t2v; may be repeated.", show_default="all")] = None,
+    clips: Annotated[int, typer.Option(min=2, help="Held-out people and voices.")] = 32,
+    seeds: Annotated[int, typer.Option(min=1, max=31, help="Seeds of noise; diversity needs two.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure students beside their teacher, who takes 8 steps of two forwards, and beside the teacher at as few steps: how far
+    clips are from the teacher's own, the mouth, how much clips differ and move."""
+    rows = api.steps_study(
+        student, teacher=teacher, out=output, tasks=distinct(task or (), "--task"), clips=clips, seeds=seeds, threads=threads,
+        report=(lambda _: None) if as_json else _tell,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False))
+        return
+    for each in dict.fromkeys(row["task"] for row in rows):
+        told = Table(title=each, title_justify="left")
+        names = [name for name in rows[0] if name != "task"]
+        for name in names:
+            told.add_column(name.replace("_", " "), justify="left" if name == "way" else "right")
+        for row in rows:
+            if row["task"] == each:
+                told.add_row(
+                    *(f"{row[name]:.3g}" if isinstance(row.get(name), float) else str(row.get(name, "–")) for name in names)
+                )
+        out.print(told)
+
+
+def _in_words(value: object) -> str:
+    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _tell(line: str) -> None:

@@ -1,0 +1,157 @@
+"""What few steps cost: a student beside its teacher at the same numbers of steps, on people and voices that training never saw.
+
+Portrait and voice nearly fix a clip of the drawn world, so that lip-sync does not tell one step from eight. What tells: how far a
+clip is from the teacher's own, of the same noise; and, where only a voice or a prompt is given, how much clips differ and move.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core.errors import ConfigError
+from ...core.files import atomic_file, file_sha256
+from ...core.metrics.diversity import diversity, motion
+from ...core.model.programs import Model
+from ...core.plan import SamplingPlan
+from ...core.plan.samplers import PLAN_PRESETS, AudioGuidance, NoGuidance, PlanOptions, build_plan
+from ...core.train.evaluate import Measures, held_out, measure, separated, table
+from ...core.train.generate import Sampled, sample_and_decode
+from ...core.train.puppets import PuppetClip
+from ...core.train.soup import has_audio
+from ...core.weights.nano import load_nano, nano_digest, read_passport
+from ...core.weights.passport import Passport
+from ...quantize.distill.run import student_options
+
+Json = dict[str, Any]
+TEACHER = PLAN_PRESETS["nano"]
+SEEDS_APART = 1000  # of noise: further than there are clips
+SEEDS = (0, SEEDS_APART, 2 * SEEDS_APART)
+CLIPS, FIRST_CLIP = 32, 5000
+TASKS = ("i2v+a2v", "a2v", "t2v")
+SHOWN = {  # of what is measured, and what it is called
+    "lipsync": "lip-sync", "mouth_amplitude": "mouth", "mouth_energy": "energy", "reference_psnr_db": "to teacher",
+    "diversity": "diversity", "motion": "motion", "frechet": "Fréchet", "identity": "identity", "background_psnr_db": "background",
+    "follows_head": "head", "latent_error": "latents",
+}  # fmt: skip
+_FEW = frozenset(SHOWN)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A model and how it is played."""
+
+    name: str
+    model: Model
+    options: PlanOptions
+
+    def plan(self, task: str) -> SamplingPlan:
+        """Without speech both branches of audio guidance say the same, and one is left out."""
+        silent = not has_audio(task) and isinstance(self.options.guidance, AudioGuidance)
+        return build_plan(replace(self.options, guidance=NoGuidance()) if silent else self.options)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is measured. Where `clips` and `seeds` are fewer than by default, figures are for a first look."""
+
+    teacher: Path | None
+    students: Mapping[str, Path]
+    out: Path
+    tasks: Sequence[str] = TASKS
+    clips: int = CLIPS
+    seeds: Sequence[int] = SEEDS
+
+
+def ways(teacher: Model, students: Mapping[str, tuple[Model, Passport]]) -> list[Way]:
+    """The teacher first, as it ships; then its controls at few steps; then students."""
+    found = [Way("teacher 8×2", teacher, TEACHER), Way("teacher 4×2, shift 1", teacher, replace(TEACHER, steps=4, shift=1.0))]
+    for steps in (4, 2, 1):
+        few = replace(TEACHER, steps=steps)
+        found += [Way(f"teacher {steps}×2", teacher, few), Way(f"teacher {steps}×1", teacher, replace(few, guidance=NoGuidance()))]
+    for name, (model, passport) in students.items():
+        steps_of = reversed(passport.allowed)
+        found += [Way(f"{name} {steps}×1", model, student_options(passport, steps)) for steps in steps_of]
+    return found
+
+
+def study_steps(asked: Asked, report: Callable[[str], None] = print) -> Json:
+    """Figures by task and way, kept in `asked.out` one by one: what is there of the same weights is not measured again.
+
+    Raises:
+        ConfigError: a student's file is not one, or is of another teacher.
+        CheckpointError: weights cannot be read.
+    """
+    asked.out.mkdir(parents=True, exist_ok=True)
+    digest = nano_digest(asked.teacher)
+    students = {name: (load_nano(path=path), _passport(path, digest)) for name, path in asked.students.items()}
+    every, people = ways(load_nano(path=asked.teacher), students), held_out(asked.clips, FIRST_CLIP)
+    files = {name: file_sha256(path) for name, path in asked.students.items()}
+    found: Json = {}
+    for task in asked.tasks:
+        base: tuple[list[Sampled], Measures] | None = None
+        for way in (each for each in every if has_audio(task) or "×2" not in each.name or each is every[0]):
+            basis = json.dumps([digest, files.get(way.name.split(" ")[0]), repr(way.options), asked.clips, list(asked.seeds)])
+            path = asked.out / f"{task}-{way.name.replace(' ', '-').replace(',', '')}.json"
+            kept = _kept(path, basis)
+            if kept is None:
+                report(f"{task}: {way.name} …")
+                base = base or _played(every[0], task, people, asked.seeds, None)
+                measures = base[1] if way is every[0] else _played(way, task, people, asked.seeds, base[0])[1]
+                row = {
+                    "forwards": way.plan(task).evaluations,
+                    "metrics": table(measures),
+                    "minus_teacher": separated(base[1], measures),
+                }
+                kept = {"basis": basis, **row}
+                with atomic_file(path, force=True) as temporary:
+                    temporary.write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n")
+            found.setdefault(task, {})[way.name] = {name: value for name, value in kept.items() if name != "basis"}
+    return found
+
+
+def _played(
+    way: Way, task: str, people: Sequence[PuppetClip], seeds: Sequence[int], reference: Sequence[Sampled] | None
+) -> tuple[list[Sampled], Measures]:
+    """A way's clips, and what is measured of them."""
+    runs = [sample_and_decode(way.model, people, way.plan(task), seed=seed, task=task) for seed in seeds]
+    found = measure(runs, people, reference, _FEW)
+    if len(seeds) > 1:
+        found["diversity"] = np.array([[diversity([run.videos[i] for run in runs]) for i in range(len(people))]])
+    found["motion"] = np.array([[motion(video) for video in run.videos] for run in runs])
+    return runs, found
+
+
+def _passport(path: Path, teacher: str) -> Passport:
+    passport = read_passport(path)
+    if passport is None:
+        raise ConfigError(f"{path} holds a teacher, and not a student.")
+    if passport.teacher != teacher:
+        raise ConfigError(f"{path} is a student of another teacher. Name its own with --teacher.")
+    return passport
+
+
+def _kept(path: Path, basis: str) -> Json | None:
+    with suppress(OSError, ValueError):
+        record: Json = json.loads(path.read_text())
+        if record.get("basis") == basis:
+            return record
+    return None
+
+
+def as_table(found: Json) -> list[Json]:
+    """One row a task and way, means alone: for records and for people."""
+    rows = []
+    for task, every in found.items():
+        for name, each in every.items():
+            means = {key: each["metrics"][key]["mean"] for key in SHOWN if key in each["metrics"]}
+            rows.append(
+                {"task": task, "way": name, "forwards": each["forwards"], **{k: v for k, v in means.items() if v is not None}}
+            )
+    return rows

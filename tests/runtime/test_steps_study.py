@@ -1,0 +1,90 @@
+"""runtime/studies/steps_study.py: a student beside its teacher, row by row, kept and not measured again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from echoedge.core.errors import ConfigError
+from echoedge.core.metrics.psnr import psnr
+from echoedge.core.plan.samplers import PLAN_PRESETS, NoGuidance, build_plan
+from echoedge.core.train.evaluate import held_out
+from echoedge.core.train.generate import sample_and_decode
+from echoedge.core.weights.nano import load_nano, nano_digest, save_nano
+from echoedge.quantize.distill.lessons import Lessons
+from echoedge.quantize.distill.run import passport_of
+from echoedge.quantize.distill.student import student_of
+from echoedge.runtime.studies.steps_study import Asked, as_table, study_steps
+
+TEACHER = PLAN_PRESETS["nano"]
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untaught: its teacher in one branch."""
+    path, model = tmp_path_factory.mktemp("student") / "copy.safetensors", load_nano()
+    assert model.encoders is not None
+    save_nano(path, student_of(model.dit), model.vae, model.encoders, passport_of(nano_digest(), TEACHER, Lessons(steps=(1,))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def measured(student: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Asked, list[dict[str, object]]]:
+    asked = Asked(None, {"copy": student}, tmp_path_factory.mktemp("study"), ("t2v",), clips=2, seeds=(0, 1000))
+    return asked, as_table(study_steps(asked, lambda _: None))
+
+
+def test_rows_are_what_the_plans_play(measured: tuple[Asked, list[dict[str, object]]]) -> None:
+    _, rows = measured
+    found = {row["way"]: row for row in rows}
+    assert {name: row["forwards"] for name, row in found.items()} == {
+        "teacher 8×2": 8, "teacher 4×1": 4, "teacher 2×1": 2, "teacher 1×1": 1, "copy 1×1": 1,
+    }  # fmt: skip
+    model, people = load_nano(), held_out(2)
+    base = replace(TEACHER, guidance=NoGuidance())
+    runs = {
+        n: [
+            sample_and_decode(model, people, build_plan(replace(base, steps=n)), seed=seed, task="t2v").videos for seed in (0, 1000)
+        ]
+        for n in (8, 2)
+    }
+    pairs = [(a, b) for full, few in zip(runs[8], runs[2], strict=True) for a, b in zip(full, few, strict=True)]
+    assert found["teacher 2×1"]["reference_psnr_db"] == pytest.approx(np.mean([psnr(a, b, 255.0) for a, b in pairs]), abs=1e-3)
+    apart = [np.abs(a.astype(float) - b).mean() for a, b in zip(*runs[8], strict=True)]
+    assert found["teacher 8×2"]["diversity"] == pytest.approx(np.mean(apart), abs=1e-3)
+    assert "reference_psnr_db" not in found["teacher 8×2"]
+
+
+def test_an_untaught_student_is_its_teacher_at_one_step(measured: tuple[Asked, list[dict[str, object]]]) -> None:
+    found = {row["way"]: row for row in measured[1]}
+    assert found["copy 1×1"]["motion"] == pytest.approx(found["teacher 1×1"]["motion"], rel=0.02)
+    assert found["teacher 4×1"]["reference_psnr_db"] > found["copy 1×1"]["reference_psnr_db"] + 5  # type: ignore[operator]
+
+
+def test_what_is_kept_is_not_measured_again(measured: tuple[Asked, list[dict[str, object]]]) -> None:
+    asked, rows = measured
+    said: list[str] = []
+    path = asked.out / "t2v-copy-1×1.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"forwards": 99}))
+    again = as_table(study_steps(asked, said.append))
+    assert said == [] and {row["way"]: row["forwards"] for row in again}["copy 1×1"] == 99
+    path.write_text(json.dumps(record | {"basis": "another"}))
+    assert as_table(study_steps(asked, said.append)) == rows and said == ["t2v: copy 1×1 …"]
+
+
+def test_students_of_others_and_teachers_are_refused(student: Path, tmp_path: Path) -> None:
+    model = load_nano()
+    assert model.encoders is not None
+    teacher = tmp_path / "teacher.safetensors"
+    save_nano(teacher, model.dit, model.vae, model.encoders)
+    with pytest.raises(ConfigError, match="holds a teacher, and not a student"):
+        study_steps(Asked(None, {"one": teacher}, tmp_path))
+    model.dit.head.head.bias.add_(1.0)
+    save_nano(teacher, model.dit, model.vae, model.encoders)
+    with pytest.raises(ConfigError, match="is a student of another teacher"):
+        study_steps(Asked(teacher, {"one": student}, tmp_path))
