@@ -136,7 +136,7 @@ def require_coreml(bundle: Bundle, engine: str) -> None:
 class BuiltPackages:
     """A compiled unit before there is a bundle; see `registry.BuiltUnit`."""
 
-    def __init__(self, built: Built, precision: Precision) -> None:
+    def __init__(self, built: Built, precision: Precision = "fp16") -> None:
         self.path, self.folder, self.prefix = built.path, built.data or built.path, built.prefix
         self.methods, self._programs = built.methods, Programs(precision)
 
