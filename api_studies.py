@@ -49,7 +49,8 @@ def train(
     which is empty in all processes of torchrun but the first.
 
     steps to image_steps: of the transformer, and of the VAE on clips and on frames; the recipe's by default. start: weights whose
-    VAE is trained further, or kept as it is (keep_vae). without: ndpo, labels or captions, parts to leave out. world: calm or lively, the drawn clips'.
+    VAE is trained further, or kept as it is (keep_vae). without: ndpo, labels or captions, parts to leave out. world: of the
+    drawn clips, calm or lively.
 
     Raises:
         ConfigError: an option is unknown, or the folder holds a run with other options.

@@ -37,8 +37,8 @@ class Openness:
 
 
 def openness(groups: Iterable[tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]) -> Openness:
-    """Of groups (draws uint8 [D, T, H, W, 3], mask bool [H, W] or None for the whole picture) that weigh the same. Shares of nothing
-    are nan.
+    """Of groups that weigh the same: draws uint8 [D, T, H, W, 3], and a mask bool [H, W] or None for the whole picture. Shares of
+    nothing are nan.
 
     Raises:
         InputError: there is no group, or one has fewer than two draws or frames, or a mask that does not fit.

@@ -102,7 +102,10 @@ def _train(
     report(f"4. held-out clips: lip-sync {score.lipsync:.2f}, shuffled {score.lipsync_shuffled:.2f}")
     metrics = {
         "training": {
-            "vae": f"that of {start}" if keep_vae else asdict(vae), "dit": asdict(dit), "pool_clips": pool_clips, "world": drawn_world,
+            "vae": f"that of {start}" if keep_vae else asdict(vae),
+            "dit": asdict(dit),
+            "pool_clips": pool_clips,
+            "world": drawn_world,
         },
         "held_out": as_metrics(score_vae(loaded.vae, clips)[0], score),
     }

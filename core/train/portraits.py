@@ -104,15 +104,15 @@ def _static(who: Identity, size: int, wall: Wall | None = None) -> Field:
     canvas.paint(everything, np.ones_like(ramp), light)
     canvas.paint(everything, ramp, deep)
     bright, dark = _dim(light, 1.45), _dim(deep, 0.85)
-    for index in range(0 if wall is None else 2):
-        cx, cy, strength = (_column(track) for track in wall.lights[:, index].T)
-        glow = canvas.cover(np.hypot(x - cx, y - cy) - 0.45, 0.9)
-        canvas.paint(everything, glow * strength, _dim(light, 1.7) if index == 0 else _dim(deep, 0.6))
+    if wall is not None:
+        for index, shade in enumerate((_dim(light, 1.7), _dim(deep, 0.6))):
+            at_x, at_y, strength = (_column(track) for track in wall.lights[:, index].T)
+            glow = canvas.cover(np.hypot(x - at_x, y - at_y) - 0.45, 0.9)
+            canvas.paint(everything, glow * strength, shade)
     for index, (cx, cy, radius) in enumerate(who.discs):
-        if wall is not None:
-            right, down, size_of = (_column(track) for track in wall.discs[:, index].T)
-            cx, cy, radius = cx + right, cy + down, radius * size_of
-        disc = canvas.cover(np.hypot(x - cx, y - cy) - radius, 0.02)
+        still = (0.0, 0.0, 1.0)
+        right, down, swell = still if wall is None else (_column(track) for track in wall.discs[:, index].T)
+        disc = canvas.cover(np.hypot(x - (cx + right), y - (cy + down)) - radius * swell, 0.02)
         canvas.paint(everything, disc * 0.22, bright if index % 2 == 0 else dark)
     _clothes(canvas, everything, who)
     return canvas.planes

@@ -1,4 +1,4 @@
-"""How open the two drawn worlds are: many clips of the same portrait, voice and prompt, in which only what these leave open is drawn
+"""How open the two drawn worlds are: clips of the same portrait, voice and prompt, in which only what these leave open is drawn
 anew. No model takes part.
 
     python tests/benchmarks/world.py [--clips 24] [--draws 8] [--record records/world.json] [--sheet docs/nano/lively.png]
@@ -22,7 +22,7 @@ from echoedge.core.train.evaluate import held_out, regions_of
 from echoedge.core.train.puppets import HELD_OUT_SEED, WORLDS, draw_clip
 from echoedge.docs.figures import Row, write_figures
 from echoedge.runtime.bench.clip import device_name
-from echoedge.runtime.play.contact_sheet import SheetRow, contact_sheet
+from echoedge.runtime.play.contact_sheet import SheetRow, SheetStyle, contact_sheet
 
 FIRST = 11_000  # held-out seeds that no other figure is of
 REDRAWN = 10_000_000  # the first of the seeds that what is open is drawn from
@@ -49,8 +49,9 @@ def measured(world: str, clips: int, draws: int) -> list[Row]:
     rows: list[Row] = []
     for name in places[0]:
         found = asdict(openness((each, place[name]) for each, place in zip(drawn, places, strict=True)))
-        still = found["motion"] == 0.0
-        rows.append({"world": world, "where": name} | {key: None if still else round(v, 4) for key, v in found.items()})
+        still = found["motion"] == 0.0  # then there is nothing to take a share of
+        shown = {key: None if still and key != "motion" else round(value, 4) for key, value in found.items()}
+        rows.append({"world": world, "where": name} | shown)
     return rows
 
 
@@ -58,7 +59,8 @@ def save_sheet(path: Path) -> None:
     first, count = SHOWN
     rows = [SheetRow(clip.prompt, clip.frames) for clip in held_out(count, first, world="lively")]
     with atomic_file(path, force=True) as temporary:
-        contact_sheet(rows, fps=25, title="The lively world, drawn", columns=9).save(temporary, "PNG", optimize=True)
+        sheet = contact_sheet(rows, fps=25, title="The lively world, drawn", columns=9, style=SheetStyle(scale=1))
+        sheet.quantize(256).save(temporary, "PNG", optimize=True)
 
 
 def main() -> None:
@@ -79,7 +81,7 @@ def main() -> None:
             source="the same command writes this file.", hardware=device_name(),
             versions={"numpy": version("numpy")},
             conditions=f"{given.clips} held-out people of a second at 64×64 (seeds from {HELD_OUT_SEED + FIRST:,}), each drawn "
-            f"{given.draws} times with portrait, voice and prompt the same. Pictures are computed, so nothing depends on the machine.",
+            f"{given.draws} times with portrait, voice and prompt the same; pictures alone, no times.",
             figures={"openness": rows},
         )  # fmt: skip
 
