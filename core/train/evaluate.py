@@ -120,7 +120,7 @@ def smile_reader() -> SmileReader:
     clips are. It takes some seconds, once per process.
 
     Measured on 72 held-out clips, balanced accuracy: drawn 0.96, rebuilt by the shipped VAE 0.86. Without the softened copies the
-    rebuilt ones reach 0.80. On 72 of the lively world: drawn 0.97, softened 0.95; a reader fitted to lively clips reads no better.
+    rebuilt ones reach 0.80. On 72 of the lively world: drawn and softened 0.95; a reader fitted to lively clips reads no better.
     """
     others = [face for face in FACE_ACTIONS if face != "smiles"]
     clips = [

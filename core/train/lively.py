@@ -62,10 +62,10 @@ def _eased(part: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def _blinks(rng: np.random.Generator, time: NDArray[np.floating]) -> Floats:
-    """Eyes [T] from 1 (open) to 0, shut for a frame or three at moments that do not remember each other."""
+    """Eyes [T] from 1 (open) to 0, shut for two frames or three at moments that do not remember each other."""
     eyes, at = np.ones(len(time)), 0.2 + rng.exponential(0.7)
     while at < time[-1] + 0.2:
-        eyes = np.minimum(eyes, np.clip(np.abs(time - at) / rng.uniform(0.045, 0.07) - 0.25, 0.0, 1.0))
+        eyes = np.minimum(eyes, np.clip(np.abs(time - at) / rng.uniform(0.045, 0.06) - 0.25, 0.0, 1.0))
         at += 0.45 + rng.exponential(0.8)
     return _track(eyes)
 
@@ -97,7 +97,7 @@ def _again(rng: np.random.Generator, time: NDArray[np.floating], rise: Span, hol
     """Eased rises and returns [T], 0 to 1, every one as quick, as long and as high as it happens to be."""
     value, at = np.zeros(len(time)), rng.uniform(0.0, 0.25)
     while at <= time[-1]:
-        quick, held, pause, height = rng.uniform(*rise), rng.uniform(*hold), rng.uniform(*rest), rng.uniform(0.72, 1.0)
+        quick, held, pause, height = rng.uniform(*rise), rng.uniform(*hold), rng.uniform(*rest), rng.uniform(0.78, 1.0)
         up, down = (time - at) / quick, (time - at - quick - held) / quick
         value = np.maximum(value, height * _eased(np.minimum(up, 1.0 - down)))
         at += 2.0 * quick + held + pause

@@ -103,7 +103,7 @@ def test_nothing_open_follows_the_voice_or_each_other() -> None:
     found = {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
     found["wall"] = np.stack([np.abs(draw_wall(s, FPS, FPS).discs[:, :, 0]).sum(axis=1) for s in seeds])
     names = list(found)
-    bound = 0.12  # measured: at most 0.06
+    bound = 0.12  # measured: at most 0.05
     assert all(abs(correlation(found[name], loud)) < bound for name in names)
     assert all(abs(correlation(found[a], found[b])) < bound for k, a in enumerate(names) for b in names[:k])
     # Twins: eyes that shut a little when it is loud, and a head that nods more while the eyes are shut.
@@ -126,7 +126,7 @@ def test_streams_depend_on_their_seed_alone() -> None:
 def test_eyes_blink_and_pupils_wander_and_return() -> None:
     ways = [draw_lively(s, "stays still", STILL, 0.2, FPS) for s in range(200)]
     shut = np.stack([way.eyes < 0.5 for way in ways])
-    assert 0.5 < shut.any(axis=1).mean() < 0.85 and 0.02 < shut.mean() < 0.12  # measured 0.66 and 0.06
+    assert 0.5 < shut.any(axis=1).mean() < 0.85 and 0.02 < shut.mean() < 0.12  # measured 0.70 and 0.06
     assert not shut[:, 0].any() and (np.diff(shut.astype(int), axis=1) == 1).sum(axis=0)[6:].min() > 0
     gaze = np.stack([way.gaze for way in ways])
     assert np.allclose(gaze[:, 0], 0.2) and np.abs(gaze).max() <= 1.11
@@ -154,7 +154,7 @@ def test_the_lively_world_is_more_open_than_the_calm_one() -> None:
 
 def test_heads_do_what_their_prompts_say(clips: list[PuppetClip]) -> None:
     found = [head_action(head_track(c.frames, landmarks(regions_of(c.identity, 64)))) for c in clips]
-    assert np.mean([a == c.head_action for a, c in zip(found, clips, strict=True)]) >= 0.95  # measured 0.995 over 192
+    assert np.mean([a == c.head_action for a, c in zip(found, clips, strict=True)]) >= 0.95  # measured 0.997 over 300
     shuffled = [np.mean([a == clips[k - s].head_action for k, a in enumerate(found)]) for s in range(1, 13)]
     assert np.mean(shuffled) < 0.4
 
@@ -162,7 +162,7 @@ def test_heads_do_what_their_prompts_say(clips: list[PuppetClip]) -> None:
 def test_lips_follow_the_voice_as_before(clips: list[PuppetClip]) -> None:
     lively = [lipsync(c.frames, c.waveform, c.mouth_box) for c in clips]
     calm = [lipsync(c.frames, c.waveform, c.mouth_box) for c in map(draw_clip, (c.seed for c in clips))]
-    assert np.mean(lively) == pytest.approx(np.mean(calm), abs=0.015) and min(lively) > 0.8  # measured 0.971 and 0.977, 0.85
+    assert np.mean(lively) == pytest.approx(np.mean(calm), abs=0.015) and min(lively) > 0.8  # measured 0.969 and 0.977, 0.85
     others = [lipsync(c.frames, clips[k - 1].waveform, c.mouth_box) for k, c in enumerate(clips)]
     assert abs(np.mean(others)) < 0.25
 
@@ -189,7 +189,7 @@ def test_shoulders_stay_and_the_wall_moves(clips: list[PuppetClip]) -> None:
         where = regions_of(clip.identity, 64, "lively")
         moved = (clip.frames != clip.frames[:1]).any(axis=(0, 3))
         assert where.shoulders.sum() > 20 and not (moved & where.shoulders).any()
-        assert moved[where.background & ~where.shoulders].mean() > 0.2  # measured from 0.29 on
+        assert moved[where.background & ~where.shoulders].mean() > 0.2  # measured from 0.35 on
         assert not (where.shoulders & ~where.background).any()
         calm = regions_of(clip.identity, 64)
         assert (where.background <= calm.background).all() and where.background.sum() < calm.background.sum()
