@@ -41,6 +41,7 @@ def train(
     method: str = "full",
     keep_vae: bool = False,
     without: Sequence[str] = (),
+    world: str = "calm",
     device: str = "cpu",
     report: Warn = print,
 ) -> tuple[Path, dict[str, Any]]:
@@ -48,10 +49,12 @@ def train(
     which is empty in all processes of torchrun but the first.
 
     steps to image_steps: of the transformer, and of the VAE on clips and on frames; the recipe's by default. start: weights whose
-    VAE is trained further, or kept as it is (keep_vae). without: ndpo, labels or captions, parts to leave out.
+    VAE is trained further, or kept as it is (keep_vae). without: ndpo, labels or captions, parts to leave out. world: of the
+    drawn clips, calm or lively.
 
     Raises:
         ConfigError: an option is unknown, or the folder holds a run with other options.
+        InputError: there is no such world.
         ResourceError: the pool of clips does not fit on the disk.
     """
     from .core.errors import ConfigError
@@ -59,6 +62,7 @@ def train(
     from .core.plan import check_choice
     from .core.train.distributed import join_world, leave_world
     from .core.train.nano import run_folder, train_nano
+    from .core.train.puppets import check_world
     from .core.train.train_dit import METHODS, leave_out
     from .core.train.train_vae import VAETraining
 
@@ -67,15 +71,16 @@ def train(
     check_choice("method", method, tuple(METHODS))
     vae, dit, parts, folder = VAETraining(), METHODS[method], tuple(without), Path(workdir)
     leave_out(dit, parts)  # a part that is not there is refused before anything is drawn
+    check_world(world)
     require_free_disk(folder, 500_000 * clips)
     vae = replace(vae, image_steps=image_steps or vae.image_steps, clip_steps=clip_steps or vae.clip_steps)
     dit = replace(dit, steps=steps or dit.steps)
     output = run_folder(folder, parts) / "nano.safetensors" if out is None else Path(out)
-    world = join_world(device)
+    together = join_world(device)
     began = None if start is None else Path(start)
-    metrics = train_nano(folder, output, vae, dit, clips, threads, report, world, began, parts, keep_vae)
-    leave_world(world)
-    return output, metrics if world.first else {}
+    metrics = train_nano(folder, output, vae, dit, clips, threads, report, together, began, parts, keep_vae, world)
+    leave_world(together)
+    return output, metrics if together.first else {}
 
 
 def distill(

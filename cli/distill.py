@@ -38,7 +38,7 @@ def distill_nano_command(
     device: Annotated[str, typer.Option(help="Where the student trains: cpu or cuda.")] = "cpu",
 ) -> None:
     """Teach a student of the built-in model to do in 1, 2 or 4 forwards what it does in 16. Interrupt it at will: the same command
-    goes on where it stopped.
+    goes on where it stopped. Lessons are of the drawn world that the teacher was trained in.
 
     Under torchrun the student trains in all processes: torchrun --nproc-per-node 2 -m echoedge.cli distill nano
     """

@@ -48,6 +48,13 @@ def train_nano_command(
             help="ndpo, labels or captions: leave that part out; may be repeated. The run has a folder inside the work folder."
         ),
     ] = None,
+    world: Annotated[
+        str,
+        typer.Option(
+            help="calm: portrait, voice and prompt nearly determine a drawn clip, as shipped; lively: blinks, gaze, the head's "
+            "own time and a wall that moves are open."
+        ),
+    ] = "calm",
     device: Annotated[str, typer.Option(help="Where the transformer trains: cpu or cuda.")] = "cpu",
 ) -> None:
     """Train the built-in model. Interrupt it at will: the same command goes on where it stopped.
@@ -56,7 +63,8 @@ def train_nano_command(
     """
     written, metrics = api.train(
         output, workdir=workdir, clips=clips, image_steps=image_steps, clip_steps=clip_steps, steps=steps, threads=threads,
-        start=start, method=method, keep_vae=keep_vae, without=distinct(without or (), "--without"), device=device, report=_tell,
+        start=start, method=method, keep_vae=keep_vae, without=distinct(without or (), "--without"), world=world,
+        device=device, report=_tell,
     )  # fmt: skip
     if metrics:
         out.print_json(json.dumps(metrics["held_out"]))

@@ -81,6 +81,7 @@ def test_a_wrong_export_is_one_sentence_with_the_good_values(options: list[str],
     [
         (("nano", "--keep-vae"), "--keep-vae takes the VAE of a weights file: name it with --start"),
         (("nano", "--method", "ful"), "method is 'ful'.*Did you mean 'full'"),
+        (("nano", "--world", "busy"), "no world 'busy'. Choose from: calm, lively"),
         (("nano", "--method", "plain", "--without", "ndpo"), "The recipe has no preference steps"),
         (("study", "--without", "ndpo"), "--without is 'ndpo'; write PART=FILE"),
         (("study", "--only", "vea"), "no section or part 'vea'.*Sections: vae, choices"),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .identity import check_mask
 from .mouth import Box, check_box, check_frames, mouth_amplitude
 
 STILL_ENERGY = 1e-6
@@ -41,6 +42,18 @@ def mouth_energy(frames: NDArray[np.uint8], box: Box) -> float:
     check_box(frames, box)
     y0, y1, x0, x1 = box
     steps = np.diff(frames[:, y0:y1, x0:x1].astype(np.float64), axis=0)
+    return float((steps**2).mean()) if len(steps) else 0.0
+
+
+def region_energy(frames: NDArray[np.uint8], where: NDArray[np.bool_]) -> float:
+    """As `mouth_energy`, of the pixels of `where`, bool [H, W].
+
+    Raises:
+        InputError: the frames cannot be used, or the mask does not fit or is empty.
+    """
+    check_frames(frames)
+    check_mask(frames, where)
+    steps = np.diff(frames[:, where].astype(np.float64), axis=0)
     return float((steps**2).mean()) if len(steps) else 0.0
 
 

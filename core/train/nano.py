@@ -46,17 +46,19 @@ def train_nano(
     start: Path | None = None,
     without: Collection[str] = (),
     keep_vae: bool = False,
+    drawn_world: str = "calm",
 ) -> dict[str, Any]:
     """Trains nano in `workdir` and writes its weights to `out` with `metrics.json` and `training.png` beside. Returns the metrics.
 
     The first process of `world` does the stages before the transformer and judges the result; the others return no metrics.
     `start`: a weights file of nano whose VAE is trained further, instead of one from nothing, or taken as it is (`keep_vae`).
     `without`: parts of the recipe to leave out (`PARTS`); such a run has pool, VAE and latents in common with the others, and a
-    folder for its transformer. One run works in `workdir` at a time.
+    folder for its transformer. `drawn_world`: of `puppets.WORLDS`, that the clips are of. One run works in `workdir` at a time.
 
     Raises:
         ConfigError: the VAE's reconstructions lose the mouth (lip-sync below LIPSYNC_GATE), or `workdir` holds a run with other
-            options.
+            options or clips of another world.
+        InputError: there is no such world.
         OutputError: `workdir` is a folder of something else, another run works in it, or another one writes `out`.
     """
     vae, dit, world = vae or VAETraining(), dit or DiTTraining(), world or World()
@@ -65,7 +67,7 @@ def train_nano(
         if world.first:
             held.enter_context(WorkFolder(workdir, "training"))
             held.enter_context(claimed(out, "training"))
-        return _train(workdir, out, vae, dit, pool_clips, report, world, start, without, keep_vae)
+        return _train(workdir, out, vae, dit, pool_clips, report, world, start, without, keep_vae, drawn_world)
 
 
 def _train(
@@ -79,10 +81,11 @@ def _train(
     start: Path | None,
     without: Collection[str],
     keep_vae: bool,
+    drawn_world: str,
 ) -> dict[str, Any]:
     say = report if world.first else _silent
     pool, cache, trained_vae = world.first_then_others(
-        partial(_prepare, workdir, vae, dit, pool_clips, say, world.first, start, keep_vae)
+        partial(_prepare, workdir, vae, dit, pool_clips, say, world.first, start, keep_vae, drawn_world)
     )
     dit, folder = leave_out(dit, without), run_folder(workdir, without)
     folder.mkdir(exist_ok=True)
@@ -91,14 +94,19 @@ def _train(
     if not world.first:
         return {}
     assert model.encoders is not None
-    save_nano(out, model.dit, trained_vae, model.encoders)
+    save_nano(out, model.dit, trained_vae, model.encoders, world=drawn_world)
     loaded = load_nano(path=out)
-    clips = held_out(EVALUATED_CLIPS)
+    clips = held_out(EVALUATED_CLIPS, world=drawn_world)
     videos = generate(loaded, clips, build_plan(PLAN_PRESETS["nano"]))
     score = score_clips(videos, clips)
     report(f"4. held-out clips: lip-sync {score.lipsync:.2f}, shuffled {score.lipsync_shuffled:.2f}")
     metrics = {
-        "training": {"vae": f"that of {start}" if keep_vae else asdict(vae), "dit": asdict(dit), "pool_clips": pool_clips},
+        "training": {
+            "vae": f"that of {start}" if keep_vae else asdict(vae),
+            "dit": asdict(dit),
+            "pool_clips": pool_clips,
+            "world": drawn_world,
+        },
         "held_out": as_metrics(score_vae(loaded.vae, clips)[0], score),
     }
     with atomic_file(out.parent / "metrics.json", force=True) as temporary:
@@ -122,10 +130,11 @@ def _prepare(
     judge: bool,
     start: Path | None,
     keep_vae: bool,
+    drawn_world: str,
 ) -> tuple[ClipPool, LatentCache, VAE]:
     """Clips, cached latents and the autoencoder: made where `workdir` lacks them, and judged by the process that makes them."""
-    report(f"1. pool: {pool_clips} clips in {workdir / 'pool'}")
-    pool = open_pool(workdir / "pool", pool_clips)
+    report(f"1. pool: {pool_clips} clips of the {drawn_world} world in {workdir / 'pool'}")
+    pool = open_pool(workdir / "pool", pool_clips, world=drawn_world)
     given = load_nano(path=start).vae if start else None
     if given is not None and keep_vae:
         report(f"2. VAE: that of {start}")
@@ -134,7 +143,7 @@ def _prepare(
         report(f"2. VAE: {vae.image_steps} steps on frames, {vae.clip_steps} on clips; progress in {workdir / 'vae.log'}")
         trained = train_vae(NANO, pool, workdir, vae, given)
     if judge:
-        score, _ = score_vae(trained, held_out(EVALUATED_CLIPS))
+        score, _ = score_vae(trained, held_out(EVALUATED_CLIPS, world=drawn_world))
         report(f"   held-out reconstruction: {score.psnr_db:.1f} dB, lip-sync {score.lipsync:.2f}")
         if score.lipsync < LIPSYNC_GATE:
             raise ConfigError(

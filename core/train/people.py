@@ -189,6 +189,18 @@ class Motion:
         return Motion(**{name: track[start:stop] for name, track in self.__dict__.items()})
 
 
+@dataclass(frozen=True)
+class Wall:
+    """What moves behind a person, by frame: float32 `discs` [T, 3, 3], how far each has drifted right and down, and its size
+    against the portrait's; `lights` [T, 2, 3], a light and a shade: x, y, strength 0..1. Lengths are in drawing units."""
+
+    discs: Floats
+    lights: Floats
+
+    def part(self, start: int, stop: int) -> Wall:
+        return Wall(self.discs[start:stop], self.lights[start:stop])
+
+
 def mouth_opening(loudness: Floats, articulation: float = 1.0) -> Floats:
     """The mouth's opening, 0..1, for `voice.envelope` values: linear above a threshold, below which noise does not move it."""
     return np.asarray(np.clip((loudness - 0.06) / 0.94 * articulation, 0.0, 1.0), np.float32)

@@ -16,7 +16,7 @@ from ..config import NANO_CLIP, ClipSpec
 from ..errors import ConfigError
 from ..files import atomic_file, reserve
 from ..sampling.inputs import byte_ids
-from .puppets import PuppetClip, draw_clip
+from .puppets import PuppetClip, check_world, draw_clip
 
 
 @dataclass(frozen=True)
@@ -102,16 +102,23 @@ class FeaturePool:
         return {name: torch.from_numpy(np.array(array, np.float32)) for name, array in arrays.items()}
 
 
-def _draw(task: tuple[int, int, int]) -> PuppetClip:
-    seed, frames, size = task
-    return draw_clip(seed, frames=frames, size=size)
+def _draw(task: tuple[int, int, int, str]) -> PuppetClip:
+    seed, frames, size, world = task
+    return draw_clip(seed, frames=frames, size=size, world=world)
 
 
-def open_pool(folder: Path, count: int, first_seed: int = 0, clip: ClipSpec = NANO_CLIP, processes: int = 2) -> ClipPool:
-    """The pool of seeds first_seed … first_seed+count-1, drawn into `folder` on first use.
+def open_pool(
+    folder: Path, count: int, first_seed: int = 0, clip: ClipSpec = NANO_CLIP, processes: int = 2, world: str = "calm"
+) -> ClipPool:
+    """The pool of seeds first_seed … first_seed+count-1 in a world, drawn into `folder` on first use.
 
     The folder is complete when its `pool.json` exists; anything else found there is drawn again.
+
+    Raises:
+        ConfigError: the folder holds clips of another world, from which more may have been made than is drawn here.
+        InputError: there is no such world.
     """
+    check_world(world)
     samples = clip.frames * clip.samples_per_frame
     files = {
         "frames": ((count, clip.frames, clip.height, clip.width, 3), np.uint8),
@@ -120,8 +127,11 @@ def open_pool(folder: Path, count: int, first_seed: int = 0, clip: ClipSpec = NA
         "boxes": ((count, 4), np.int32),
     }
     index = folder / "pool.json"
-    description = {"count": count, "first_seed": first_seed, "frames": clip.frames, "size": clip.height}
-    if not (index.exists() and json.loads(index.read_text())["description"] == description):
+    description = {"count": count, "first_seed": first_seed, "frames": clip.frames, "size": clip.height, "world": world}
+    found = {"world": "calm"} | json.loads(index.read_text())["description"] if index.exists() else None
+    if found is not None and found["world"] != world:
+        raise ConfigError(f"{folder} holds clips of the {found['world']} world, not the {world} one. Use another folder.")
+    if found != description:
         folder.mkdir(parents=True, exist_ok=True)
         index.unlink(missing_ok=True)
         arrays = {
@@ -131,7 +141,7 @@ def open_pool(folder: Path, count: int, first_seed: int = 0, clip: ClipSpec = NA
         for name, array in arrays.items():
             reserve(folder / f"{name}.npy", array.offset + array.nbytes)
         prompts = []
-        tasks = [(first_seed + i, clip.frames, clip.height) for i in range(count)]
+        tasks = [(first_seed + i, clip.frames, clip.height, world) for i in range(count)]
         with multiprocessing.get_context("spawn").Pool(processes) as workers:
             for i, drawn in enumerate(workers.imap(_draw, tasks, chunksize=16)):
                 arrays["frames"][i] = drawn.frames

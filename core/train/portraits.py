@@ -6,13 +6,15 @@ every size. Shapes are signed distances (negative inside) whose edges fade over 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .people import Colour, Field, Identity, Motion
+from .lively import DRIFT
+from .people import Colour, Field, Identity, Motion, Wall
 
 # --- 1. Drawing tools -------------------------------------------------------------------------------------------------------------
 
@@ -92,18 +94,26 @@ _PIVOT_Y = 0.75  # the head tilts around the base of the neck
 _ROLL = 0.13  # radians at full tilt
 
 
-def _static(who: Identity, size: int) -> Field:
-    """Background and shoulders, which do not move: planes [3, 1, H, W]."""
-    canvas = _Canvas(1, size)
+def _static(who: Identity, size: int, wall: Wall | None = None) -> Field:
+    """Background and shoulders: planes [3, 1, H, W], or [3, T, H, W] before a wall on which things move."""
+    canvas = _Canvas(1 if wall is None else len(wall.discs), size)
     everything = canvas.box(-1, -1, 1, 1)
     x, y = canvas.x, canvas.y
     light, deep = who.background
     ramp = np.clip(0.5 + 0.45 * y + 0.12 * x * who.light, 0.0, 1.0) * np.ones_like(x)
     canvas.paint(everything, np.ones_like(ramp), light)
     canvas.paint(everything, ramp, deep)
+    bright, dark = _dim(light, 1.45), _dim(deep, 0.85)
+    if wall is not None:
+        for index, shade in enumerate((_dim(light, 1.7), _dim(deep, 0.6))):
+            at_x, at_y, strength = (_column(track) for track in wall.lights[:, index].T)
+            glow = canvas.cover(np.hypot(x - at_x, y - at_y) - 0.45, 0.9)
+            canvas.paint(everything, glow * strength, shade)
     for index, (cx, cy, radius) in enumerate(who.discs):
-        disc = canvas.cover(np.hypot(x - cx, y - cy) - radius, 0.02)
-        canvas.paint(everything, disc * 0.22, _dim(light, 1.45) if index % 2 == 0 else _dim(deep, 0.85))
+        still = (0.0, 0.0, 1.0)
+        right, down, swell = still if wall is None else (_column(track) for track in wall.discs[:, index].T)
+        disc = canvas.cover(np.hypot(x - (cx + right), y - (cy + down)) - radius * swell, 0.02)
+        canvas.paint(everything, disc * 0.22, bright if index % 2 == 0 else dark)
     _clothes(canvas, everything, who)
     return canvas.planes
 
@@ -391,21 +401,21 @@ def _spectacles(canvas: _Canvas, pose: _Pose, who: Identity) -> None:
     canvas.paint(box, canvas.cover(np.minimum(arms, bridge)), frame)
 
 
-def render(who: Identity, motion: Motion, size: int = 64) -> NDArray[np.uint8]:
-    """Draws the person: uint8 [T, size, size, 3].
+def render(who: Identity, motion: Motion, size: int = 64, wall: Wall | None = None) -> NDArray[np.uint8]:
+    """Draws the person, before a wall that is still or moves: uint8 [T, size, size, 3].
 
     Raises:
         InputError: `size` is below 16.
     """
     if size < 16:
         raise InputError(f"size is {size}; a face needs at least 16 pixels.")
-    static = _static(who, size)
+    still = _static(who, size) if wall is None else None
     step = max(1, 40_000 // (size * size))  # frames at a time, so that planes stay in the processor's cache
     parts = []
     for start in range(0, motion.frames, step):
         part = motion.part(start, start + step)
         canvas = _Canvas(part.frames, size)
-        canvas.planes[:] = static
+        canvas.planes[:] = _static(who, size, wall.part(start, start + step)) if wall is not None else still
         pose = _pose(canvas, part)
         _hair_back(canvas, pose, who)
         _head(canvas, pose, who, _column(part.opening))
@@ -432,19 +442,22 @@ def mouth_box(who: Identity, motion: Motion, size: int) -> tuple[int, int, int, 
 class Regions:
     """Where things are in a person's pictures, for metrics.
 
-    `background` is bool [H, W]: background and shoulders that the head never reaches, whatever the prompt, with a margin. `head` is
-    bool [H, W]: what head and hair cover at rest. The points are (y, x) in pixels at rest, as in a clip's first frame.
+    `background` is bool [H, W]: background and shoulders that the head never reaches, whatever the prompt, with a margin;
+    `shoulders`: the part of it that hides the wall, which stays in the lively world too. `head` is bool [H, W]: what head and hair
+    cover at rest. The points are (y, x) in pixels at rest, as in a clip's first frame.
     """
 
     background: NDArray[np.bool_]
+    shoulders: NDArray[np.bool_]
     head: NDArray[np.bool_]
     left_eye: tuple[float, float]
     right_eye: tuple[float, float]
     mouth: tuple[float, float]
 
 
-def regions(who: Identity, size: int = 64) -> Regions:
-    """The regions of a person's pictures, by drawing every pose of the grammar: full turns, nods and tilts, mouth shut and open.
+def regions(who: Identity, size: int = 64, world: str = "calm") -> Regions:
+    """The regions of a person's pictures, by drawing every pose of the grammar: full turns, nods and tilts, mouth shut and open; of
+    the lively world with what a head strays to all sides.
 
     Raises:
         InputError: `size` is below 16.
@@ -453,6 +466,9 @@ def regions(who: Identity, size: int = 64) -> Regions:
     poses = np.zeros((2 * (9 + 9 + 5), 4), np.float32)  # yaw, pitch, roll, opening
     poses[:9, 0], poses[9:18, 2], poses[18:23, 1] = sweep, sweep, half
     poses[23:, :3], poses[23:, 3] = poses[:23, :3], 1.0
+    if world == "lively":
+        strays = [(*corner, 0.0) for corner in product((-DRIFT, DRIFT), repeat=3)]
+        poses = np.concatenate([poses, *(np.clip(poses[::2] + np.asarray(stray, np.float32), -1.0, 1.0) for stray in strays)])
     yaw, pitch, roll, opening = np.ascontiguousarray(poses.T)
     none = np.zeros(len(poses), np.float32)
     motion = Motion(yaw, pitch, roll, none, none, none + 1.0, none, opening, none)
@@ -465,11 +481,14 @@ def regions(who: Identity, size: int = 64) -> Regions:
         wide = np.pad(reached, 1)
         reached = wide[1:-1, 1:-1] | wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
 
+    walls = [_static(replace(who, background=(shade, shade), discs=()), size) for shade in ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))]
+
     def pixel(y: float, x: float) -> tuple[float, float]:
         return (y + 1.0) * size / 2 - 0.5, (x + 1.0) * size / 2 - 0.5
 
     return Regions(
         background=~reached,
+        shoulders=~reached & (walls[0] == walls[1]).all(axis=(0, 1)),
         head=covered[4],
         left_eye=pixel(_EYE_Y, -who.eye_gap),
         right_eye=pixel(_EYE_Y, who.eye_gap),

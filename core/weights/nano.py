@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..model.vae import VAE
 
 WEIGHTS = "nano.safetensors"
-PASSPORT = "student"  # in the file's metadata
+PASSPORT, WORLD = "student", "world"  # in the file's metadata
 
 
 def assets() -> Path:
@@ -42,15 +42,28 @@ def read_passport(path: Path | None = None) -> Passport | None:
     Raises:
         CheckpointError: the file cannot be read, or its passport is of another version.
     """
+    path = path or weights_path()
+    told = _metadata(path).get(PASSPORT)
+    return None if told is None else Passport.read(told, str(path))
+
+
+def read_world(path: Path | None = None) -> str:
+    """The drawn world that a weights file, the shipped one by default, was trained in; "calm" where it does not say.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    return _metadata(path or weights_path()).get(WORLD, "calm")
+
+
+def _metadata(path: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
-    path = path or weights_path()
     try:
         with safe_open(path, "numpy") as file:
-            told = (file.metadata() or {}).get(PASSPORT)
+            return dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}). Install the package again, or run echoedge train nano.") from error
-    return None if told is None else Passport.read(told, str(path))
 
 
 def load_nano(config: ModelConfig = NANO, path: Path | None = None) -> Model:
@@ -92,12 +105,16 @@ def load_nano(config: ModelConfig = NANO, path: Path | None = None) -> Model:
     return Model(config, modules["dit"], modules["vae"], modules["encoders"])  # type: ignore[arg-type]
 
 
-def save_nano(path: Path, dit: DiT, vae: VAE, encoders: NanoEncoders, passport: Passport | None = None) -> None:
-    """Writes the weights file, in place of one that is there; non-persistent buffers stay out. `passport`: of a student."""
+def save_nano(
+    path: Path, dit: DiT, vae: VAE, encoders: NanoEncoders, passport: Passport | None = None, world: str = "calm"
+) -> None:
+    """Writes the weights file, in place of one that is there; non-persistent buffers stay out. `passport`: of a student; `world`:
+    the drawn one, which a file names unless it is calm."""
     import torch
     from safetensors.torch import save_file
 
     parts = {"dit": dit, "vae": vae, "encoders": encoders}
     tensors = {f"{p}.{k}": v.to(torch.float16).contiguous() for p, module in parts.items() for k, v in module.state_dict().items()}
+    told = ({} if passport is None else {PASSPORT: passport.model_dump_json()}) | ({} if world == "calm" else {WORLD: world})
     with atomic_file(path, force=True) as temporary:
-        save_file(tensors, temporary, {} if passport is None else {PASSPORT: passport.model_dump_json()})
+        save_file(tensors, temporary, told)

@@ -28,7 +28,7 @@ from ...core.plan import SamplingPlan, check_count
 from ...core.plan.phases import PROMPT
 from ...core.plan.samplers import PLAN_PRESETS, PlanOptions, build_plan
 from ...core.train.generate import given_of, sample_given
-from ...core.train.puppets import HELD_OUT_SEED, draw_clip
+from ...core.train.puppets import HELD_OUT_SEED, check_world, draw_clip
 from ...core.train.soup import has_audio
 from ...core.train.train_dit import mouth_latent_mask
 from ...core.weights.nano import load_nano, nano_digest
@@ -43,10 +43,12 @@ FIELDS = ("states", "y", "audio", "image", "text", "mouth", "task")
 
 @dataclass(frozen=True)
 class Lessons:
-    """What is drawn: so many shards of `shard` lessons, the share of each task, and the numbers of steps that students are to take.
+    """What is drawn: so many shards of `shard` lessons, the share of each task, the numbers of steps that students are to take, and
+    the world that the heads are of.
 
     Raises:
         ConfigError: a task is unknown, or a number out of range.
+        InputError: there is no such world.
     """
 
     shards: int = 120
@@ -56,8 +58,10 @@ class Lessons:
     steps: tuple[int, ...] = (1, 2, 4)
     shard: int = 48
     seed: int = 0
+    world: str = "calm"
 
     def __post_init__(self) -> None:
+        check_world(self.world)
         check_count("shard", self.shard, 1, 4096)
         check_count("shards", self.shards, 1, (HELD_OUT_SEED - FIRST_SEED) // self.shard)
         for name, share in self.tasks:
@@ -138,7 +142,7 @@ def draw_lessons(
     """
     plan = build_plan(replace(options, window=None))
     points = kept_points(plan.sigmas, lessons.steps)
-    known = {name: value for name, value in asdict(lessons).items() if name != "shards"}
+    known = {name: value for name, value in asdict(lessons).items() if name != "shards" and (name, value) != ("world", "calm")}
     basis = json.dumps({"teacher": nano_digest(weights), "plan": plan.to_json(), **known}, sort_keys=True)
     index = folder / INDEX
     folder.mkdir(parents=True, exist_ok=True)
@@ -201,7 +205,8 @@ def _draw_shard(shard: int) -> None:
     model, names, tasks = load_nano(path=work.weights), [name for name, _ in lessons.tasks], lessons.tasks_of(shard)
     found: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
     for begin, end in _stretches(tasks):
-        clips = [draw_clip(FIRST_SEED + first + row, work.clip.frames, work.clip.height) for row in range(begin, end)]
+        seeds = range(FIRST_SEED + first + begin, FIRST_SEED + first + end)
+        clips = [draw_clip(seed, work.clip.frames, work.clip.height, world=lessons.world) for seed in seeds]
         given = given_of(model, clips, (PROMPT,), work.clip, tasks[begin])
         states: dict[int, NDArray[np.float32]] = {}
 

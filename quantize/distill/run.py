@@ -22,7 +22,7 @@ from ...core.plan.samplers import PLAN_PRESETS, AudioGuidance, NoGuidance, PlanO
 from ...core.train.distributed import World
 from ...core.train.evaluate import held_out
 from ...core.train.generate import sample_and_decode
-from ...core.weights.nano import load_nano, nano_digest, read_passport, save_nano
+from ...core.weights.nano import load_nano, nano_digest, read_passport, read_world, save_nano
 from ...core.weights.passport import Passport
 from ...core.work import WorkFolder, claimed
 from .lessons import Lessons, draw_lessons, stops
@@ -70,7 +70,8 @@ def distill_nano(
     report: Report = print,
     world: World | None = None,
 ) -> dict[str, Any]:
-    """Draws lessons of nano, or of `weights`, in `workdir`, trains a student on them and writes it to `out`. -> how near its clips
+    """Draws lessons of nano, or of `weights`, in `workdir`, of the drawn world that these were trained in, trains a student on them
+    and writes it to `out`. -> how near its clips
     come to its teacher's, by number of steps; nothing in the other processes of `world`, of which the first one does the rest.
 
     Raises:
@@ -80,6 +81,7 @@ def distill_nano(
     lessons, training, world = lessons or Lessons(), training or Distilling(), world or World()
     if read_passport(weights) is not None:
         raise ConfigError(f"{weights or 'The shipped file'} holds a student. Give its teacher's weights.")
+    lessons = replace(lessons, world=read_world(weights))
     missing = [count for count, _ in training.mix if count not in lessons.steps]
     if missing:
         raise ConfigError(f"The mix has steps of {missing[0]}, and the lessons are for {lessons.steps}. Give both the same.")
@@ -99,8 +101,8 @@ def distill_nano(
             return {}
         passport = passport_of(nano_digest(weights), TEACHER, lessons)
         assert teacher.encoders is not None
-        save_nano(out, dit, teacher.vae, teacher.encoders, passport)
-        metrics = beside_teacher(load_nano(path=out), teacher, passport)
+        save_nano(out, dit, teacher.vae, teacher.encoders, passport, lessons.world)
+        metrics = beside_teacher(load_nano(path=out), teacher, passport, world=lessons.world)
         for count, found in metrics.items():
             say(f"3. held-out clips, {count} steps: {found['psnr_db']:.1f} dB from the teacher's own")
         with atomic_file(out.with_suffix(".json"), force=True) as temporary:
@@ -108,9 +110,11 @@ def distill_nano(
         return metrics
 
 
-def beside_teacher(student: Model, teacher: Model, passport: Passport, clips: int = EVALUATED_CLIPS) -> dict[str, dict[str, float]]:
+def beside_teacher(
+    student: Model, teacher: Model, passport: Passport, clips: int = EVALUATED_CLIPS, world: str = "calm"
+) -> dict[str, dict[str, float]]:
     """By number of steps: the student's held-out clips of portrait and speech against the teacher's, from the same noise."""
-    people = held_out(clips, FIRST_CLIP)
+    people = held_out(clips, FIRST_CLIP, world=world)
     expected = _clips(teacher, build_plan(TEACHER), people)
     found = {}
     for count in passport.allowed:

@@ -41,14 +41,14 @@ from ...core.plan import SamplingPlan, WindowRule, windows
 from ...core.plan.phases import PhaseWeights
 from ...core.plan.samplers import PLAN_PRESETS, VOICE_EARLY, AudioGuidance, NoGuidance, PlanOptions, build_plan
 from ...core.sampling.hearing import playing_of
-from ...core.train.evaluate import Measures, held_out, measure, regions_of, score_vae, separated, table
+from ...core.train.evaluate import Measures, held_out, measure, score_vae, separated, still_of, table
 from ...core.train.generate import Sampled, sample_and_decode
 from ...core.train.margins import preference_margins
 from ...core.train.puppets import HELD_OUT_SEED, PuppetClip, draw_clip, draw_voice
 from ...core.train.silence import BACKGROUNDS, SECONDS, quiet_clips
 from ...core.train.speech import espeak, espeak_available
 from ...core.train.train_dit import PARTS
-from ...core.weights.nano import load_nano
+from ...core.weights.nano import load_nano, read_world
 from ..engines.torch import TorchEngine
 from ..export.record import step_tables
 from ..play.contact_sheet import SheetRow, SheetStyle, contact_sheet
@@ -101,6 +101,11 @@ class Study:
     @property
     def model(self) -> Model:
         return load_nano(path=self.weights)
+
+    @property
+    def world(self) -> str:
+        """That of the weights."""
+        return read_world(self.weights)
 
 
 def run_study(study: Study, only: Sequence[str] = ()) -> dict[str, Json]:
@@ -165,7 +170,7 @@ def _basis(study: Study, section: str) -> Json:
 def study_vae(study: Study) -> Json:
     model, record = study.model, {}
     for first in VAE_SETS:
-        clips = held_out(TEST_CLIPS, first)
+        clips = held_out(TEST_CLIPS, first, world=study.world)
         score, rebuilt = score_vae(model.vae, clips)
         record[str(HELD_OUT_SEED + first)] = _rounded(asdict(score))
         if first == VAE_SETS[0]:
@@ -180,7 +185,7 @@ def study_vae(study: Study) -> Json:
 
 
 def study_generated(study: Study) -> Json:
-    model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST)
+    model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST, world=study.world)
     runs = [sample_and_decode(model, clips, build_plan(PLAN), seed=seed) for seed in SEEDS]
     _sheet(study, "generated", "Portrait and speech in, clip out", clips, runs[0].videos)
     rebuilt = Sampled(score_vae(model.vae, clips)[1])
@@ -193,7 +198,7 @@ def study_generated(study: Study) -> Json:
 
 
 def study_choices(study: Study) -> Json:
-    model, clips = study.model, held_out(CHOICE_CLIPS, CHOICE_FIRST)
+    model, clips = study.model, held_out(CHOICE_CLIPS, CHOICE_FIRST, world=study.world)
 
     def measured(options: PlanOptions) -> Measures:
         return measure([sample_and_decode(model, clips, build_plan(options), seed=seed) for seed in SEEDS[:2]], clips)
@@ -214,7 +219,7 @@ def study_choices(study: Study) -> Json:
 
 
 def study_tasks(study: Study) -> Json:
-    model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST)
+    model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST, world=study.world)
     voices = [replace(c, waveform=clips[i - 1].waveform) for i, c in enumerate(clips)]
     others = [clips[i - 1] for i in range(len(clips))]
     silent = replace(PLAN, guidance=NoGuidance())
@@ -275,7 +280,7 @@ def _outside(clip: PuppetClip, video: Video) -> tuple[Video, Video]:
 
 
 def study_switches(study: Study) -> Json:
-    model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST)
+    model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST, world=study.world)
 
     def measured(options: PlanOptions) -> Measures:
         return measure([sample_and_decode(model, clips, build_plan(options), seed=seed) for seed in SEEDS], clips)
@@ -293,7 +298,7 @@ def study_switches(study: Study) -> Json:
 
 
 def study_parts(study: Study) -> Json:
-    model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST)
+    model, clips = study.model, held_out(TEST_CLIPS, TEST_FIRST, world=study.world)
 
     def measured(model: Model, shown: str | None = None) -> Measures:
         return measure([sample_and_decode(model, clips, build_plan(PLAN), seed=seed, shown=shown) for seed in SEEDS], clips)
@@ -342,7 +347,7 @@ CUT = WindowRule(length=NANO_CLIP.latent_frames, overlap=0)
 
 def study_long(study: Study) -> Json:
     model, frames = study.model, 25 * LONG_SECONDS - 25 * LONG_SECONDS % TEMPORAL_STRIDE + 1
-    clips = [draw_clip(HELD_OUT_SEED + TEST_FIRST + i, frames) for i in range(LONG_CLIPS)]
+    clips = [draw_clip(HELD_OUT_SEED + TEST_FIRST + i, frames, world=study.world) for i in range(LONG_CLIPS)]
     rules = {"long video guidance": PLAN.window or CUT, "hard cuts": CUT}
     record: Json = {"clips": _seeds_of(clips), "seconds": LONG_SECONDS, "noise_seeds": [SEEDS[0] + i for i in range(LONG_CLIPS)]}
     videos = {}
@@ -379,7 +384,7 @@ def seams_of(frames: int, rule: WindowRule) -> list[int]:
 
 def _background_by_second(video: Video, clip: PuppetClip) -> list[float]:
     """PSNR in dB of each full second's background to the portrait's."""
-    background = regions_of(clip.identity, video.shape[1]).background
+    background = still_of(clip)
     portrait = clip.frames[0][background]
     seconds = [video[start : start + 25][:, background] for start in range(0, len(video) - 24, 25)]
     return [psnr(np.broadcast_to(portrait, second.shape), second, 255.0) for second in seconds]
@@ -451,7 +456,7 @@ def study_voice(study: Study) -> Json:
     for i, (voice, sentence) in enumerate((v, s) for v in VOICES for s in SENTENCES):
         speech = espeak(sentence, voice, words_per_minute=130).waveform
         frames = len(speech) * 25 // SAMPLE_RATE // TEMPORAL_STRIDE * TEMPORAL_STRIDE - TEMPORAL_STRIDE + 1
-        clip = draw_clip(HELD_OUT_SEED + TEST_FIRST + i, frames, waveform=speech)
+        clip = draw_clip(HELD_OUT_SEED + TEST_FIRST + i, frames, waveform=speech, world=study.world)
         videos = [_played(player, clip, seed + i) for seed in SEEDS]
         if voice == VOICES[0]:
             shown.append((clip, videos[0]))

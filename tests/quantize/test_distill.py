@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from echoedge.core.errors import CheckpointError, ConfigError
+from echoedge.core.config import NANO_CLIP
+from echoedge.core.errors import CheckpointError, ConfigError, InputError
 from echoedge.core.model.transformer import DiT
 from echoedge.core.plan.samplers import PLAN_PRESETS, NoGuidance, build_plan
 from echoedge.core.train.generate import sample
 from echoedge.core.train.puppets import draw_clip
-from echoedge.core.weights.nano import load_nano, nano_digest, read_passport, save_nano
+from echoedge.core.train.train_dit import mouth_latent_mask
+from echoedge.core.weights.nano import load_nano, nano_digest, read_passport, read_world, save_nano
 from echoedge.core.weights.passport import Passport
 from echoedge.quantize.distill import lessons as module
+from echoedge.quantize.distill import run as run_module
 from echoedge.quantize.distill import training as trainer
 from echoedge.quantize.distill.lessons import (
     FIELDS,
@@ -29,7 +33,7 @@ from echoedge.quantize.distill.lessons import (
     kept_points,
     stops,
 )
-from echoedge.quantize.distill.run import passport_of, student_options
+from echoedge.quantize.distill.run import distill_nano, passport_of, student_options
 from echoedge.quantize.distill.student import Student, error_in_steps, in_steps, student_of
 from echoedge.quantize.distill.training import Distilling, train_student
 
@@ -103,6 +107,45 @@ def test_shards_are_drawn_once_and_may_be_added_to(
         assert np.array_equal(again.arrays[name], drawn.arrays[name]), name
     with pytest.raises(ConfigError, match="holds lessons of another teacher, plan or mixture"):
         draw_lessons(tmp_path, replace(FEW, seed=1), options=SHORT)
+
+
+def test_lessons_are_of_a_world(few: tuple[Path, Drawn], tmp_path: Path) -> None:
+    """Calm ones are what they were before there was another world; lively ones show the teacher lively mouths and portraits."""
+    folder, drawn = few
+    basis = json.loads(json.loads((folder / "lessons.json").read_text())["basis"])
+    assert set(basis) == {"teacher", "plan", "tasks", "steps", "shard", "seed"}
+    with pytest.raises(ConfigError, match="holds lessons of another teacher, plan or mixture"):
+        draw_lessons(folder, replace(FEW, world="lively"), options=SHORT)
+    lively = draw_lessons(tmp_path, replace(FEW, shards=1, world="lively"), options=SHORT)
+    clips = [draw_clip(FIRST_SEED + row, world="lively") for row in range(3)]
+    boxes = mouth_latent_mask(np.array([clip.mouth_box for clip in clips]), NANO_CLIP).numpy()
+    assert np.array_equal(lively.arrays["mouth"], boxes.astype(np.uint8))
+    # Portrait and voice are the same in both worlds, so what the teacher is given and makes of it is.
+    assert np.array_equal(lively.arrays["audio"], drawn.arrays["audio"][:3]) and lively.made_from != drawn.made_from
+    with pytest.raises(InputError, match="no world 'busy'"):
+        replace(FEW, world="busy")
+
+
+def test_a_student_is_of_its_teachers_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A teacher's file says which world that is; one that says nothing is calm."""
+    model, seen, told = load_nano(), [], []
+    assert model.encoders is not None
+
+    class EnoughError(Exception):
+        pass
+
+    def drawn(_folder: Path, lessons: Lessons, *_: object, **__: object) -> None:
+        seen.append(lessons.world)
+        raise EnoughError
+
+    monkeypatch.setattr(run_module, "draw_lessons", drawn)
+    for world in ("calm", "lively"):
+        path = tmp_path / f"{world}.safetensors"
+        save_nano(path, model.dit, model.vae, model.encoders, world=world)
+        assert read_world(path) == world
+        with pytest.raises(EnoughError):
+            distill_nano(tmp_path / world, tmp_path / "student.safetensors", weights=path, report=told.append)
+    assert seen == ["calm", "lively"] and read_world() == "calm"
 
 
 # ---- a student -------------------------------------------------------------------------------------------------------------------
