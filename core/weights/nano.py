@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..config import NANO, ModelConfig
 from ..errors import CheckpointError
 from ..files import atomic_file, file_sha256
-from .passport import Passport
+from .passport import STUDENT, Passport
 
 if TYPE_CHECKING:
     from ..model.encoders import NanoEncoders
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..model.vae import VAE
 
 WEIGHTS = "nano.safetensors"
-PASSPORT = "student"  # in the file's metadata
 
 
 def assets() -> Path:
@@ -47,7 +46,7 @@ def read_passport(path: Path | None = None) -> Passport | None:
     path = path or weights_path()
     try:
         with safe_open(path, "numpy") as file:
-            told = (file.metadata() or {}).get(PASSPORT)
+            told = (file.metadata() or {}).get(STUDENT)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}). Install the package again, or run echoedge train nano.") from error
     return None if told is None else Passport.read(told, str(path))
@@ -100,4 +99,4 @@ def save_nano(path: Path, dit: DiT, vae: VAE, encoders: NanoEncoders, passport: 
     parts = {"dit": dit, "vae": vae, "encoders": encoders}
     tensors = {f"{p}.{k}": v.to(torch.float16).contiguous() for p, module in parts.items() for k, v in module.state_dict().items()}
     with atomic_file(path, force=True) as temporary:
-        save_file(tensors, temporary, {} if passport is None else {PASSPORT: passport.model_dump_json()})
+        save_file(tensors, temporary, {} if passport is None else {STUDENT: passport.model_dump_json()})
