@@ -66,6 +66,7 @@ def export(
     model: str = "nano",
     checkpoint: Place | None = None,
     weights: str = "int8",
+    weights_file: Place | None = None,
     target: str = "executorch",
     options: Mapping[str, Any] | None = None,
     size: Size | None = None,
@@ -86,8 +87,9 @@ def export(
     """Compiles a model into the bundle `out`, and returns its manifest.
 
     model: nano, or flash or preview from a `checkpoint` folder. weights: a preset of recipes (fp32, int8, int4, mixed) or a recipe
-    file. options: the target's own, such as {"backend": "vulkan"} of executorch. size: (height, width); also: further shapes
-    (height, width, frames), of checkpoints. plan: one of nano's. decoders to context_seconds: of checkpoints, as
+    file. weights_file: of nano, trained anew or a student's, which takes the steps that it was taught. options: the target's own,
+    such as {"backend": "vulkan"} of executorch. size: (height, width); also: further shapes (height, width, frames), of
+    checkpoints. plan: one of nano's. decoders to context_seconds: of checkpoints, as
     `runtime.export.request.checkpoint_request`. jobs: processes at once, within `memory` bytes.
 
     Raises:
@@ -107,8 +109,13 @@ def export(
             "text_rows": (text_rows, 64), "context_seconds": (context_seconds, 6.0),
         }  # fmt: skip
         _refuse("goes with the models flash and preview", of_checkpoints)
-        request = nano_request(weights, target=target, options=options, size=size, frames=frames, steps=steps, plan=plan or "nano")
+        request = nano_request(
+            weights, target=target, options=options, size=size, frames=frames, steps=steps, plan=plan or "nano",
+            weights_file=None if weights_file is None else Path(weights_file), warn=warn,
+        )  # fmt: skip
     else:
+        if weights_file is not None:
+            raise ConfigError(f"--weights-file is {weights_file}; it goes with nano, and {model} comes from --checkpoint.")
         if checkpoint is None:
             raise ConfigError(f"--checkpoint names the folder with the weights of {model}; see docs/RELEASED_MODEL.md.")
         if plan is not None:
@@ -171,6 +178,7 @@ def animate(
         raise ConfigError("Give a bundle to play, or --checkpoint FOLDER to play the released model; one of the two.")
     pack, part = None if prompts is None else Path(prompts), None if crop is None else Crop.of(crop)
     if bundle is not None:
+        from .core.weights.passport import Passport
         from .runtime.play.animate import animate_bundle
         from .runtime.play.setting import Wanted
 
@@ -178,10 +186,15 @@ def animate(
             "model": (model, None), "settings": (settings, None), "size": (tuple(size), (512, 512)), "frames": (frames, None),
             "face": (face, None), "match_colours": (match_colours, False), "resident": (resident, False),
         }  # fmt: skip
+        opened = Bundle.open(bundle)
+        student = Passport.of_bundle(opened.manifest.weights.settings)
+        if student is not None and settings is not None:
+            asked = settings if isinstance(settings, Mapping) else vars(settings)
+            student.require(asked.get("steps"), asked.get("audio_guidance"), asked.get("shift"))
         _refuse("goes with a checkpoint; a bundle has it fixed when it is compiled", of_checkpoints)
         wanted = Wanted(engine, clip, decoder, pack, prompt, threads)
         return animate_bundle(
-            Bundle.open(bundle),
+            opened,
             wanted,
             Path(image),
             Path(audio),

@@ -87,7 +87,9 @@ def distill(
     out: Place | None = None,
     *,
     workdir: Place = "nano-distillation",
-    weights: Place | None = None,
+    teacher: Place | None = None,
+    weights: str = "fp32",
+    inputs: str = "float",
     lessons: int | None = None,
     steps: int | None = None,
     batch: int | None = None,
@@ -96,13 +98,15 @@ def distill(
     device: str = "cpu",
     report: Warn = print,
 ) -> tuple[Path, dict[str, Any]]:
-    """Teaches a student of nano, or of `weights`, in `workdir`, or goes on where a run there stopped. -> where its weights are, and
-    by number of steps how near its clips come to its teacher's; empty in all processes of torchrun but the first.
+    """Teaches a student of nano, or of the weights file `teacher`, in `workdir`, or goes on where a run there stopped. -> where its
+    weights are, and by number of steps how near its clips come to its teacher's; empty in all processes of torchrun but the first.
 
-    lessons: clips of the teacher, in whole shards; steps, batch: of the optimiser; the recipe's by default.
+    weights: int8, int4 or a recipe file: it learns through the weights that an export with these writes; inputs: int8 rounds those
+    of rounded layers in training, too, as XNNPACK does. lessons: clips of the teacher, in whole shards; steps, batch: of the
+    optimiser; the usual ones by default.
 
     Raises:
-        ConfigError: an option is out of range, or the folder holds a run with other options.
+        ConfigError: an option is unknown or out of range, or the folder holds a run with other options.
         ResourceError: the lessons do not fit on the disk.
     """
     from .core.train.distributed import join_world, leave_world
@@ -110,14 +114,15 @@ def distill(
     from .quantize.distill.run import distill_nano
     from .quantize.distill.training import Distilling
 
-    drawn, training = Lessons(), Distilling(on_policy=on_policy)
+    given: Any = inputs
+    drawn, training = Lessons(), Distilling(on_policy=on_policy, weights=weights, inputs=given)
     if lessons is not None:
         drawn = replace(drawn, shards=-(-lessons // drawn.shard))
     training = replace(training, steps=steps or training.steps, batch=batch or training.batch)
     folder = Path(workdir)
     output = folder / "student.safetensors" if out is None else Path(out)
-    teacher, world = None if weights is None else Path(weights), join_world(device)
-    metrics = distill_nano(folder, output, drawn, training, teacher, threads, threads, report, world)
+    taught_by, world = None if teacher is None else Path(teacher), join_world(device)
+    metrics = distill_nano(folder, output, drawn, training, taught_by, threads, threads, report, world)
     leave_world(world)
     return output, metrics
 

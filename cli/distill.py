@@ -25,7 +25,17 @@ def distill_nano_command(
     output: Annotated[
         Path | None, typer.Option("--out", help="Weights file to write.", show_default="student.safetensors in the work folder")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="The teacher's weights.", show_default="the shipped ones")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="The teacher's weights file.", show_default="the shipped one")] = None,
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="int8, int4 or a recipe file (.json): learn through the weights that an export with these writes, to the bit."
+        ),
+    ] = "fp32",
+    inputs: Annotated[
+        str,
+        typer.Option(help="int8: round what rounded layers are given, too, as XNNPACK does; other targets differ."),
+    ] = "float",
     lessons: Annotated[
         int | None, typer.Option(min=48, help="Clips of the teacher to learn from.", show_default="the recipe's")
     ] = None,
@@ -41,10 +51,12 @@ def distill_nano_command(
     goes on where it stopped. Lessons are of the drawn world that the teacher was trained in.
 
     Under torchrun the student trains in all processes: torchrun --nproc-per-node 2 -m echoedge.cli distill nano
+
+    Export what it wrote with: echoedge export --weights-file STUDENT --weights W --out BUNDLE, of the same W.
     """
     written, metrics = api.distill(
-        output, workdir=workdir, weights=weights, lessons=lessons, steps=steps, batch=batch, on_policy=on_policy, threads=threads,
-        device=device, report=_tell,
+        output, workdir=workdir, teacher=teacher, weights=weights, inputs=inputs, lessons=lessons, steps=steps, batch=batch,
+        on_policy=on_policy, threads=threads, device=device, report=_tell,
     )  # fmt: skip
     if metrics:
         out.print_json(json.dumps(metrics))

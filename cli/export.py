@@ -48,6 +48,10 @@ def export(
         str | None,
         typer.Option(help="nano, or nano-png: with negative guidance, one more evaluation per step.", show_default="the model's"),
     ] = None,
+    weights_file: Annotated[
+        Path | None,
+        typer.Option(help="nano's weights, of `train nano` or `distill nano`.", show_default="the shipped ones"),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Programs compiled at once.")] = 2,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -149,7 +153,7 @@ def export(
     options = {name: value for name, value in chosen.items() if value != usual[name]}  # a target refuses what it does not know
     with bars(as_json) as progress:
         manifest = api.export(
-            output, model=model, checkpoint=checkpoint, weights=weights, target=target, options=options,
+            output, model=model, checkpoint=checkpoint, weights=weights, weights_file=weights_file, target=target, options=options,
             size=None if size is None else parse_size(size), frames=frames or 25,
             also=[(clip.height, clip.width, clip.frames) for clip in parse_shapes(also or (), "--also")], steps=steps, plan=plan,
             decoders=parse_names(decoders, "--decoders"), prompts=prompts, text_rows=text_rows, context_seconds=context_seconds,

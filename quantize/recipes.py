@@ -70,6 +70,10 @@ class WeightRecipe(BaseModel):
         free = (rule.model_copy(update={"rounding": DATA_FREE}) if rule.rounding in NEEDS_SAMPLES else rule for rule in self.rules)
         return self.model_copy(update={"rules": tuple(free)})
 
+    def nearest(self) -> WeightRecipe:
+        """The same weights, each rounded to the nearest step: what a student that learns through them computes with."""
+        return self.model_copy(update={"rules": tuple(rule.model_copy(update={"rounding": "nearest"}) for rule in self.rules)})
+
     def rule_for(self, program: str, module: str) -> Rule | None:
         names = (program, JOINT_CONDITIONS) if program in CONDITION_PROGRAMS else (program,)
         for rule in self.rules:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..config import NANO, ModelConfig
 from ..errors import CheckpointError
 from ..files import atomic_file, file_sha256
-from .passport import Passport
+from .passport import STUDENT, Passport
 
 if TYPE_CHECKING:
     from ..model.encoders import NanoEncoders
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..model.vae import VAE
 
 WEIGHTS = "nano.safetensors"
-PASSPORT, WORLD = "student", "world"  # in the file's metadata
+WORLD = "world"  # in the file's metadata
 
 
 def assets() -> Path:
@@ -43,7 +43,7 @@ def read_passport(path: Path | None = None) -> Passport | None:
         CheckpointError: the file cannot be read, or its passport is of another version.
     """
     path = path or weights_path()
-    told = _metadata(path).get(PASSPORT)
+    told = _metadata(path).get(STUDENT)
     return None if told is None else Passport.read(told, str(path))
 
 
@@ -115,6 +115,6 @@ def save_nano(
 
     parts = {"dit": dit, "vae": vae, "encoders": encoders}
     tensors = {f"{p}.{k}": v.to(torch.float16).contiguous() for p, module in parts.items() for k, v in module.state_dict().items()}
-    told = ({} if passport is None else {PASSPORT: passport.model_dump_json()}) | ({} if world == "calm" else {WORLD: world})
+    told = ({} if passport is None else {STUDENT: passport.model_dump_json()}) | ({} if world == "calm" else {WORLD: world})
     with atomic_file(path, force=True) as temporary:
         save_file(tensors, temporary, told)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ..errors import CheckpointError, ConfigError
 
+if TYPE_CHECKING:
+    from ..plan import SamplingPlan
+
+STUDENT = "student"  # what a passport is called in a weights file's metadata, and among the settings of a bundle's weights
+CLOSE = 1e-5  # of noise levels, which plans hold in single precision
 Level = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Passport(BaseModel):
     """teacher: SHA-256 of its weights file. solver, steps, shift, audio_guidance: the teacher's plan, which the student's forward
-    holds. levels: by number of steps the noise level before each. tasks: what was taught. weights: the scheme whose rounding it was
-    taught through; fp32 is none."""
+    holds. levels: by number of steps the noise level before each. tasks: what was taught. weights, rules: the recipe whose rounding
+    it was taught through, by name and as a recipe file has it; fp32 is none. inputs: whether inputs of those layers were rounded,
+    too, to 8 bits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,6 +35,8 @@ class Passport(BaseModel):
     levels: dict[int, tuple[Level, ...]]
     tasks: tuple[str, ...]
     weights: str = "fp32"
+    rules: tuple[dict[str, JsonValue], ...] = ()
+    inputs: Literal["float", "int8"] = "float"
 
     @property
     def allowed(self) -> tuple[int, ...]:
@@ -52,6 +61,32 @@ class Passport(BaseModel):
                 f"The shift is {shift:g}, and this student goes by its teacher's noise levels, of shift {self.shift:g}. Leave it, "
                 "or take the teacher."
             )
+
+    def require_plan(self, plan: SamplingPlan) -> None:
+        """Refuses a plan that asks for something else.
+
+        Raises:
+            ConfigError: names what is allowed.
+        """
+        self.require(plan.steps)
+        if len(plan.branches) > 1:
+            raise ConfigError(
+                f"The plan has {len(plan.branches)} branches of guidance, and this student was taught {self.audio_guidance:g}, in "
+                "one forward. Export it again, or take the teacher."
+            )
+        taught = self.levels[plan.steps]
+        if any(abs(a - b) > CLOSE for a, b in zip(plan.sigmas, taught, strict=False)):
+            found, known = (", ".join(f"{level:.3f}" for level in levels) for levels in (plan.sigmas[:-1], taught))
+            raise ConfigError(f"The plan's noise levels are {found}, and this student was taught {known}. Export it again.")
+
+    @classmethod
+    def of_bundle(cls, settings: Mapping[str, Any]) -> Passport | None:
+        """That of a bundle's student, from the settings of its weights; None of a teacher's.
+
+        Raises:
+            CheckpointError: it is of another version.
+        """
+        return cls.read(json.dumps(settings[STUDENT]), "The bundle") if STUDENT in settings else None
 
     @classmethod
     def read(cls, text: str, where: str) -> Passport:

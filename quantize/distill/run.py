@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -25,7 +26,10 @@ from ...core.train.generate import sample_and_decode
 from ...core.weights.nano import load_nano, nano_digest, read_passport, read_world, save_nano
 from ...core.weights.passport import Passport
 from ...core.work import WorkFolder, claimed
+from ..recipes import PRESETS, WeightRecipe
 from .lessons import Lessons, draw_lessons, stops
+from .rounding import Inputs, as_taught, round_layers
+from .student import student_of
 from .training import Distilling, train_student
 
 Report = Callable[[str], None]
@@ -33,8 +37,10 @@ EVALUATED_CLIPS, FIRST_CLIP, SEED = 12, 5000, 0
 TEACHER = PLAN_PRESETS["nano"]
 
 
-def passport_of(teacher: str, options: PlanOptions, lessons: Lessons) -> Passport:
-    """What a student of such lessons may be asked. `teacher`: SHA-256 of its weights.
+def passport_of(
+    teacher: str, options: PlanOptions, lessons: Lessons, recipe: WeightRecipe = PRESETS["fp32"], inputs: Inputs = "float"
+) -> Passport:
+    """What a student of such lessons may be asked. `teacher`: SHA-256 of its weights; `recipe`, `inputs`: what it learnt through.
 
     Raises:
         ConfigError: the teacher's guidance is not one that a student folds in.
@@ -46,6 +52,7 @@ def passport_of(teacher: str, options: PlanOptions, lessons: Lessons) -> Passpor
     return Passport(
         teacher=teacher, solver=options.solver, steps=options.steps, shift=options.shift,
         audio_guidance=options.guidance.scale, levels=by_steps, tasks=tuple(name for name, _ in lessons.tasks),
+        weights=recipe.name, rules=tuple(rule.model_dump() for rule in recipe.rules), inputs=inputs,
     )  # fmt: skip
 
 
@@ -75,7 +82,8 @@ def distill_nano(
     come to its teacher's, by number of steps; nothing in the other processes of `world`, of which the first one does the rest.
 
     Raises:
-        ConfigError: `weights` are a student's, or `workdir` holds a run with other options.
+        ConfigError: `weights` are a student's, the recipe is none that a student learns through, or `workdir` holds a run with
+            other options.
         OutputError: `workdir` is a folder of something else, another run works in it, or another one writes `out`.
     """
     lessons, training, world = lessons or Lessons(), training or Distilling(), world or World()
@@ -85,6 +93,8 @@ def distill_nano(
     missing = [count for count, _ in training.mix if count not in lessons.steps]
     if missing:
         raise ConfigError(f"The mix has steps of {missing[0]}, and the lessons are for {lessons.steps}. Give both the same.")
+    teacher = load_nano(path=weights)
+    round_layers(student_of(teacher.dit), training.recipe)  # a recipe that nobody learns through is refused before all else
     torch.set_num_threads(threads)
     say = report if world.first else _silent
     with ExitStack() as held:
@@ -95,11 +105,10 @@ def distill_nano(
         told = _every_tenth(say)
         drawn = world.first_then_others(partial(draw_lessons, workdir / "lessons", lessons, weights, TEACHER, processes, told=told))
         say(f"2. student: {training.steps} steps of {training.batch} lessons; progress in {workdir / 'student.log'}")
-        teacher = load_nano(path=weights)
         dit = train_student(teacher.dit, drawn, workdir, training, world)
         if not world.first:
             return {}
-        passport = passport_of(nano_digest(weights), TEACHER, lessons)
+        passport = passport_of(nano_digest(weights), TEACHER, lessons, training.recipe, training.inputs)
         assert teacher.encoders is not None
         save_nano(out, dit, teacher.vae, teacher.encoders, passport, lessons.world)
         metrics = beside_teacher(load_nano(path=out), teacher, passport, world=lessons.world)
@@ -113,9 +122,11 @@ def distill_nano(
 def beside_teacher(
     student: Model, teacher: Model, passport: Passport, clips: int = EVALUATED_CLIPS, world: str = "calm"
 ) -> dict[str, dict[str, float]]:
-    """By number of steps: the student's held-out clips of portrait and speech against the teacher's, from the same noise."""
+    """By number of steps: the held-out clips of portrait and speech of a student, through the weights that it was taught through,
+    against the teacher's, from the same noise."""
     people = held_out(clips, FIRST_CLIP, world=world)
     expected = _clips(teacher, build_plan(TEACHER), people)
+    student = replace(student, dit=as_taught(copy.deepcopy(student.dit), passport))
     found = {}
     for count in passport.allowed:
         made = _clips(student, build_plan(student_options(passport, count)), people)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -19,11 +20,13 @@ from torch import Tensor
 
 from ...core.errors import ConfigError
 from ...core.model.transformer import DiT
-from ...core.plan import check_number
+from ...core.plan import check_choice, check_number
 from ...core.train.checkpoint import options_of
 from ...core.train.distributed import World
 from ...core.train.loop import Run, recompute_blocks, run_training
+from ..recipes import WeightRecipe, read_recipe
 from .lessons import Drawn, stops
+from .rounding import Inputs, round_layers
 from .student import Student, error_in_steps, in_steps, student_of
 
 HELD_BACK = 48  # lessons, the last ones of a folder, that are never trained on
@@ -32,10 +35,11 @@ HELD_BACK = 48  # lessons, the last ones of a folder, that are never trained on
 @dataclass(frozen=True)
 class Distilling:
     """steps, batch, rate: of the optimiser; `mix`: the share of the samples that learn a step of so many; `on_policy`: the share of
-    batches whose steps begin where the student itself has come to; `mouth_weight` multiplies errors in the mouth box.
+    batches whose steps begin where the student itself has come to; `mouth_weight` multiplies errors in the mouth box; `weights`:
+    the recipe through whose rounding, to the nearest, the student learns; `inputs`: whether it rounds those of its layers, too.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: a number is out of range, or there is no such recipe.
     """
 
     steps: int = 5000
@@ -49,11 +53,20 @@ class Distilling:
     seed: int = 1
     bf16: bool = False
     recompute: bool = False
+    weights: str = "fp32"
+    inputs: Inputs = "float"
 
     def __post_init__(self) -> None:
         check_number("on_policy", self.on_policy, 0.0, 1.0)
         if not self.mix or any(count < 1 or share <= 0 for count, share in self.mix):
             raise ConfigError(f"mix is {self.mix}; give numbers of steps from 1, each with a share above 0.")
+        check_choice("inputs", self.inputs, get_args(Inputs))
+        if not self.recipe.rules and self.inputs != "float":
+            raise ConfigError(f"inputs are {self.inputs!r}, which goes with rounded weights. Choose weights int8 or int4.")
+
+    @property
+    def recipe(self) -> WeightRecipe:
+        return read_recipe(self.weights).nearest()
 
     def rate_at(self, step: int) -> float:
         """A linear warm-up, and a cosine to a fiftieth: one step gains from high rates, four from low ones."""
@@ -66,10 +79,12 @@ class Distilling:
 def train_student(
     teacher: DiT, drawn: Drawn, workdir: Path, training: Distilling, world: World | None = None, save_every: int = 200
 ) -> DiT:
-    """Trains, or resumes, a student of `teacher`; writes `student.pt` and `student.log`. The result is the averaged transformer.
+    """Trains, or resumes, a student of `teacher`; writes `student.pt` and `student.log`. The result is the averaged transformer,
+    which computes through the weights that it was taught through.
 
     Raises:
-        ConfigError: `workdir` holds a run with other options or lessons, or there are too few lessons.
+        ConfigError: `workdir` holds a run with other options or lessons, or there are too few lessons; the recipe is none
+            that a student learns through.
     """
     world = world or World()
     rows_here, usable = world.rows(training.batch), len(drawn) - HELD_BACK
@@ -80,9 +95,11 @@ def train_student(
     paths, shares = [stops(drawn.levels, count) for count in counts], np.array([share for _, share in training.mix])
     watched = drawn.batch(np.arange(usable, len(drawn)))
 
+    recipe = training.recipe
+
     def build() -> Student:
         torch.manual_seed(training.seed)
-        made = Student(student_of(teacher))
+        made = Student(round_layers(student_of(teacher), recipe, training.inputs))
         if training.recompute:
             recompute_blocks(made.dit)
         return made
@@ -112,13 +129,15 @@ def train_student(
         weight = 1 + (training.mouth_weight - 1) * batch["mouth"]
         return "on-policy" if own else "loss", (weight * (velocity.float() - wanted).square()).mean()
 
-    options = options_of(training, drawn.made_from, extendable=())
+    options = options_of(training, drawn.made_from, extendable=() if recipe.rules else ("weights", "inputs"))
+    if recipe.rules:  # a recipe file may be another one tomorrow
+        options = json.dumps(json.loads(options) | {"weights_rules": recipe.model_dump(mode="json")["rules"]}, sort_keys=True)
     run = Run(
         workdir / "student.pt", workdir / "student.log", options, training.steps, training.seed, training.ema, training.rate_at,
         save_every=save_every, world=world,
     )  # fmt: skip
     saved = run_training(run, build, loss_of)
-    result = Student(student_of(teacher))
+    result = Student(round_layers(student_of(teacher), recipe, training.inputs))
     result.load_state_dict(saved["average"])
     result.eval().requires_grad_(False)
     if world.first:

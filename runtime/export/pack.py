@@ -27,6 +27,7 @@ from ...core.bundle.golden import GOLDEN, GOLDEN_INDEX, Golden
 from ...core.bundle.reactions import INPUTS, Demand, Reactions, size
 from ...core.bundle.traces import TRACES, TRACES_INDEX, Traces
 from ...core.versions import library_versions
+from ...core.weights.passport import STUDENT
 from ...core.weights.source import digest_of
 from ...targets.bars import bar, clip_bars, reaction_bar
 from ...targets.rewrites.savings import savings
@@ -149,6 +150,8 @@ def write_bundle(
                 kind=each.kind, prefix=each.prefix, data=f"{PROGRAMS}/{Path(shipped).name}" if shipped else None,
             )  # fmt: skip
         recipe, stated = json.loads(request.recipe.model_dump_json()), dict(compiler.settings(request.options))
+        if request.student is not None:
+            stated[STUDENT] = request.student.model_dump(mode="json")
         return writer.finish(
             model=ModelRecord.of(request.source.config, digest_of(sources)),
             clips=tuple(ClipRecord.of(clip) for clip in request.clips),

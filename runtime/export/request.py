@@ -16,10 +16,12 @@ from ...core.bundle import DECODE_PROGRAMS, Hearing, PlayingRecord, shaped_name
 from ...core.config import NANO_CLIP, ClipSpec
 from ...core.errors import ConfigError, InputError
 from ...core.plan import SamplingPlan, WindowRule, check_choice, check_number
-from ...core.plan.samplers import NANO_PLANS, PLAN_PRESETS, build_plan
+from ...core.plan.samplers import NANO_PLANS, PLAN_PRESETS, PlanOptions, build_plan
 from ...core.sampling.hearing import CONTEXT_SECONDS
 from ...core.versions import library_versions
 from ...core.weights.checkpoints import Checkpoint
+from ...core.weights.nano import read_passport
+from ...core.weights.passport import Passport
 from ...core.weights.source import OF_EVERY_SHAPE, CheckpointSource, Making, ModelSource, NanoSource, roles_of
 from ...quantize.recipes import WeightRecipe, read_recipe
 from ...targets.base import Target
@@ -40,7 +42,7 @@ class ExportRequest:
     the recorded calls are made from. other: of the main shape, what each input of its material is exchanged for. decoders: full,
     tiny or both. text_rows: of a prompt, its padding collapsed. prompts: packs of prompt embeddings that travel in the bundle.
     context_seconds: what the released speech encoder reads on either side of what is kept. options: the target's own
-    (`Target.options`), its defaults where None.
+    (`Target.options`), its defaults where None. student: what the source was taught, where it is a student.
 
     Raises:
         ConfigError: something is out of range, twice, of another shape, or not the target's.
@@ -58,6 +60,7 @@ class ExportRequest:
     text_rows: int = TEXT_ROWS
     context_seconds: float = CONTEXT_SECONDS
     prompts: Mapping[str, Any] = field(default_factory=dict)  # {prompt: rows [L, text_dim]}
+    student: Passport | None = None
 
     def __post_init__(self) -> None:
         if self.options is None:
@@ -185,11 +188,14 @@ def nano_request(
     steps: int | None = None,
     plan: str = "nano",
     weights_file: Path | None = None,
+    warn: Callable[[str], None] = print,
 ) -> ExportRequest:
-    """The built-in model. `weights`: a preset of recipes or a recipe file; `size`: (height, width); `plan`: one of nano's.
+    """The built-in model, or what a weights file of it holds. `weights`: a preset of recipes or a recipe file; `size`: (height,
+    width); `plan`: one of nano's, of a teacher alone: a student takes so many steps as it was taught, most of them by default.
 
     Raises:
-        ConfigError: an option is unknown or out of range.
+        ConfigError: an option is unknown, out of range, or not what a student was taught.
+        CheckpointError: the weights file is not one of nano's.
     """
     compiler = target_of(target)
     recipe = read_recipe(weights)
@@ -200,10 +206,24 @@ def nano_request(
             f"nano was trained at {NANO_CLIP.height}x{NANO_CLIP.width}; its portrait encoder reads no other size than that."
         )
     check_choice("plan", plan, NANO_PLANS)
-    source = NanoSource(weights_file)
+    source, student, played = NanoSource(weights_file), read_passport(weights_file), PLAN_PRESETS[plan]
+    if student is not None:
+        from ...quantize.distill.rounding import exported_recipe
+        from ...quantize.distill.run import TEACHER, student_options
+
+        if played != TEACHER:
+            raise ConfigError(
+                f"The plan is {plan!r}, and a student goes by the one that it was taught. Leave it, or take its teacher."
+            )
+        steps = steps or student.allowed[-1]
+        played = student_options(student, steps)
+        recipe, said = exported_recipe(student, source.config, recipe)
+        if said is not None:
+            warn(said)
     return ExportRequest(
-        source, (clip,), _plan(plan, clip, steps), recipe, (demo_material(clip, whole=True),),
+        source, (clip,), _plan(played, clip, steps), recipe, (demo_material(clip, whole=True),),
         demo_material(clip, whole=True, number=1), target, compiler.options(**(options or {})), ("full",), source.config.text_len,
+        student=student,
     )  # fmt: skip
 
 
@@ -238,7 +258,7 @@ def checkpoint_request(
     longest = max((len(rows) for rows in pack.values()), default=0)
     if longest >= text_rows:
         raise InputError(f"A prompt of {prompts} has {longest} tokens; --text-rows {text_rows} reads up to {text_rows - 1}.")
-    plan = _plan(config.variant, clips[0], steps)
+    plan = _plan(PLAN_PRESETS[config.variant], clips[0], steps)
     lost = [text for text in plan.texts.values() if pack and text not in pack]
     if lost:
         raise InputError(
@@ -255,15 +275,14 @@ def checkpoint_request(
     )  # fmt: skip
 
 
-def _plan(name: str, clip: ClipSpec, steps: int | None) -> SamplingPlan:
-    """A preset's plan in windows of the clip's length.
+def _plan(options: PlanOptions, clip: ClipSpec, steps: int | None) -> SamplingPlan:
+    """The plan in windows of the clip's length.
 
     Raises:
         ConfigError: the clip is too short for a window.
     """
     if clip.latent_frames < 2:
         raise ConfigError(f"--frames is {clip.frames}; a window needs 5 frames at least.")
-    options = PLAN_PRESETS[name]
     window = options.window or WindowRule(length=clip.latent_frames, overlap=min(OVERLAP, clip.latent_frames - 1))
     window = window.model_copy(update={"length": clip.latent_frames, "overlap": min(window.overlap, clip.latent_frames - 1)})
     return build_plan(replace(options, steps=steps or options.steps, window=window))

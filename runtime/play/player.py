@@ -30,6 +30,7 @@ from ...core.sampling.front import windows_under_way
 from ...core.sampling.hearing import hear, lengthened
 from ...core.sampling.inputs import byte_ids, collapse_padding, frame_windows, known_latents, pad_text
 from ...core.sampling.loop import sample
+from ...core.weights.passport import Passport
 from ..engines.base import Array, Engine
 
 Float32 = NDArray[np.float32]
@@ -77,11 +78,17 @@ class PlayerConfig:
 
     @classmethod
     def of(cls, bundle: Bundle, clip: ClipSpec | None = None) -> PlayerConfig:
-        """Of one of the bundle's shapes, the main one by default; its windows are as long as its programs' clips."""
+        """Of one of the bundle's shapes, the main one by default; its windows are as long as its programs' clips.
+
+        Raises:
+            ConfigError: the bundle's student was not taught what its plan asks for.
+        """
         clip = clip or bundle.clip
         packs = [name for name in bundle.manifest.files if name.startswith("prompts/")]
         prompts = {key: value for name in packs for key, value in bundle.read_tensors(name).items()}
-        plan = bundle.plan()
+        plan, student = bundle.plan(), Passport.of_bundle(bundle.manifest.weights.settings)
+        if student is not None:
+            student.require_plan(plan)
         if clip != bundle.clip and plan.window is not None:
             length = clip.latent_frames
             rule = plan.window.model_copy(update={"length": length, "overlap": min(plan.window.overlap, length - 1)})

@@ -7,21 +7,29 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from echoedge.core.bundle import TensorSpec
 from echoedge.core.config import ClipSpec
 from echoedge.core.errors import ConfigError, EngineError, ExportError
 from echoedge.core.metrics.psnr import psnr
+from echoedge.core.plan.samplers import PLAN_PRESETS
+from echoedge.core.weights.nano import save_nano
 from echoedge.core.weights.source import HeldSource, Making, entry_points, unit
+from echoedge.quantize.distill.lessons import Lessons
+from echoedge.quantize.distill.rounding import RoundedLinear, exported_recipe, held, round_layers
+from echoedge.quantize.distill.run import passport_of
+from echoedge.quantize.distill.student import student_of
 from echoedge.quantize.grid import Rounded
-from echoedge.quantize.recipes import Rule, WeightRecipe
+from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe
 from echoedge.quantize.roundings import ROUNDINGS
 from echoedge.quantize.schemes import SCHEMES
 from echoedge.quantize.weights import quantise
@@ -167,6 +175,34 @@ def test_the_files_integers_are_those_of_another_targets(mixed: Built) -> None:
     assert counts == mixed.layers
     for name, (codes, _) in unpacked(mixed).items():
         assert np.array_equal(codes, module.get_submodule(name).weight.qdata.numpy()), name
+
+
+def test_the_files_integers_are_those_that_a_student_computes_with(tmp_path: Path) -> None:
+    """From the transformer that training leaves, over its weights file, to the graph."""
+    model, teaches, role = small_model(), PRESETS["mixed"].nearest(), "text_conditions"
+    assert model.encoders is not None
+    student = round_layers(student_of(model.dit), teaches)
+    passport, path = passport_of("ab" * 32, PLAN_PRESETS["nano"], Lessons(), teaches), tmp_path / "student.safetensors"
+    save_nano(path, student, model.vae, model.encoders, passport)
+    dit = student_of(model.dit)
+    dit.load_state_dict({k.removeprefix("dit."): v.float() for k, v in load_file(path).items() if k.startswith("dit.")})
+    source = HeldSource(replace(model, config=dit.config, dit=dit.requires_grad_(False)), SOURCE)
+    recipe, _ = exported_recipe(passport, dit.config, PRESETS["mixed"])
+    lowered = TARGET.lower(unit(source, role, CLIP, MAKING), role, recipe, TARGET.options(), None, Fitting())
+    (built,) = TARGET.write([lowered], tmp_path, role, TARGET.options())
+    found, kinds = unpacked(built), set()
+    assert len(found) == 6 and built.layers == {"int8": 2, "int4": 4}
+    for name, (codes, scales) in found.items():
+        layer = student.get_submodule(name.removeprefix("dit."))
+        assert isinstance(layer, RoundedLinear)
+        computed = held(layer.weight, layer.grid)
+        assert np.array_equal(codes, computed.codes.numpy()), name
+        assert np.array_equal(scales, np.repeat(computed.scale.numpy(), scales.shape[1] // computed.scale.shape[1], axis=1)), name
+        if layer.grid.bits == 4:  # as the preset alone would round them
+            searched: Rounded = ROUNDINGS["searched"](layer.weight.detach().half().float(), layer.grid, ())
+            assert not np.array_equal(codes, searched.codes.numpy()), name
+        kinds.add(layer.grid.bits)
+    assert kinds == {4, 8}
 
 
 def test_how_inputs_are_rounded_is_in_the_file_and_in_the_manifest(mixed: Built) -> None:
