@@ -27,7 +27,9 @@ GIVEN: dict[str, dict[str, Any]] = {
     "export": {"model": "nothing"},
     "animate": {"image": "nothing", "audio": "nothing"},
     "train": {"workdir": "training", "clips": 64},
+    "distill": {"workdir": "distillation"},
     "study": {"only": ["nothing"]},
+    "steps_study": {"students": ["nothing"]},
     "contact_sheet": {"bundle": "nothing", "clip": "nothing", "image": "nothing"},
     "make_random": {"model": "nothing"},
     "encode_prompts": {"folder": "nothing", "texts": []},
@@ -35,6 +37,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "search_recipe": {},
     "compare_roundings": {"work": "photos"},
 }  # fmt: skip
+LONG = ("train", "distill")  # where nothing is wrong
 RECORDING: dict[str, dict[str, Any]] = {"verify": {"engine": "nothing"}, "bench": {"engines": ["nothing"]}}
 HOLDING = """
 import sys, time
@@ -94,16 +97,16 @@ def test_the_second_run_is_refused_at_once(bundle_path: Path, tmp_path: Path, mo
                 getattr(api, verb)(**given)
             place = output if "out" in given else bundle / "records"
             assert str(refused.value).startswith(f"{place} is used by another animation, process {process.pid}, which is running")
-            assert time.process_time() - began < 5 or verb == "train"  # it imports torch first
+            assert time.process_time() - began < 5 or verb in LONG  # they import torch first
         with pytest.raises(EchoEdgeError, match="no engine 'nothing'"):
             api.verify(bundle, **RECORDING["verify"])  # without a record nothing is written
     for verb, given in calls.items():
-        if verb == "train":  # takes long where nothing is wrong
+        if verb in LONG:
             continue
         with pytest.raises(EchoEdgeError) as wrong:
             getattr(api, verb)(**given)
         assert "is used by" not in str(wrong.value), verb
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.echoedge", "new folder", "photos", "training"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.echoedge", "distillation", "new folder", "photos", "training"]
 
 
 def test_a_demo_holds_its_folder(run: Run, tmp_path: Path) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...core.bundle import Bundle, Program
 from ...core.bundle.golden import Golden
 from ...core.bundle.traces import TRACES, TRACES_INDEX, Trace, Traces, inputs_of
 from ..engines.base import Engine
-from ..engines.mil.compare import Compared, compare
-from ..engines.mil.engine import Programs, feed
+
+if TYPE_CHECKING:
+    from ..engines.mil.compare import Compared
 
 WRONG = 2e-3  # of the file in single precision; what was recorded may itself be off by half of that (`engines.mil.traced.SAME`)
 FINITE = sys.float_info.max  # in half precision, where right norms of small numbers differ by 0.66 as their epsilon goes under
@@ -83,6 +84,9 @@ class Naming:
         return Wrong("nowhere", compared=compared, reason=self._elsewhere())
 
     def _compared(self, name: str, program: Program, method: str, trace: Trace, precision: Literal["fp16", "fp32"]) -> Compared:
+        from ..engines.mil.compare import compare
+        from ..engines.mil.engine import Programs, feed
+
         programs = Programs(precision)
         function = programs.function(self.bundle.path(program.path), program.prefix + method)
         given = feed(function, inputs_of(trace.call, self.golden, name, method, program.methods[method]))

@@ -533,6 +533,7 @@ def test_a_verdict_for_scripts() -> None:
                 "passed": False,
                 "measured": {"psnr_db": 50.0, "cosine": 0.999, "max_abs": 0.1},
                 "demanded": {"psnr_db": 60.0, "cosine": None, "max_abs": None},
+                "first_differing": None,
             }
         ],
     }  # fmt: skip
