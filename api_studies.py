@@ -154,9 +154,15 @@ def steps_study(
     for task in tasks:
         check_choice("task", task, TASKS)
     torch.set_num_threads(threads)
-    named = {Path(path).stem: Path(path) for path in students}
     noise = tuple(SEEDS_APART * number for number in range(seeds))
-    asked = Asked(None if teacher is None else Path(teacher), named, Path(out), tuple(tasks) or TASKS, clips, noise)
+    asked = Asked(
+        None if teacher is None else Path(teacher),
+        [Path(path) for path in students],
+        Path(out),
+        tuple(tasks) or TASKS,
+        clips,
+        noise,
+    )
     with tells_what_stays(f"{out} keeps the rows that were finished: the same command goes on from there."):
         return as_table(study_steps(asked, report))
 

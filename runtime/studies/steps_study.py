@@ -7,7 +7,7 @@ clip is from the teacher's own, of the same noise; and, where only a voice or a 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +25,9 @@ from ...core.train.evaluate import Measures, held_out, measure, separated, table
 from ...core.train.generate import Sampled, sample_and_decode
 from ...core.train.puppets import PuppetClip
 from ...core.train.soup import has_audio
-from ...core.weights.nano import load_nano, nano_digest, read_passport
+from ...core.weights.nano import load_nano, nano_digest, read_passport, read_world
 from ...core.weights.passport import Passport
+from ...quantize.distill.rounding import as_taught
 from ...quantize.distill.run import student_options
 
 Json = dict[str, Any]
@@ -45,11 +46,12 @@ _FEW = frozenset(SHOWN)
 
 @dataclass(frozen=True)
 class Way:
-    """A model and how it is played."""
+    """A model and how it is played. `weights`: SHA-256 of its file."""
 
     name: str
     model: Model
     options: PlanOptions
+    weights: str
 
     def plan(self, task: str) -> SamplingPlan:
         """Without speech both branches of audio guidance say the same, and one is left out."""
@@ -59,57 +61,70 @@ class Way:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is measured. Where `clips` and `seeds` are fewer than by default, figures are for a first look."""
+    """What is measured. Where `clips` and `seeds` are fewer than by default, figures are for a first look.
+
+    Raises:
+        ConfigError: two students have one name, or one is called teacher.
+    """
 
     teacher: Path | None
-    students: Mapping[str, Path]
+    students: Sequence[Path]
     out: Path
     tasks: Sequence[str] = TASKS
     clips: int = CLIPS
     seeds: Sequence[int] = SEEDS
 
+    def __post_init__(self) -> None:
+        names = [path.stem for path in self.students]
+        for name in names:
+            if name == "teacher" or names.count(name) > 1:
+                raise ConfigError(f"A student's rows are called after its file, and {name!r} is taken. Rename the file.")
 
-def ways(teacher: Model, students: Mapping[str, tuple[Model, Passport]]) -> list[Way]:
-    """The teacher first, as it ships; then its controls at few steps; then students."""
-    found = [Way("teacher 8×2", teacher, TEACHER), Way("teacher 4×2, shift 1", teacher, replace(TEACHER, steps=4, shift=1.0))]
+
+def ways(teacher: Model, weights: str, students: Sequence[Path]) -> list[Way]:
+    """The teacher first, as it ships; then its controls at few steps; then students, through the weights that they were taught
+    through. `weights`: the teacher's.
+
+    Raises:
+        ConfigError: a student's file is not one, or is of another teacher.
+        CheckpointError: a file cannot be read.
+    """
+    played = {"8×2": TEACHER, "4×2, shift 1": replace(TEACHER, steps=4, shift=1.0)}
     for steps in (4, 2, 1):
         few = replace(TEACHER, steps=steps)
-        found += [Way(f"teacher {steps}×2", teacher, few), Way(f"teacher {steps}×1", teacher, replace(few, guidance=NoGuidance()))]
-    for name, (model, passport) in students.items():
-        steps_of = reversed(passport.allowed)
-        found += [Way(f"{name} {steps}×1", model, student_options(passport, steps)) for steps in steps_of]
+        played |= {f"{steps}×2": few, f"{steps}×1": replace(few, guidance=NoGuidance())}
+    found = [Way(f"teacher {name}", teacher, options, weights) for name, options in played.items()]
+    for path in students:
+        passport, model, digest = _passport(path, weights), load_nano(path=path), file_sha256(path)
+        model = replace(model, dit=as_taught(model.dit, passport))
+        for steps in reversed(passport.allowed):
+            found.append(Way(f"{path.stem} {steps}×1", model, student_options(passport, steps), digest))
     return found
 
 
 def study_steps(asked: Asked, report: Callable[[str], None] = print) -> Json:
-    """Figures by task and way, kept in `asked.out` one by one: what is there of the same weights is not measured again.
+    """Figures by task and way, kept in `asked.out` one by one: what is there of the same weights is not measured again. People are
+    of the world that the teacher was trained in.
 
     Raises:
-        ConfigError: a student's file is not one, or is of another teacher.
-        CheckpointError: weights cannot be read.
+        ConfigError, CheckpointError: as `ways`.
     """
     asked.out.mkdir(parents=True, exist_ok=True)
-    digest = nano_digest(asked.teacher)
-    students = {name: (load_nano(path=path), _passport(path, digest)) for name, path in asked.students.items()}
-    every, people = ways(load_nano(path=asked.teacher), students), held_out(asked.clips, FIRST_CLIP)
-    files = {name: file_sha256(path) for name, path in asked.students.items()}
+    digest, world = nano_digest(asked.teacher), read_world(asked.teacher)
+    every, people = ways(load_nano(path=asked.teacher), digest, asked.students), held_out(asked.clips, FIRST_CLIP, world=world)
     found: Json = {}
     for task in asked.tasks:
         base: tuple[list[Sampled], Measures] | None = None
         for way in (each for each in every if has_audio(task) or "×2" not in each.name or each is every[0]):
-            basis = json.dumps([digest, files.get(way.name.split(" ")[0]), repr(way.options), asked.clips, list(asked.seeds)])
+            basis = json.dumps([digest, way.weights, repr(way.options), asked.clips, list(asked.seeds)])
             path = asked.out / f"{task}-{way.name.replace(' ', '-').replace(',', '')}.json"
             kept = _kept(path, basis)
             if kept is None:
                 report(f"{task}: {way.name} …")
                 base = base or _played(every[0], task, people, asked.seeds, None)
                 measures = base[1] if way is every[0] else _played(way, task, people, asked.seeds, base[0])[1]
-                row = {
-                    "forwards": way.plan(task).evaluations,
-                    "metrics": table(measures),
-                    "minus_teacher": separated(base[1], measures),
-                }
-                kept = {"basis": basis, **row}
+                kept = {"basis": basis, "forwards": way.plan(task).evaluations, "metrics": table(measures)}
+                kept["minus_teacher"] = separated(base[1], measures)
                 with atomic_file(path, force=True) as temporary:
                     temporary.write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n")
             found.setdefault(task, {})[way.name] = {name: value for name, value in kept.items() if name != "basis"}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from echoedge.core.errors import ConfigError
 from echoedge.core.metrics.psnr import psnr
@@ -16,9 +17,13 @@ from echoedge.core.train.evaluate import held_out
 from echoedge.core.train.generate import sample_and_decode
 from echoedge.core.weights.nano import load_nano, nano_digest, save_nano
 from echoedge.quantize.distill.lessons import Lessons
+from echoedge.quantize.distill.rounding import grids_of
 from echoedge.quantize.distill.run import passport_of
 from echoedge.quantize.distill.student import student_of
-from echoedge.runtime.studies.steps_study import Asked, as_table, study_steps
+from echoedge.quantize.recipes import PRESETS
+from echoedge.quantize.roundings.nearest import nearest
+from echoedge.runtime.studies import steps_study
+from echoedge.runtime.studies.steps_study import Asked, as_table, study_steps, ways
 
 TEACHER = PLAN_PRESETS["nano"]
 
@@ -34,7 +39,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def measured(student: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Asked, list[dict[str, object]]]:
-    asked = Asked(None, {"copy": student}, tmp_path_factory.mktemp("study"), ("t2v",), clips=2, seeds=(0, 1000))
+    asked = Asked(None, [student], tmp_path_factory.mktemp("study"), ("t2v",), clips=2, seeds=(0, 1000))
     return asked, as_table(study_steps(asked, lambda _: None))
 
 
@@ -77,14 +82,44 @@ def test_what_is_kept_is_not_measured_again(measured: tuple[Asked, list[dict[str
     assert as_table(study_steps(asked, said.append)) == rows and said == ["t2v: copy 1×1 …"]
 
 
+def test_a_name_is_one_students(student: Path, tmp_path: Path) -> None:
+    for students, name in (([student, tmp_path / student.name], "copy"), ([tmp_path / "teacher.safetensors"], "teacher")):
+        with pytest.raises(ConfigError, match=f"'{name}' is taken. Rename the file"):
+            Asked(None, students, tmp_path)
+
+
+def test_a_student_is_played_through_the_weights_that_it_was_taught_through(student: Path, tmp_path: Path) -> None:
+    model = load_nano(path=student)
+    assert model.encoders is not None
+    rounded = tmp_path / "rounded.safetensors"
+    passport = passport_of(nano_digest(), TEACHER, Lessons(steps=(1,)), PRESETS["int4"].nearest())
+    save_nano(rounded, model.dit, model.vae, model.encoders, passport)
+    plain, taught = (ways(load_nano(), nano_digest(), [path])[-1].model.dit for path in (student, rounded))
+    layer = "blocks.0.ffn.0"
+    x = torch.randn(3, plain.config.dim)
+    found, exact = (dit.get_submodule(layer)(x) for dit in (taught, plain))
+    grid = grids_of(plain.config, PRESETS["int4"])[layer]
+    linear = plain.get_submodule(layer)
+    wanted = torch.nn.functional.linear(x, nearest(linear.weight, grid).values(), linear.bias)
+    assert torch.allclose(found, wanted, atol=1e-5) and not torch.allclose(found, exact, atol=1e-3)
+
+
+def test_people_are_of_the_teachers_world(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(steps_study, "read_world", lambda _: "lively")
+    monkeypatch.setattr(steps_study, "held_out", lambda *_, world: seen.append(world) or [])
+    study_steps(Asked(None, [student], tmp_path, tasks=()))
+    assert seen == ["lively"]
+
+
 def test_students_of_others_and_teachers_are_refused(student: Path, tmp_path: Path) -> None:
     model = load_nano()
     assert model.encoders is not None
-    teacher = tmp_path / "teacher.safetensors"
+    teacher = tmp_path / "no-student.safetensors"
     save_nano(teacher, model.dit, model.vae, model.encoders)
     with pytest.raises(ConfigError, match="holds a teacher, and not a student"):
-        study_steps(Asked(None, {"one": teacher}, tmp_path))
+        study_steps(Asked(None, [teacher], tmp_path))
     model.dit.head.head.bias.add_(1.0)
     save_nano(teacher, model.dit, model.vae, model.encoders)
     with pytest.raises(ConfigError, match="is a student of another teacher"):
-        study_steps(Asked(teacher, {"one": student}, tmp_path))
+        study_steps(Asked(teacher, [student], tmp_path))
