@@ -225,11 +225,12 @@ def test_what_is_held_back_teaches_nothing(tmp_path: Path) -> None:
         train_student(teacher(), drawn, tmp_path / "other", replace(TRAINING, batch=40))
 
 
-def test_a_run_killed_in_a_step_repeats_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn, model = drawn_lessons(), teacher()
+def repeats_itself(model: DiT, training: Distilling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of twelve steps that is killed in its seventh, and goes on, is bit for bit one that was not. -> its folder."""
+    drawn = drawn_lessons()
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
-    whole = train_student(model, drawn, tmp_path / "whole", replace(TRAINING, on_policy=0.3), save_every=4)
+    whole = train_student(model, drawn, tmp_path / "whole", training, save_every=4)
     original, calls = trainer._segments, []
 
     def killed(*args: object) -> object:
@@ -239,15 +240,19 @@ def test_a_run_killed_in_a_step_repeats_itself(tmp_path: Path, monkeypatch: pyte
         return original(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trainer, "_segments", killed)
-    for _ in range(2):
-        try:
-            found = train_student(model, drawn, tmp_path / "killed", replace(TRAINING, on_policy=0.3), save_every=4)
-        except KeyboardInterrupt:
-            continue
+    with pytest.raises(KeyboardInterrupt):
+        train_student(model, drawn, tmp_path / "killed", training, save_every=4)
+    found = train_student(model, drawn, tmp_path / "killed", training, save_every=4)
     assert len(calls) == 7 + 8  # six steps and the kill; from the fourth to the twelfth
     assert all(torch.equal(value, found.state_dict()[name]) for name, value in whole.state_dict().items())
+    return tmp_path / "killed"
+
+
+def test_a_run_killed_in_a_step_repeats_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = replace(TRAINING, on_policy=0.3)
+    folder = repeats_itself(teacher(), training, tmp_path, monkeypatch)
     with pytest.raises(ConfigError, match="belongs to a run with rate 0.003, not 0.01"):
-        train_student(model, drawn, tmp_path / "killed", replace(TRAINING, on_policy=0.3, rate=0.01))
+        train_student(teacher(), drawn_lessons(), folder, replace(training, rate=0.01))
 
 
 # ---- its passport ----------------------------------------------------------------------------------------------------------------

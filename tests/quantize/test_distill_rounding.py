@@ -40,7 +40,7 @@ from echoedge.quantize.weights import quantise
 from ..core.tiny import randomised
 from ..core.tiny_training import CLIP
 from ..core.tiny_training import CONFIG as NARROW
-from .test_distill import LEVELS, TRAINING, drawn_lessons
+from .test_distill import LEVELS, TRAINING, drawn_lessons, repeats_itself
 
 CONFIG = replace(NARROW, dim=32, ffn_dim=64)  # groups of 32 inputs
 SCHEMES = ("int8", "int4")
@@ -193,28 +193,12 @@ def test_the_files_integers_are_those_that_training_ended_with(scheme: str, tmp_
         assert sum(not any(same(each, other) for other in searched) for each in trained) == 16
 
 
-def test_a_run_killed_in_a_step_repeats_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn, model, training = drawn_lessons(), teacher(), replace(TRAINING, on_policy=0.3, weights="int4", inputs="int8")
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    whole = train_student(model, drawn, tmp_path / "whole", training, save_every=4)
-    original, calls = trainer._segments, []
-
-    def killed(*args: object) -> object:
-        calls.append(1)
-        if len(calls) == 7:
-            raise KeyboardInterrupt
-        return original(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(trainer, "_segments", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train_student(model, drawn, tmp_path / "killed", training, save_every=4)
-    found = train_student(model, drawn, tmp_path / "killed", training, save_every=4)
-    assert len(calls) == 7 + 8
-    assert all(torch.equal(value, found.state_dict()[name]) for name, value in whole.state_dict().items())
+def test_a_run_that_rounds_repeats_itself_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = replace(TRAINING, on_policy=0.3, weights="int4", inputs="int8")
+    folder = repeats_itself(teacher(), training, tmp_path, monkeypatch)
     for other, said in ((replace(training, weights="int8"), "weights 'int4', not 'int8'"), (TRAINING, "inputs 'int8', not None")):
         with pytest.raises(ConfigError, match=said):
-            train_student(model, drawn, tmp_path / "killed", replace(other, on_policy=0.3))
+            train_student(teacher(), drawn_lessons(), folder, replace(other, on_policy=0.3))
 
 
 def test_a_run_without_rounding_is_what_it_was(tmp_path: Path) -> None:
