@@ -37,7 +37,7 @@ def distill_nano_command(
         typer.Option(help="int8: round what rounded layers are given, too, as XNNPACK does; other targets differ."),
     ] = "float",
     lessons: Annotated[
-        int | None, typer.Option(min=48, help="Clips of the teacher to learn from.", show_default="the recipe's")
+        int | None, typer.Option(min=96, help="Clips of the teacher to learn from.", show_default="the recipe's")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the optimiser.", show_default="the recipe's")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Lessons in a step.", show_default="the recipe's")] = None,
