@@ -51,7 +51,7 @@ class Lessons:
         InputError: there is no such world.
     """
 
-    shards: int = 120
+    shards: int = 80
     tasks: tuple[tuple[str, float], ...] = (
         ("i2v+a2v", 0.42), ("a2v", 0.15), ("t2v", 0.25), ("i2v", 0.05), ("flf2v+a2v", 0.05), ("i2v+lipsync", 0.08),
     )  # fmt: skip

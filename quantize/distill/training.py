@@ -36,16 +36,17 @@ HELD_BACK = 48  # lessons, the last ones of a folder, that are never trained on
 class Distilling:
     """steps, batch, rate: of the optimiser; `mix`: the share of the samples that learn a step of so many; `on_policy`: the share of
     batches whose steps begin where the student itself has come to; `mouth_weight` multiplies errors in the mouth box; `weights`:
-    the recipe through whose rounding, to the nearest, the student learns; `inputs`: whether it rounds those of its layers, too.
+    the recipe through whose rounding, to the nearest, the student learns; `inputs`: whether it rounds those of its layers, too;
+    `compiled`: whether the transformer is compiled for the machine before it trains.
 
     Raises:
         ConfigError: a number is out of range, or there is no such recipe.
     """
 
-    steps: int = 5000
+    steps: int = 7500
     batch: int = 12
-    rate: float = 6e-4
-    mix: tuple[tuple[int, float], ...] = ((1, 0.36), (2, 0.32), (4, 0.32))
+    rate: float = 4e-4
+    mix: tuple[tuple[int, float], ...] = ((1, 0.3), (2, 0.3), (4, 0.4))
     on_policy: float = 0.0
     mouth_weight: float = 3.0
     ema: float = 0.995
@@ -53,6 +54,7 @@ class Distilling:
     seed: int = 1
     bf16: bool = False
     recompute: bool = False
+    compiled: bool = False
     weights: str = "fp32"
     inputs: Inputs = "float"
 
@@ -102,6 +104,8 @@ def train_student(
         made = Student(round_layers(student_of(teacher), recipe, training.inputs))
         if training.recompute:
             recompute_blocks(made.dit)
+        if training.compiled:
+            made.dit.compile()
         return made
 
     def loss_of(student: Student, step: int) -> tuple[str, Tensor]:
