@@ -25,14 +25,26 @@ from .averaging import averaged
 from .checkpoint import load_checkpoint, require_options, save_checkpoint
 from .distributed import World, load_model, load_optimiser, spread, whole_model, whole_optimiser
 
+REPORT_EVERY = 50  # steps
+
 M = TypeVar("M", bound=nn.Module)
 Loss = Callable[[M, int], tuple[str, Tensor]]  # the model, the step -> which loss it is, and its value
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a run is: steps done and asked for, and the seconds that the rest will take at the speed so far; None at its end."""
+
+    step: int
+    steps: int
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
 class Run:
     """Where a training is kept and how long it goes on. `options`: as `options_of` tells them; a folder goes on with no others.
-    `rate(step)` is the learning rate, `ema` the decay of the average."""
+    `rate(step)` is the learning rate, `ema` the decay of the average. `watch` is called in the first process after each line of the
+    log."""
 
     path: Path
     log: Path
@@ -41,9 +53,10 @@ class Run:
     seed: int
     ema: float
     rate: Callable[[int], float]
-    report_every: int = 50
+    report_every: int = REPORT_EVERY
     save_every: int = 200
     world: World = field(default_factory=World)
+    watch: Callable[[Progress], None] = lambda _: None
 
 
 def run_training(
@@ -73,7 +86,7 @@ def run_training(
         optimiser = torch.optim.AdamW(model.parameters(), lr=run.rate(0), betas=(0.9, 0.98), weight_decay=0.01)
         if saved is not None:
             _restore(run.path, saved, model, average.module, optimiser, companions)
-        started, losses = time.monotonic(), dict[str, list[float]]()
+        began, started, losses = step, time.monotonic(), dict[str, list[float]]()
         while step < run.steps:
             torch.manual_seed(run.seed * 1_000_003 + step)
             kind, loss = loss_of(model, step)
@@ -89,7 +102,10 @@ def run_training(
             if step % run.report_every == 0 or step == run.steps:
                 means = {name: round(float(np.mean(values)), 4) for name, values in losses.items()}
                 if world.first:
-                    _log(run.log, {"step": step, **means, "seconds": round(time.monotonic() - started)})
+                    taken = time.monotonic() - started
+                    _log(run.log, {"step": step, **means, "seconds": round(taken)})
+                    left = taken / (step - began) * (run.steps - step)
+                    run.watch(Progress(step, run.steps, left if step < run.steps else None))
                 losses = {}
             if step % run.save_every == 0 or step == run.steps:
                 state = {"model": whole_model(model), "average": whole_model(average.module)}

@@ -23,6 +23,8 @@ from ...core.plan.samplers import PLAN_PRESETS, AudioGuidance, NoGuidance, PlanO
 from ...core.train.distributed import World
 from ...core.train.evaluate import held_out
 from ...core.train.generate import sample_and_decode
+from ...core.train.loop import REPORT_EVERY, Progress
+from ...core.train.page import time_left, write_page
 from ...core.weights.nano import load_nano, nano_digest, read_passport, read_world, save_nano
 from ...core.weights.passport import Passport
 from ...core.work import WorkFolder, claimed
@@ -35,6 +37,7 @@ from .training import Distilling, train_student
 Report = Callable[[str], None]
 EVALUATED_CLIPS, FIRST_CLIP, SEED = 12, 5000, 0
 TEACHER = PLAN_PRESETS["nano"]
+PAGE = "progress.html"  # in the work folder
 
 
 def passport_of(
@@ -104,8 +107,8 @@ def distill_nano(
         say(f"1. lessons: {lessons.shards * lessons.shard} clips of the teacher in {workdir / 'lessons'}")
         told = _every_tenth(say)
         drawn = world.first_then_others(partial(draw_lessons, workdir / "lessons", lessons, weights, TEACHER, processes, told=told))
-        say(f"2. student: {training.steps} steps of {training.batch} lessons; progress in {workdir / 'student.log'}")
-        dit = train_student(teacher.dit, drawn, workdir, training, world)
+        say(f"2. student: {training.steps} steps of {training.batch} lessons; live page {workdir / PAGE}")
+        dit = train_student(teacher.dit, drawn, workdir, training, world, watch=partial(_watched, workdir, say))
         if not world.first:
             return {}
         passport = passport_of(nano_digest(weights), TEACHER, lessons, training.recipe, training.inputs)
@@ -117,6 +120,15 @@ def distill_nano(
         with atomic_file(out.with_suffix(".json"), force=True) as temporary:
             temporary.write_text(json.dumps({"steps": metrics, "passport": passport.model_dump()}, indent=1) + "\n")
         return metrics
+
+
+def _watched(workdir: Path, say: Report, progress: Progress) -> None:
+    """The page anew after each line of the log, and a line for a person every tenth of the way."""
+    losses = {"loss": "Regression, error of the velocity", "on-policy": "On-policy, error of the velocity"}
+    write_page(workdir / PAGE, "A student of few steps", progress, workdir / "student.log", losses)
+    tenth = max(1, progress.steps // 10)
+    if progress.step % tenth < REPORT_EVERY or progress.step == progress.steps:
+        say(f"   step {progress.step} of {progress.steps}, {time_left(progress)}")
 
 
 def beside_teacher(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -23,7 +23,7 @@ from ...core.model.transformer import DiT
 from ...core.plan import check_choice, check_number
 from ...core.train.checkpoint import options_of
 from ...core.train.distributed import World
-from ...core.train.loop import Run, recompute_blocks, run_training
+from ...core.train.loop import Progress, Run, recompute_blocks, run_training
 from ..recipes import WeightRecipe, read_recipe
 from .lessons import Drawn, stops
 from .rounding import Inputs, round_layers
@@ -79,10 +79,16 @@ class Distilling:
 
 
 def train_student(
-    teacher: DiT, drawn: Drawn, workdir: Path, training: Distilling, world: World | None = None, save_every: int = 200
+    teacher: DiT,
+    drawn: Drawn,
+    workdir: Path,
+    training: Distilling,
+    world: World | None = None,
+    save_every: int = 200,
+    watch: Callable[[Progress], None] = lambda _: None,
 ) -> DiT:
     """Trains, or resumes, a student of `teacher`; writes `student.pt` and `student.log`. The result is the averaged transformer,
-    which computes through the weights that it was taught through.
+    which computes through the weights that it was taught through. `watch` sees each line of the log.
 
     Raises:
         ConfigError: `workdir` holds a run with other options or lessons, or there are too few lessons; the recipe is none
@@ -138,7 +144,7 @@ def train_student(
         options = json.dumps(json.loads(options) | {"weights_rules": recipe.model_dump(mode="json")["rules"]}, sort_keys=True)
     run = Run(
         workdir / "student.pt", workdir / "student.log", options, training.steps, training.seed, training.ema, training.rate_at,
-        save_every=save_every, world=world,
+        save_every=save_every, world=world, watch=watch,
     )  # fmt: skip
     saved = run_training(run, build, loss_of)
     result = Student(round_layers(student_of(teacher), recipe, training.inputs))

@@ -1,0 +1,51 @@
+"""core/train/page.py: a page says how far a run is, shows its losses and its samples, and reloads itself until the end."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from echoedge.core.errors import InputError
+from echoedge.core.train.loop import Progress
+from echoedge.core.train.page import time_left, write_page
+
+LOSSES = {"loss": "Regression", "on-policy": "On-policy"}
+
+
+def pictures(page: str) -> list[np.ndarray]:
+    found = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(each))).convert("RGB")) for each in found]
+
+
+def test_a_page_shows_a_run(tmp_path: Path) -> None:
+    log, sheet, page = tmp_path / "a.log", tmp_path / "step 50.png", tmp_path / "progress.html"
+    log.write_text('{"step": 50, "loss": 0.5, "seconds": 9}\n{"step": 100, "loss": 0.25, "seconds": 18}\n')
+    Image.new("RGB", (8, 4), (200, 30, 90)).save(sheet)
+    write_page(page, "A <run>", Progress(100, 400, 3905.2), log, LOSSES, sheet)
+    text = page.read_text()
+    assert "Step 100 of 400, 1:05:05 left." in text and "A &lt;run&gt;" in text and "<run>" not in text
+    assert 'http-equiv="refresh"' in text and "step 50" in text
+    curves, samples = pictures(text)
+    assert curves.shape[1] > 900 and (samples == (200, 30, 90)).all()
+    write_page(page, "A run", Progress(400, 400, None), log, LOSSES)
+    text = page.read_text()
+    assert "finished" in text and "refresh" not in text and len(pictures(text)) == 1
+
+
+def test_a_run_without_losses_has_no_diagram(tmp_path: Path) -> None:
+    log, page = tmp_path / "a.log", tmp_path / "progress.html"
+    log.write_text('{"step": 50, "other": 0.5}\n')
+    write_page(page, "A run", Progress(50, 400, 60.0), log, LOSSES)
+    assert pictures(page.read_text()) == []
+    with pytest.raises(InputError, match="is not a training log"):
+        write_page(page, "A run", Progress(50, 400, 60.0), tmp_path / "none.log", LOSSES)
+
+
+def test_time_is_told_in_hours() -> None:
+    assert time_left(Progress(1, 2, 59.6)) == "0:01:00 left" and time_left(Progress(2, 2, None)) == "finished"
