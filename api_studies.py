@@ -94,6 +94,11 @@ def distill(
     steps: int | None = None,
     batch: int | None = None,
     on_policy: float = 0.0,
+    start: Place | None = None,
+    method: str = "flow-map",
+    matching: float = 0.0,
+    fakes: int = 2,
+    monitor: int = 50,
     threads: int = 2,
     device: str = "cpu",
     report: Warn = print,
@@ -103,26 +108,37 @@ def distill(
 
     weights: int8, int4 or a recipe file: it learns through the weights that an export with these writes; inputs: int8 rounds those
     of rounded layers in training, too, as XNNPACK does. lessons: clips of the teacher, in whole shards; steps, batch: of the
-    optimiser; the usual ones by default.
+    optimiser; the usual ones by default. start: a student of the same teacher to begin as. method: flow-map, or consistency, the
+    control. matching: the share of the steps that also match distributions, after `fakes` steps of the model of the student's
+    clips. monitor: steps between looks at the student's clips; 0 for none.
 
     Raises:
-        ConfigError: an option is unknown or out of range, or the folder holds a run with other options.
+        ConfigError: an option is unknown or out of range, `start` is no student of this teacher, or the folder holds a run with
+            other options.
+        TrainingError: the student's clips leave the range of the teacher's.
         ResourceError: the lessons do not fit on the disk.
     """
     from .core.train.distributed import join_world, leave_world
     from .quantize.distill.lessons import Lessons
+    from .quantize.distill.matching import Matching
+    from .quantize.distill.monitor import Monitoring
     from .quantize.distill.run import distill_nano
     from .quantize.distill.training import Distilling
 
     given: Any = inputs
-    drawn, training = Lessons(), Distilling(on_policy=on_policy, weights=weights, inputs=given)
+    way: Any = method
+    drawn, training = Lessons(), Distilling(
+        on_policy=on_policy, weights=weights, inputs=given, method=way, matching=Matching(matching, fakes=fakes),
+        monitor=Monitoring(monitor),
+    )  # fmt: skip
     if lessons is not None:
         drawn = replace(drawn, shards=-(-lessons // drawn.shard))
     training = replace(training, steps=steps or training.steps, batch=batch or training.batch)
     folder = Path(workdir)
     output = folder / "student.safetensors" if out is None else Path(out)
-    taught_by, world = None if teacher is None else Path(teacher), join_world(device)
-    metrics = distill_nano(folder, output, drawn, training, taught_by, threads, threads, report, world)
+    taught_by, begun = (None if path is None else Path(path) for path in (teacher, start))
+    world = join_world(device)
+    metrics = distill_nano(folder, output, drawn, training, taught_by, threads, threads, report, world, begun)
     leave_world(world)
     return output, metrics
 

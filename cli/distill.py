@@ -44,6 +44,22 @@ def distill_nano_command(
     on_policy: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the batches whose steps begin where the student itself has come to.")
     ] = 0.0,
+    start: Annotated[
+        Path | None, typer.Option(help="A student of the same teacher to begin as.", show_default="the teacher")
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(help="flow-map, or consistency: each forward says where the trajectory ends; a control for comparison."),
+    ] = "flow-map",
+    matching: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Share of steps that also move the student's own clips to where the teacher's lie."),
+    ] = 0.0,
+    fakes: Annotated[int, typer.Option(min=1, help="Steps of the model of the student's clips before each one that matches.")] = 2,
+    monitor: Annotated[
+        int,
+        typer.Option(min=0, help="Steps between looks at the student's clips, which end a run that collapses; 0 for none."),
+    ] = 50,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads, and processes that draw lessons.")] = 2,
     device: Annotated[str, typer.Option(help="Where the student trains: cpu or cuda.")] = "cpu",
 ) -> None:
@@ -56,7 +72,8 @@ def distill_nano_command(
     """
     written, metrics = api.distill(
         output, workdir=workdir, teacher=teacher, weights=weights, inputs=inputs, lessons=lessons, steps=steps, batch=batch,
-        on_policy=on_policy, threads=threads, device=device, report=_tell,
+        on_policy=on_policy, start=start, method=method, matching=matching, fakes=fakes, monitor=monitor, threads=threads,
+        device=device, report=_tell,
     )  # fmt: skip
     if metrics:
         out.print_json(json.dumps(metrics))

@@ -35,3 +35,7 @@ class EngineError(EchoEdgeError):
 
 class ResourceError(EchoEdgeError):
     """Too little disk or memory for what was asked."""
+
+
+class TrainingError(EchoEdgeError):
+    """A training has come to what cannot be gone on from."""

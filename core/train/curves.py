@@ -40,6 +40,8 @@ def read_log(path: Path, *keys: str) -> dict[str, Points]:
         kept: list[tuple[float, dict[str, float]]] = []
         for line in map(json.loads, path.read_text().splitlines()):
             step = float(line["step"])
+            if kept and kept[-1][0] == step:  # a step may have several lines
+                line = kept.pop()[1] | line
             kept = [(earlier, values) for earlier, values in kept if earlier < step]  # a resumed run repeats steps
             kept.append((step, line))
         found = {key: [(step, float(line[key])) for step, line in kept if key in line] for key in keys}

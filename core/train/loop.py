@@ -29,6 +29,7 @@ REPORT_EVERY = 50  # steps
 
 M = TypeVar("M", bound=nn.Module)
 Loss = Callable[[M, int], tuple[str, Tensor]]  # the model, the step -> which loss it is, and its value
+Watch = Callable[[nn.Module, int], None]  # the averaged model, the steps taken
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Progress:
 @dataclass(frozen=True)
 class Run:
     """Where a training is kept and how long it goes on. `options`: as `options_of` tells them; a folder goes on with no others.
-    `rate(step)` is the learning rate, `ema` the decay of the average. `watch` is called in the first process after each line of the
+    `rate(step)` is the learning rate, `ema` the decay of the average. `told` is called in the first process after each line of the
     log."""
 
     path: Path
@@ -56,7 +57,8 @@ class Run:
     report_every: int = REPORT_EVERY
     save_every: int = 200
     world: World = field(default_factory=World)
-    watch: Callable[[Progress], None] = lambda _: None
+    watch_every: int = 50
+    told: Callable[[Progress], None] = lambda _: None
 
 
 def run_training(
@@ -64,16 +66,19 @@ def run_training(
     build: Callable[[], M],
     loss_of: Loss[M],
     companions: Mapping[str, nn.Module] | None = None,
+    optimisers: Mapping[str, torch.optim.Optimizer] | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Trains, resumes, or finds finished what `build` makes, by AdamW. -> the last checkpoint; its "average" is the result.
 
     `loss_of` is called with `torch`'s generator set by the seed and the step. `companions`: models that change as the run goes on
-    and are kept with it, spread already.
+    and are kept with it, spread already; `optimisers`: of those that `loss_of` trains, by the same names. `watch` looks at the
+    average every `watch_every` steps and before each checkpoint, which is not written where it raises.
 
     Raises:
         ConfigError: the folder holds a run with other options or more steps, or no step is asked for.
     """
-    world, companions = run.world, companions or {}
+    world, companions, optimisers = run.world, companions or {}, optimisers or {}
     saved = load_checkpoint(run.path)
     if saved is not None:
         require_options(saved, run.options, run.path)
@@ -86,6 +91,8 @@ def run_training(
         optimiser = torch.optim.AdamW(model.parameters(), lr=run.rate(0), betas=(0.9, 0.98), weight_decay=0.01)
         if saved is not None:
             _restore(run.path, saved, model, average.module, optimiser, companions)
+            for name, each in optimisers.items():
+                load_optimiser(companions[name], each, saved[_moments(name)])
         began, started, losses = step, time.monotonic(), dict[str, list[float]]()
         while step < run.steps:
             torch.manual_seed(run.seed * 1_000_003 + step)
@@ -103,14 +110,18 @@ def run_training(
                 means = {name: round(float(np.mean(values)), 4) for name, values in losses.items()}
                 if world.first:
                     taken = time.monotonic() - started
-                    _log(run.log, {"step": step, **means, "seconds": round(taken)})
+                    log_line(run.log, {"step": step, **means, "seconds": round(taken)})
                     left = taken / (step - began) * (run.steps - step)
-                    run.watch(Progress(step, run.steps, left if step < run.steps else None))
+                    run.told(Progress(step, run.steps, left if step < run.steps else None))
                 losses = {}
-            if step % run.save_every == 0 or step == run.steps:
+            saves = step % run.save_every == 0 or step == run.steps
+            if watch is not None and (saves or step % run.watch_every == 0):
+                watch(average.module, step)
+            if saves:
                 state = {"model": whole_model(model), "average": whole_model(average.module)}
                 state["optimiser"] = whole_optimiser(model, optimiser)
                 state |= {name: whole_model(each) for name, each in companions.items()}
+                state |= {_moments(name): whole_optimiser(companions[name], each) for name, each in optimisers.items()}
                 if world.first:
                     save_checkpoint(run.path, state | {"step": step, "options": run.options})
                 world.wait()
@@ -146,6 +157,12 @@ def recompute_blocks(dit: DiT) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
-def _log(path: Path, line: dict[str, Any]) -> None:
+def _moments(name: str) -> str:
+    """What the state of a companion's optimiser is called in checkpoints."""
+    return f"{name}_optimiser"
+
+
+def log_line(path: Path, line: dict[str, Any]) -> None:
+    """Adds a line of JSON to a run's log."""
     with open(path, "a") as log:
         print(json.dumps(line), file=log, flush=True)

@@ -22,7 +22,8 @@ class Passport(BaseModel):
     """teacher: SHA-256 of its weights file. solver, steps, shift, audio_guidance: the teacher's plan, which the student's forward
     holds. levels: by number of steps the noise level before each. tasks: what was taught. weights, rules: the recipe whose rounding
     it was taught through, by name and as a recipe file has it; fp32 is none. inputs: whether inputs of those layers were rounded,
-    too, to 8 bits."""
+    too, to 8 bits. method: what a forward says; flow-map: the average velocity of the step; consistency: the velocity to the clip,
+    (x - x₀) / σ, however far the step goes. Both are played by Euler's steps between `levels`, without fresh noise."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,6 +38,7 @@ class Passport(BaseModel):
     weights: str = "fp32"
     rules: tuple[dict[str, JsonValue], ...] = ()
     inputs: Literal["float", "int8"] = "float"
+    method: Literal["flow-map", "consistency"] = "flow-map"
 
     @property
     def allowed(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from ...core.files import atomic_file
 from ...core.metrics.psnr import psnr
 from ...core.model.programs import Model
 from ...core.plan import SamplingPlan
-from ...core.plan.samplers import PLAN_PRESETS, AudioGuidance, NoGuidance, PlanOptions, build_plan
+from ...core.plan.samplers import PLAN_PRESETS, NoGuidance, PlanOptions, build_plan
 from ...core.train.distributed import World
 from ...core.train.evaluate import held_out
 from ...core.train.generate import sample_and_decode
@@ -31,8 +31,9 @@ from ...core.work import WorkFolder, claimed
 from ..recipes import PRESETS, WeightRecipe
 from .lessons import Lessons, draw_lessons, stops
 from .rounding import Inputs, as_taught, round_layers
-from .student import student_of
-from .training import Distilling, train_student
+from .start import load_start
+from .student import folded_scale, student_of
+from .training import Distilling, Method, train_student
 
 Report = Callable[[str], None]
 EVALUATED_CLIPS, FIRST_CLIP, SEED = 12, 5000, 0
@@ -41,21 +42,27 @@ PAGE = "progress.html"  # in the work folder
 
 
 def passport_of(
-    teacher: str, options: PlanOptions, lessons: Lessons, recipe: WeightRecipe = PRESETS["fp32"], inputs: Inputs = "float"
+    teacher: str,
+    options: PlanOptions,
+    lessons: Lessons,
+    recipe: WeightRecipe = PRESETS["fp32"],
+    inputs: Inputs = "float",
+    method: Method = "flow-map",
 ) -> Passport:
-    """What a student of such lessons may be asked. `teacher`: SHA-256 of its weights; `recipe`, `inputs`: what it learnt through.
+    """What a student of such lessons may be asked. `teacher`: SHA-256 of its weights; `recipe`, `inputs`: what it learnt through;
+    `method`: how.
 
     Raises:
         ConfigError: the teacher's guidance is not one that a student folds in.
     """
-    if not isinstance(options.guidance, AudioGuidance) or options.guidance.dynamic or options.phases:
-        raise ConfigError(f"A student folds in audio guidance of one scale; the teacher's plan has {options.guidance}.")
+    scale = folded_scale(options)
     levels = build_plan(replace(options, window=None)).sigmas
     by_steps = {count: tuple(levels[stop] for stop in stops(levels, count))[:-1] for count in sorted(lessons.steps)}
     return Passport(
         teacher=teacher, solver=options.solver, steps=options.steps, shift=options.shift,
-        audio_guidance=options.guidance.scale, levels=by_steps, tasks=tuple(name for name, _ in lessons.tasks),
+        audio_guidance=scale, levels=by_steps, tasks=tuple(name for name, _ in lessons.tasks),
         weights=recipe.name, rules=tuple(rule.model_dump() for rule in recipe.rules), inputs=inputs,
+        method=method,
     )  # fmt: skip
 
 
@@ -79,14 +86,16 @@ def distill_nano(
     threads: int = 2,
     report: Report = print,
     world: World | None = None,
+    start: Path | None = None,
 ) -> dict[str, Any]:
     """Draws lessons of nano, or of `weights`, in `workdir`, of the drawn world that these were trained in, trains a student on them
-    and writes it to `out`. -> how near its clips
+    and writes it to `out`. `start`: a student that it begins as. -> how near its clips
     come to its teacher's, by number of steps; nothing in the other processes of `world`, of which the first one does the rest.
 
     Raises:
-        ConfigError: `weights` are a student's, the recipe is none that a student learns through, or `workdir` holds a run with
-            other options.
+        ConfigError: `weights` are a student's, `start` is none of the same teacher, the recipe is none that a student learns
+            through, or `workdir` holds a run with other options.
+        TrainingError: the student collapses.
         OutputError: `workdir` is a folder of something else, another run works in it, or another one writes `out`.
     """
     lessons, training, world = lessons or Lessons(), training or Distilling(), world or World()
@@ -97,6 +106,8 @@ def distill_nano(
     if missing:
         raise ConfigError(f"The mix has steps of {missing[0]}, and the lessons are for {lessons.steps}. Give both the same.")
     teacher = load_nano(path=weights)
+    passport = passport_of(nano_digest(weights), TEACHER, lessons, training.recipe, training.inputs, training.method)
+    began = None if start is None else load_start(start, passport)
     round_layers(student_of(teacher.dit), training.recipe)  # a recipe that nobody learns through is refused before all else
     torch.set_num_threads(threads)
     say = report if world.first else _silent
@@ -108,10 +119,11 @@ def distill_nano(
         told = _every_tenth(say)
         drawn = world.first_then_others(partial(draw_lessons, workdir / "lessons", lessons, weights, TEACHER, processes, told=told))
         say(f"2. student: {training.steps} steps of {training.batch} lessons; live page {workdir / PAGE}")
-        dit = train_student(teacher.dit, drawn, workdir, training, world, watch=partial(_watched, workdir, say))
+        dit = train_student(
+            teacher.dit, drawn, workdir, training, world, base=began, options=TEACHER, told=partial(_watched, workdir, say)
+        )
         if not world.first:
             return {}
-        passport = passport_of(nano_digest(weights), TEACHER, lessons, training.recipe, training.inputs)
         assert teacher.encoders is not None
         save_nano(out, dit, teacher.vae, teacher.encoders, passport, lessons.world)
         metrics = beside_teacher(load_nano(path=out), teacher, passport, world=lessons.world)

@@ -9,12 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from ...core.config import ModelConfig
+from ...core.errors import ConfigError
 from ...core.model.transformer import DiT
+from ...core.plan.samplers import AudioGuidance, PlanOptions
 from ...core.sampling.inputs import frame_windows
 
 
 def student_config(teacher: ModelConfig) -> ModelConfig:
     return replace(teacher, flow_map=True)
+
+
+def folded_scale(options: PlanOptions) -> float:
+    """The scale of the guidance that a student's one forward holds.
+
+    Raises:
+        ConfigError: the teacher's guidance is not one that a student folds in.
+    """
+    if not isinstance(options.guidance, AudioGuidance) or options.guidance.dynamic or options.phases:
+        raise ConfigError(f"A student folds in audio guidance of one scale; the teacher's plan has {options.guidance}.")
+    return options.guidance.scale
 
 
 def student_of(teacher: DiT) -> DiT:

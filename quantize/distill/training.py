@@ -2,7 +2,8 @@
 
 The average velocity from one noise level to another is (x_r - x_t) / (σ_r - σ_t) of two states of one trajectory: a regression,
 without a second network. The guidance is in it, since the trajectories are guided. In a share of the batches the state that a step
-begins with is the student's own (on-policy), and the target still ends where the teacher did.
+begins with is the student's own (on-policy), and the target still ends where the teacher did. `matching` adds to it, `consistency`
+takes its place, and `monitor` watches any of them.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -21,14 +22,20 @@ from torch import Tensor
 from ...core.errors import ConfigError
 from ...core.model.transformer import DiT
 from ...core.plan import check_choice, check_number
+from ...core.plan.samplers import PLAN_PRESETS, PlanOptions
 from ...core.train.checkpoint import options_of
 from ...core.train.distributed import World
 from ...core.train.loop import Progress, Run, recompute_blocks, run_training
 from ..recipes import WeightRecipe, read_recipe
+from .consistency import Consistency, without_spans
 from .lessons import Drawn, stops
+from .matching import Matcher, Matching
+from .monitor import Monitor, Monitoring, Watch
 from .rounding import Inputs, round_layers
+from .start import Start
 from .student import Student, error_in_steps, in_steps, student_of
 
+Method = Literal["flow-map", "consistency"]
 HELD_BACK = 48  # lessons, the last ones of a folder, that are never trained on
 
 
@@ -37,10 +44,10 @@ class Distilling:
     """steps, batch, rate: of the optimiser; `mix`: the share of the samples that learn a step of so many; `on_policy`: the share of
     batches whose steps begin where the student itself has come to; `mouth_weight` multiplies errors in the mouth box; `weights`:
     the recipe through whose rounding, to the nearest, the student learns; `inputs`: whether it rounds those of its layers, too;
-    `compiled`: whether the transformer is compiled for the machine before it trains.
+    `compiled`: whether the transformer is compiled for the machine before it trains; `method`: what it learns to say.
 
     Raises:
-        ConfigError: a number is out of range, or there is no such recipe.
+        ConfigError: a number is out of range, there is no such recipe, or two options do not go together.
     """
 
     steps: int = 7500
@@ -57,8 +64,14 @@ class Distilling:
     compiled: bool = False
     weights: str = "fp32"
     inputs: Inputs = "float"
+    method: Method = "flow-map"
+    matching: Matching = field(default_factory=Matching)
+    monitor: Monitoring = field(default_factory=Monitoring)
 
     def __post_init__(self) -> None:
+        check_choice("method", self.method, get_args(Method))
+        if self.method == "consistency" and (self.on_policy or self.matching.share):
+            raise ConfigError("On-policy steps and matching are a flow map's. Leave them, or give --method flow-map.")
         check_number("on_policy", self.on_policy, 0.0, 1.0)
         if not self.mix or any(count < 1 or share <= 0 for count, share in self.mix):
             raise ConfigError(f"mix is {self.mix}; give numbers of steps from 1, each with a share above 0.")
@@ -85,34 +98,55 @@ def train_student(
     training: Distilling,
     world: World | None = None,
     save_every: int = 200,
-    watch: Callable[[Progress], None] = lambda _: None,
+    base: Start | None = None,
+    options: PlanOptions = PLAN_PRESETS["nano"],
+    told: Callable[[Progress], None] = lambda _: None,
 ) -> DiT:
-    """Trains, or resumes, a student of `teacher`; writes `student.pt` and `student.log`. The result is the averaged transformer,
-    which computes through the weights that it was taught through. `watch` sees each line of the log.
+    """Trains, or resumes, a student of `teacher`, which plays by `options`; writes `student.pt` and `student.log`. It begins as
+    `base`, or as its teacher. The result is the averaged transformer, which computes through the weights that it was taught
+    through. `told` hears of each line of the log that has losses.
 
     Raises:
-        ConfigError: `workdir` holds a run with other options or lessons, or there are too few lessons; the recipe is none
-            that a student learns through.
+        ConfigError: `workdir` holds a run with other options, lessons or base, or there are too few lessons; the recipe is none
+            that a student learns through; matching or consistency is asked of several processes.
+        TrainingError: its clips leave the range of the teacher's.
     """
     world = world or World()
+    if world.size > 1 and (training.matching.share or training.method == "consistency"):
+        raise ConfigError(f"Matching and consistency train in one process, and there are {world.size}. Leave torchrun out.")
     rows_here, usable = world.rows(training.batch), len(drawn) - HELD_BACK
     if usable < training.batch:
         raise ConfigError(f"There are {len(drawn)} lessons, of which {HELD_BACK} are held back; a batch takes {training.batch}.")
     levels, modality = torch.tensor(drawn.levels), torch.from_numpy(drawn.modality)
     counts = tuple(count for count, _ in training.mix)
     paths, shares = [stops(drawn.levels, count) for count in counts], np.array([share for _, share in training.mix])
-    watched = drawn.batch(np.arange(usable, len(drawn)))
-
     recipe = training.recipe
 
-    def build() -> Student:
+    def begun() -> Student:
+        """The student before its first step."""
         torch.manual_seed(training.seed)
-        made = Student(round_layers(student_of(teacher), recipe, training.inputs))
+        dit = student_of(teacher)
+        if base is not None:
+            dit.load_state_dict(base.dit.state_dict())
+        made = Student(round_layers(dit, recipe, training.inputs))
+        return without_spans(made) if training.method == "consistency" else made
+
+    def build() -> Student:
+        made = begun()
         if training.recompute:
             recompute_blocks(made.dit)
         if training.compiled:
             made.dit.compile()
         return made
+
+    matcher = consistency = None
+    if training.matching.share:
+        matcher = Matcher(
+            teacher, drawn, usable, paths, shares, training.matching, options, training.batch, training.seed, world.device,
+            training.bf16, training.recompute,
+        )  # fmt: skip
+    if training.method == "consistency":
+        consistency = Consistency(build, world)
 
     def loss_of(student: Student, step: int) -> tuple[str, Tensor]:
         rng = np.random.default_rng((training.seed, step))
@@ -123,6 +157,8 @@ def train_student(
             each[:] = each[0]
         parts = rng.random(training.batch) if not own else np.full(training.batch, rng.random())
         begin, end = _segments(parts, [paths[kind] for kind in each])
+        if consistency is not None:
+            end = begin + 1
         batch = {name: x.to(world.device) for name, x in drawn.batch(rows[rows_here]).items()}
         begin, end = begin[rows_here], end[rows_here]
         some = torch.arange(len(begin))
@@ -134,26 +170,56 @@ def train_student(
                 start = in_steps(student, noise, levels[path].to(noise), modality[path[:-1]].to(noise), batch)[-1]
         low, high = levels[end].to(start), levels[begin].to(start)
         with torch.autocast(start.device.type, torch.bfloat16, enabled=training.bf16):
+            if consistency is not None:
+                consistency.follow(student)
+                target, low = consistency.target(target, low, modality[end].to(start), batch), torch.zeros_like(low)
             velocity = student(start, high, low, modality[begin].to(start), batch)
         wanted = (target - start) / (low - high).view(-1, 1, 1, 1, 1)
         weight = 1 + (training.mouth_weight - 1) * batch["mouth"]
-        return "on-policy" if own else "loss", (weight * (velocity.float() - wanted).square()).mean()
+        loss = (weight * (velocity.float() - wanted).square()).mean()
+        if matcher is not None and training.matching.matches(training.seed, step):
+            moved = matcher.loss(student, step, training.rate_at(step))
+            if moved is not None:
+                return "matching", loss + moved
+        return "on-policy" if own else "loss", loss
 
-    options = options_of(training, drawn.made_from, extendable=() if recipe.rules else ("weights", "inputs"))
-    if recipe.rules:  # a recipe file may be another one tomorrow
-        options = json.dumps(json.loads(options) | {"weights_rules": recipe.model_dump(mode="json")["rules"]}, sort_keys=True)
+    companions = {} if matcher is None else {"fake": matcher.fake}
+    companions |= {} if consistency is None else {"slow": consistency.slow}
+    optimisers = {} if matcher is None else {"fake": matcher.optimiser}
+    every = training.monitor.every
     run = Run(
-        workdir / "student.pt", workdir / "student.log", options, training.steps, training.seed, training.ema, training.rate_at,
-        save_every=save_every, world=world, watch=watch,
+        workdir / "student.pt", workdir / "student.log", _options(training, drawn, recipe, base), training.steps, training.seed,
+        training.ema, training.rate_at, save_every=save_every, world=world, watch_every=every or training.steps,
+        told=told,
     )  # fmt: skip
-    saved = run_training(run, build, loss_of)
-    result = Student(round_layers(student_of(teacher), recipe, training.inputs))
+    monitor = None
+    if every and world.first:
+        played = np.linspace(usable, len(drawn) - 1, training.monitor.lessons).round().astype(int)  # of all tasks
+        by_count = dict(zip(counts, paths, strict=True))
+        monitor = Monitor(drawn.batch(played), levels, modality, by_count, begun().eval(), world.device)
+    watch = Watch(monitor, run, None if matcher is None else matcher.take_losses) if every or matcher is not None else None
+    saved = run_training(run, build, loss_of, companions, optimisers, watch)
+    result = begun()
     result.load_state_dict(saved["average"])
     result.eval().requires_grad_(False)
     if world.first:
+        watched = drawn.batch(np.arange(usable, len(drawn)))
         errors = {n: error_in_steps(result, watched, levels, path, modality) for n, path in zip(counts, paths, strict=True)}
         (workdir / "held-back.json").write_text(json.dumps({str(n): round(error, 5) for n, error in errors.items()}) + "\n")
     return result.dit
+
+
+def _options(training: Distilling, drawn: Drawn, recipe: WeightRecipe, base: Start | None) -> str:
+    """What a run's folder goes on with: what it is made from, and how. The monitor changes nothing. Parts that a run does without
+    are left out, so that one from before there were such parts goes on."""
+    known = json.loads(options_of(training, drawn.made_from, ("monitor",) if recipe.rules else ("monitor", "weights", "inputs")))
+    without = {"method": training.method == "flow-map", "matching": not training.matching.share}
+    known = {name: value for name, value in known.items() if not without.get(name, False)}
+    if recipe.rules:  # a recipe file may be another one tomorrow
+        known["weights_rules"] = recipe.model_dump(mode="json")["rules"]
+    if base is not None:
+        known["start"] = base.digest
+    return json.dumps(known, sort_keys=True)
 
 
 def _segments(parts: np.ndarray, paths: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:

@@ -38,6 +38,11 @@ def test_the_logs_of_a_run_make_a_picture(tmp_path: Path) -> None:
         "loss": [(50, 2.0), (100, 1.0)],
         "preference": [(100, 0.01)],
     }
+    beside = [{"step": 50, "loss": 3.0}, {"step": 50, "fake": 0.5}, {"step": 100, "loss": 2.0}, {"step": 50, "loss": 1.0}]
+    (tmp_path / "two.log").write_text("".join(json.dumps(line) + "\n" for line in beside[:3]))  # lines of a step go together
+    assert read_log(tmp_path / "two.log", "loss", "fake") == {"loss": [(50, 3.0), (100, 2.0)], "fake": [(50, 0.5)]}
+    (tmp_path / "two.log").write_text("".join(json.dumps(line) + "\n" for line in beside))  # a run that went back
+    assert read_log(tmp_path / "two.log", "loss", "fake") == {"loss": [(50, 1.0)]}
     assert training_curves(tmp_path, tmp_path).width > 3 * 900
     (tmp_path / "vae.log").unlink()
     assert training_curves(tmp_path, tmp_path).width < 3 * 900  # a VAE that was given has no curve
