@@ -89,8 +89,8 @@ def export(
     model: nano, or flash or preview from a `checkpoint` folder. weights: a preset of recipes (fp32, int8, int4, mixed) or a recipe
     file. weights_file: of nano, trained anew or a student's, which takes the steps that it was taught. options: the target's own,
     such as {"backend": "vulkan"} of executorch. size: (height, width); also: further shapes (height, width, frames), of
-    checkpoints. plan: one of nano's. decoders to context_seconds: of checkpoints, as
-    `runtime.export.request.checkpoint_request`. jobs: processes at once, within `memory` bytes.
+    checkpoints. plan: nano or nano-png, with which nano's teacher is compiled instead of its student. decoders to context_seconds:
+    of checkpoints, as `runtime.export.request.checkpoint_request`. jobs: processes at once, within `memory` bytes.
 
     Raises:
         ConfigError, InputError: an option is unknown, out of range, or not of this model.
@@ -110,7 +110,7 @@ def export(
         }  # fmt: skip
         _refuse("goes with the models flash and preview", of_checkpoints)
         request = nano_request(
-            weights, target=target, options=options, size=size, frames=frames, steps=steps, plan=plan or "nano",
+            weights, target=target, options=options, size=size, frames=frames, steps=steps, plan=plan,
             weights_file=None if weights_file is None else Path(weights_file), warn=warn,
         )  # fmt: skip
     else:

@@ -51,6 +51,13 @@ def distill_nano_command(
         str,
         typer.Option(help="flow-map, or consistency: each forward says where the trajectory ends; a control for comparison."),
     ] = "flow-map",
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the transformer for this machine first: minutes once, faster steps."),
+    ] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="Write the difference from the shipped teacher, in 8 bits: half the bytes, as ships.")
+    ] = False,
     matching: Annotated[
         float,
         typer.Option(min=0.0, max=1.0, help="Share of steps that also move the student's own clips to where the teacher's lie."),
@@ -72,7 +79,9 @@ def distill_nano_command(
     """
     written, metrics = api.distill(
         output, workdir=workdir, teacher=teacher, weights=weights, inputs=inputs, lessons=lessons, steps=steps, batch=batch,
-        on_policy=on_policy, start=start, method=method, matching=matching, fakes=fakes, monitor=monitor, threads=threads,
+        on_policy=on_policy, start=start, method=method, compiled=compiled, small=small, matching=matching, fakes=fakes,
+        monitor=monitor,
+        threads=threads,
         device=device, report=_tell,
     )  # fmt: skip
     if metrics:

@@ -43,10 +43,17 @@ def export(
     output: Annotated[Path, typer.Option("--out", help="The bundle to write, NAME.echoedge.", show_default=False)] = ...,  # type: ignore[assignment]
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the clip.", show_default="the model's, or 256x256")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames of one window, 4n+1.", show_default="25")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps.", show_default="the model's")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Denoising steps; nano's student takes 1, 2 or 4.", show_default="the model's"),
+    ] = None,
     plan: Annotated[
         str | None,
-        typer.Option(help="nano, or nano-png: with negative guidance, one more evaluation per step.", show_default="the model's"),
+        typer.Option(
+            help="nano: the built-in model's teacher, 8 steps of two forwards, instead of its student, 2 of one; nano-png: the "
+            "teacher with negative guidance, one more forward per step.",
+            show_default="the model's",
+        ),
     ] = None,
     weights_file: Annotated[
         Path | None,

@@ -218,6 +218,11 @@ def inspect(
     target = [f"{manifest.target.name} {manifest.target.backend}", f"computes in {manifest.target.precision or 'fp32'}", *stated]
     out.print(f"target    {escape(', '.join(target))}")
     out.print(f"source    {manifest.model.preset}, SHA-256 {manifest.model.source_sha256[:16]}…")
+    from ..core.weights.passport import Passport
+
+    student = Passport.of_bundle(manifest.weights.settings)
+    if student is not None:
+        out.print(f"student   {escape(student.sentence())}")
     out.print(f"made with {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}")
     held = {name.removesuffix("_bytes").replace("_", " "): n for name, n in manifest.memory.items() if isinstance(n, int)}
     out.print(f"size      {human_bytes(size)}")

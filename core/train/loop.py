@@ -45,7 +45,7 @@ class Progress:
 class Run:
     """Where a training is kept and how long it goes on. `options`: as `options_of` tells them; a folder goes on with no others.
     `rate(step)` is the learning rate, `ema` the decay of the average. `told` is called in the first process after each line of the
-    log."""
+    log that has losses, and after `watch`."""
 
     path: Path
     log: Path
@@ -94,6 +94,7 @@ def run_training(
             for name, each in optimisers.items():
                 load_optimiser(companions[name], each, saved[_moments(name)])
         began, started, losses = step, time.monotonic(), dict[str, list[float]]()
+        progress: Progress | None = None
         while step < run.steps:
             torch.manual_seed(run.seed * 1_000_003 + step)
             kind, loss = loss_of(model, step)
@@ -112,7 +113,7 @@ def run_training(
                     taken = time.monotonic() - started
                     log_line(run.log, {"step": step, **means, "seconds": round(taken)})
                     left = taken / (step - began) * (run.steps - step)
-                    run.told(Progress(step, run.steps, left if step < run.steps else None))
+                    progress = Progress(step, run.steps, left if step < run.steps else None)
                 losses = {}
             saves = step % run.save_every == 0 or step == run.steps
             if watch is not None and (saves or step % run.watch_every == 0):
@@ -125,6 +126,9 @@ def run_training(
                 if world.first:
                     save_checkpoint(run.path, state | {"step": step, "options": run.options})
                 world.wait()
+            if progress is not None:
+                run.told(progress)
+                progress = None
         saved = load_checkpoint(run.path)
     if saved is None:
         raise ConfigError(f"Training ran for {run.steps} steps and left nothing in {run.path}. Give steps of at least 1.")

@@ -5,17 +5,21 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
+from ..errors import InputError
 from ..files import atomic_file
 from .curves import Panel, draw_curves, read_log
 from .loop import Progress
 
 RELOADED_S = 15
+FRAMES, LABEL, GAP = 6, 22, 4  # of a clip that a sheet shows; pixels of a row's name, and between frames
 _STYLE = """
 body { margin: 0 auto; max-width: 62rem; padding: 2rem 1rem; font: 16px/1.5 system-ui, sans-serif }
 body { color: #212429; background: #fbfaf7 }
@@ -59,6 +63,27 @@ def write_page(path: Path, title: str, progress: Progress, log: Path, losses: Ma
     )
     with atomic_file(path, force=True) as temporary:
         temporary.write_text(text)
+
+
+def sample_sheet(rows: Mapping[str, Sequence[NDArray[np.uint8]]]) -> Image.Image:
+    """Clips [T, H, W, 3] by what the row of each kind is called: clip k of every kind below each other, frames side by side.
+
+    Raises:
+        InputError: there is no clip, or kinds have different numbers of them.
+    """
+    counts = {len(clips) for clips in rows.values()}
+    if len(counts) != 1 or counts == {0}:
+        raise InputError(f"Rows of {sorted(counts)} clips make no sheet. Give each kind the same number, one at least.")
+    order = [(name, clips[k]) for k in range(counts.pop()) for name, clips in rows.items()]
+    _, height, width = order[0][1].shape[:3]
+    sheet = Image.new("RGB", (FRAMES * (width + GAP) + GAP, len(order) * (height + LABEL) + GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for row, (name, clip) in enumerate(order):
+        top = row * (height + LABEL)
+        draw.text((GAP, top + 3), name, "black", font)
+        for column, frame in enumerate(np.linspace(0, len(clip) - 1, FRAMES).round().astype(int)):
+            sheet.paste(Image.fromarray(clip[frame]), (GAP + column * (width + GAP), top + LABEL))
+    return sheet
 
 
 def _png(image: Image.Image) -> str:

@@ -1,4 +1,7 @@
-"""The built-in model: nano's weights ship with the package, in half precision on disk and float32 in memory."""
+"""The built-in model: nano's weights ship with the package, in half precision on disk and float32 in memory.
+
+Two files do: the teacher's, which takes any number of steps with guidance, and its student's, which takes few of one forward each.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import NANO, ModelConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..files import atomic_file, file_sha256
 from .passport import STUDENT, Passport
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..model.encoders import NanoEncoders
     from ..model.programs import Model
     from ..model.transformer import DiT
     from ..model.vae import VAE
 
-WEIGHTS = "nano.safetensors"
+WEIGHTS, STUDENT_WEIGHTS = "nano.safetensors", "student.safetensors"
+STUDENT_STEPS = 2  # that the shipped student takes unless it is told otherwise
 WORLD = "world"  # in the file's metadata
 
 
@@ -29,6 +35,11 @@ def assets() -> Path:
 
 def weights_path() -> Path:
     return assets() / "nano" / WEIGHTS
+
+
+def student_path() -> Path:
+    """The weights file of the student that ships."""
+    return assets() / "nano" / STUDENT_WEIGHTS
 
 
 def nano_digest(path: Path | None = None) -> str:
@@ -67,10 +78,12 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def load_nano(config: ModelConfig = NANO, path: Path | None = None) -> Model:
-    """nano in float32, ready to run: a teacher, or a student where the file has a passport.
+    """nano in float32, ready to run: a teacher, or a student where the file has a passport. What a student's file leaves out is the
+    shipped teacher's.
 
     Raises:
-        CheckpointError: the file is missing, unreadable, or its tensors are not exactly the model's.
+        CheckpointError: the file is missing, unreadable, or its tensors are not exactly the model's; or it leaves out what belongs
+            to another teacher.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -79,13 +92,24 @@ def load_nano(config: ModelConfig = NANO, path: Path | None = None) -> Model:
     from ..model.programs import Model
     from ..model.transformer import DiT
     from ..model.vae import VAE
+    from .difference import restored
 
     path = path or weights_path()
-    if read_passport(path) is not None:
+    passport = read_passport(path)
+    if passport is not None:
         config = replace(config, flow_map=True)
     modules = {"dit": DiT(config), "vae": VAE(config.vae), "encoders": NanoEncoders(config)}
     try:
-        tensors = {name: value.float() for name, value in load_file(path).items()}
+        tensors = load_file(path)
+        if passport is not None and all(name.startswith("dit.") for name in tensors):
+            if passport.teacher != nano_digest():
+                raise CheckpointError(
+                    f"{path} holds a student's transformer alone, and its teacher ({passport.teacher[:12]}…) is not the one that "
+                    f"ships ({nano_digest()[:12]}…). Teach it again: echoedge distill nano."
+                )
+            taught_by = load_file(weights_path())
+            tensors = restored(tensors, taught_by) | {k: v for k, v in taught_by.items() if not k.startswith("dit.")}
+        tensors = {name: value.float() for name, value in tensors.items()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}). Install the package again, or run echoedge train nano.") from error
     wanted = {f"{prefix}.{name}" for prefix, module in modules.items() for name in module.state_dict()}
@@ -106,15 +130,35 @@ def load_nano(config: ModelConfig = NANO, path: Path | None = None) -> Model:
 
 
 def save_nano(
-    path: Path, dit: DiT, vae: VAE, encoders: NanoEncoders, passport: Passport | None = None, world: str = "calm"
+    path: Path,
+    dit: DiT,
+    vae: VAE,
+    encoders: NanoEncoders,
+    passport: Passport | None = None,
+    world: str = "calm",
+    small: bool = False,
 ) -> None:
-    """Writes the weights file, in place of one that is there; non-persistent buffers stay out. `passport`: of a student; `world`:
-    the drawn one, which a file names unless it is calm."""
-    import torch
-    from safetensors.torch import save_file
+    """Writes the weights file, in place of one that is there; non-persistent buffers stay out. `passport`: of a student, whose file
+    holds the transformer alone where its teacher is the one that ships; `world`: the drawn one, which a file names unless it is
+    calm; `small`: a student of that teacher as its difference (`difference.py`).
 
-    parts = {"dit": dit, "vae": vae, "encoders": encoders}
+    Raises:
+        ConfigError: `small`, and it is no student of the teacher that ships.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from .difference import differences
+
+    parts: dict[str, nn.Module] = {"dit": dit, "vae": vae, "encoders": encoders}
+    if passport is not None and passport.teacher == nano_digest():
+        parts = {"dit": dit}
+    elif small:
+        raise ConfigError("Only a student of the teacher that ships is kept as its difference from it. Leave --small.")
     tensors = {f"{p}.{k}": v.to(torch.float16).contiguous() for p, module in parts.items() for k, v in module.state_dict().items()}
+    if small:
+        exact = {f"dit.{name}": value.float() for name, value in dit.state_dict().items()}
+        tensors = differences(exact, load_file(weights_path()))
     told = ({} if passport is None else {STUDENT: passport.model_dump_json()}) | ({} if world == "calm" else {WORLD: world})
     with atomic_file(path, force=True) as temporary:
         save_file(tensors, temporary, told)

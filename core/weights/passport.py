@@ -23,7 +23,8 @@ class Passport(BaseModel):
     holds. levels: by number of steps the noise level before each. tasks: what was taught. weights, rules: the recipe whose rounding
     it was taught through, by name and as a recipe file has it; fp32 is none. inputs: whether inputs of those layers were rounded,
     too, to 8 bits. method: what a forward says; flow-map: the average velocity of the step; consistency: the velocity to the clip,
-    (x - x₀) / σ, however far the step goes. Both are played by Euler's steps between `levels`, without fresh noise."""
+    (x - x₀) / σ, however far the step goes. Both are played by Euler's steps between `levels`, without fresh noise. figures: by
+    number of steps what was measured of it when it was taught."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,11 +40,21 @@ class Passport(BaseModel):
     rules: tuple[dict[str, JsonValue], ...] = ()
     inputs: Literal["float", "int8"] = "float"
     method: Literal["flow-map", "consistency"] = "flow-map"
+    figures: dict[int, dict[str, float]] = Field(default_factory=dict)
 
     @property
     def allowed(self) -> tuple[int, ...]:
         """Numbers of steps, ascending."""
         return tuple(sorted(self.levels))
+
+    def sentence(self) -> str:
+        """What a person is told of it."""
+        nearness = [f"{each['psnr_db']:.1f} dB at {steps}" for steps, each in sorted(self.figures.items()) if "psnr_db" in each]
+        return (
+            f"of the teacher with SHA-256 {self.teacher[:16]}…; {_either(self.allowed)} steps of one forward, audio guidance "
+            f"{self.audio_guidance:g} in them; taught through {self.weights} weights"
+            + (f"; from its teacher's clips: {', '.join(nearness)}" if nearness else "")
+        )
 
     def require(self, steps: int | None = None, audio_guidance: float | None = None, shift: float | None = None) -> None:
         """Refuses what it was not taught.
@@ -52,7 +63,10 @@ class Passport(BaseModel):
             ConfigError: names what is allowed.
         """
         if steps is not None and steps not in self.levels:
-            raise ConfigError(f"This student takes {_either(self.allowed)} steps, not {steps}. Its teacher takes any number.")
+            raise ConfigError(
+                f"This student takes {_either(self.allowed)} steps, not {steps}. Its teacher takes any number (of the built-in "
+                "model: --plan nano)."
+            )
         if audio_guidance is not None and audio_guidance != self.audio_guidance:
             raise ConfigError(
                 f"Audio guidance is {audio_guidance:g}, and this student was taught {self.audio_guidance:g}, in one forward. Leave "

@@ -33,6 +33,7 @@ TOLERANCE = 4.0
 LEAST = 1.4
 MARGIN = 1.1  # on what the run began with
 STILL = 0.25  # of the deviation within clips: the least spread of colours that shifts are counted in
+Shown = Callable[[int, Mapping[str, Tensor]], None]  # the step; latents [n, C, F, h, w] by who made them
 RATIOS, SHIFT = ("variance", "motion"), "colour"
 
 
@@ -106,6 +107,7 @@ class Monitor:
         device = device or torch.device("cpu")
         self.batch = {name: value.to(device) for name, value in batch.items()}
         self.levels, self.modality, self.player = levels.to(device), modality.to(device), began.to(device)
+        self.played: dict[int, Tensor] = {}  # by number of steps, the clips that were looked at last
         self.paths = {count: list(paths[count]) for count in sorted({min(paths), max(paths)})}
         self.teacher = figures(self.batch["states"][:, -1].float())
         self.start = {(each.figure, each.channel, each.steps): each for each in self._found({})}
@@ -122,6 +124,7 @@ class Monitor:
         for steps, path in self.paths.items():
             noise = self.batch["states"][:, 0].float()
             clips = in_steps(self.player, noise, self.levels[path], self.modality[path[:-1]], self.batch)[-1]
+            self.played[steps] = clips
             for name, mine in figures(clips).items():
                 theirs = self.teacher[name]
                 mean, spread = theirs.mean(0), theirs.std(0)
@@ -167,10 +170,16 @@ def require(found: Sequence[Found], step: int, kept: int) -> None:
 
 class Watch:
     """What a run's loop calls: figures to the log, and an end where they are out of range. `monitor`: of the first process, None
-    for no looks; `beside`: what else goes to the log."""
+    for no looks; `beside`: what else goes to the log; `shown` is given the clips of each look before a checkpoint."""
 
-    def __init__(self, monitor: Monitor | None, run: Run, beside: Callable[[], dict[str, float]] | None = None) -> None:
-        self.monitor, self.run, self.beside = monitor, run, beside
+    def __init__(
+        self,
+        monitor: Monitor | None,
+        run: Run,
+        beside: Callable[[], dict[str, float]] | None = None,
+        shown: Shown = lambda *_: None,
+    ) -> None:
+        self.monitor, self.run, self.beside, self.shown = monitor, run, beside, shown
 
     def __call__(self, average: nn.Module, step: int) -> None:
         weights, world = whole_model(average), self.run.world
@@ -179,11 +188,17 @@ class Watch:
         line |= {"monitor": told(found)} if found else {}
         if world.first and line:
             log_line(self.run.log, {"step": step, **line})
+        if self.monitor is not None and (step % self.run.save_every == 0 or step == self.run.steps):
+            self.shown(step, {"teacher": self.monitor.batch["states"][:, -1].float()} | _by_name(self.monitor.played))
         outside = torch.tensor(float(any(not each.within for each in found)), device=world.device)
         if world.mean(outside) > 0:
             saved = load_checkpoint(self.run.path) if world.first else None
             require(found, step, 0 if saved is None else saved["step"])
             raise TrainingError(f"Step {step}: the student collapses; the first process says how.")
+
+
+def _by_name(played: Mapping[int, Tensor]) -> dict[str, Tensor]:
+    return {f"{steps} step{'s' * (steps != 1)}": clips for steps, clips in sorted(played.items(), reverse=True)}
 
 
 def told(found: Sequence[Found]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...core.errors import ConfigError
 from ...core.files import atomic_file
@@ -22,9 +23,9 @@ from ...core.plan import SamplingPlan
 from ...core.plan.samplers import PLAN_PRESETS, NoGuidance, PlanOptions, build_plan
 from ...core.train.distributed import World
 from ...core.train.evaluate import held_out
-from ...core.train.generate import sample_and_decode
+from ...core.train.generate import decode, sample_and_decode
 from ...core.train.loop import REPORT_EVERY, Progress
-from ...core.train.page import time_left, write_page
+from ...core.train.page import sample_sheet, time_left, write_page
 from ...core.weights.nano import load_nano, nano_digest, read_passport, read_world, save_nano
 from ...core.weights.passport import Passport
 from ...core.work import WorkFolder, claimed
@@ -38,7 +39,8 @@ from .training import Distilling, Method, train_student
 Report = Callable[[str], None]
 EVALUATED_CLIPS, FIRST_CLIP, SEED = 12, 5000, 0
 TEACHER = PLAN_PRESETS["nano"]
-PAGE = "progress.html"  # in the work folder
+PAGE, SHEET = "progress.html", "samples.png"  # in the work folder
+SHOWN = 4  # clips of a sheet
 
 
 def passport_of(
@@ -87,9 +89,11 @@ def distill_nano(
     report: Report = print,
     world: World | None = None,
     start: Path | None = None,
+    small: bool = False,
 ) -> dict[str, Any]:
     """Draws lessons of nano, or of `weights`, in `workdir`, of the drawn world that these were trained in, trains a student on them
-    and writes it to `out`. `start`: a student that it begins as. -> how near its clips
+    and writes it to `out`. `start`: a student that it begins as; `small`: written as its difference from the
+    shipped teacher. -> how near its clips
     come to its teacher's, by number of steps; nothing in the other processes of `world`, of which the first one does the rest.
 
     Raises:
@@ -101,6 +105,11 @@ def distill_nano(
     lessons, training, world = lessons or Lessons(), training or Distilling(), world or World()
     if read_passport(weights) is not None:
         raise ConfigError(f"{weights or 'The shipped file'} holds a student. Give its teacher's weights.")
+    if small and (training.recipe.rules or weights is not None):
+        raise ConfigError(
+            "--small keeps a student to half a 127th of what it changed, which is for full precision and the shipped teacher. "
+            "Leave it, or leave --weights and --teacher."
+        )
     lessons = replace(lessons, world=read_world(weights))
     missing = [count for count, _ in training.mix if count not in lessons.steps]
     if missing:
@@ -120,13 +129,23 @@ def distill_nano(
         drawn = world.first_then_others(partial(draw_lessons, workdir / "lessons", lessons, weights, TEACHER, processes, told=told))
         say(f"2. student: {training.steps} steps of {training.batch} lessons; live page {workdir / PAGE}")
         dit = train_student(
-            teacher.dit, drawn, workdir, training, world, base=began, options=TEACHER, told=partial(_watched, workdir, say)
+            teacher.dit,
+            drawn,
+            workdir,
+            training,
+            world,
+            base=began,
+            options=TEACHER,
+            told=partial(_watched, workdir, say),
+            shown=partial(_shown, workdir, teacher),
         )
         if not world.first:
             return {}
         assert teacher.encoders is not None
-        save_nano(out, dit, teacher.vae, teacher.encoders, passport, lessons.world)
+        save_nano(out, dit, teacher.vae, teacher.encoders, passport, lessons.world, small)
         metrics = beside_teacher(load_nano(path=out), teacher, passport, world=lessons.world)
+        passport = passport.model_copy(update={"figures": {int(count): found for count, found in metrics.items()}})
+        save_nano(out, dit, teacher.vae, teacher.encoders, passport, lessons.world, small)
         for count, found in metrics.items():
             say(f"3. held-out clips, {count} steps: {found['psnr_db']:.1f} dB from the teacher's own")
         with atomic_file(out.with_suffix(".json"), force=True) as temporary:
@@ -134,10 +153,17 @@ def distill_nano(
         return metrics
 
 
+def _shown(workdir: Path, teacher: Model, step: int, latents: Mapping[str, Tensor]) -> None:
+    """A sheet of the first few clips that a look was at, instead of the one before."""
+    clips = {f"{name}, step {step}": decode(teacher, each[:SHOWN].cpu().numpy()) for name, each in latents.items()}
+    with atomic_file(workdir / SHEET, force=True) as temporary:
+        sample_sheet(clips).save(temporary, "PNG")
+
+
 def _watched(workdir: Path, say: Report, progress: Progress) -> None:
     """The page anew after each line of the log, and a line for a person every tenth of the way."""
-    losses = {"loss": "Regression, error of the velocity", "on-policy": "On-policy, error of the velocity"}
-    write_page(workdir / PAGE, "A student of few steps", progress, workdir / "student.log", losses)
+    losses = {"loss": "Regression", "on-policy": "On-policy", "matching": "Matching and regression"}
+    write_page(workdir / PAGE, "A student of few steps", progress, workdir / "student.log", losses, workdir / SHEET)
     tenth = max(1, progress.steps // 10)
     if progress.step % tenth < REPORT_EVERY or progress.step == progress.steps:
         say(f"   step {progress.step} of {progress.steps}, {time_left(progress)}")

@@ -30,7 +30,7 @@ from ..recipes import WeightRecipe, read_recipe
 from .consistency import Consistency, without_spans
 from .lessons import Drawn, stops
 from .matching import Matcher, Matching
-from .monitor import Monitor, Monitoring, Watch
+from .monitor import Monitor, Monitoring, Shown, Watch
 from .rounding import Inputs, round_layers
 from .start import Start
 from .student import Student, error_in_steps, in_steps, student_of
@@ -101,10 +101,12 @@ def train_student(
     base: Start | None = None,
     options: PlanOptions = PLAN_PRESETS["nano"],
     told: Callable[[Progress], None] = lambda _: None,
+    shown: Shown = lambda *_: None,
 ) -> DiT:
     """Trains, or resumes, a student of `teacher`, which plays by `options`; writes `student.pt` and `student.log`. It begins as
     `base`, or as its teacher. The result is the averaged transformer, which computes through the weights that it was taught
-    through. `told` hears of each line of the log that has losses.
+    through. `told` hears of each line of the log that has losses; `shown` sees what the monitor
+    looks at before each checkpoint.
 
     Raises:
         ConfigError: `workdir` holds a run with other options, lessons or base, or there are too few lessons; the recipe is none
@@ -197,7 +199,8 @@ def train_student(
         played = np.linspace(usable, len(drawn) - 1, training.monitor.lessons).round().astype(int)  # of all tasks
         by_count = dict(zip(counts, paths, strict=True))
         monitor = Monitor(drawn.batch(played), levels, modality, by_count, begun().eval(), world.device)
-    watch = Watch(monitor, run, None if matcher is None else matcher.take_losses) if every or matcher is not None else None
+    beside = None if matcher is None else matcher.take_losses
+    watch = Watch(monitor, run, beside, shown) if every or matcher is not None else None
     saved = run_training(run, build, loss_of, companions, optimisers, watch)
     result = begun()
     result.load_state_dict(saved["average"])

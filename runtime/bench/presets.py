@@ -8,17 +8,20 @@ from dataclasses import dataclass, field
 
 from ...core.config import NANO_CLIP, ClipSpec
 from ...core.errors import ConfigError
+from ...core.weights.nano import STUDENT_STEPS
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A workload: `branches` of guidance in each of `steps`; two are as published, one is without guidance."""
+    """A workload: `branches` of guidance in each of `steps`; two are as published, one is without guidance. `student`: of the
+    built-in model's student."""
 
     name: str
     model: str
     clip: ClipSpec
     steps: int
     branches: int
+    student: bool = False
 
     @property
     def evaluations(self) -> int:
@@ -46,6 +49,7 @@ PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
         *(Preset(f"nano{suffix}", "nano", NANO_CLIP, *counts) for suffix, counts in SAMPLINGS.items()),
+        Preset("nano-student", "nano", NANO_CLIP, STUDENT_STEPS, 1, student=True),
         *(Preset(f"flash-{clip}{suffix}", "flash", clip, *counts) for clip in SHAPES for suffix, counts in SAMPLINGS.items()),
         Preset(f"flash-{CONSUMER}", "flash", CONSUMER, 8, 2),
     )

@@ -22,9 +22,11 @@ from ...core.plan import SamplingPlan, check_count, noise
 from ...core.plan.samplers import PLAN_PRESETS, NoGuidance, PlanOptions, build_plan
 from ...core.sampling.hearing import playing_of
 from ...core.weights.checkpoints import FLOAT32_PARTS, Checkpoint, Weights
-from ...core.weights.nano import load_nano, nano_digest, weights_path
+from ...core.weights.nano import load_nano, nano_digest, read_passport, student_path, weights_path
+from ...core.weights.passport import Passport
 from ...core.weights.seeded import SeededWeights, tensors_sha256, weights_sha256
 from ...core.weights.source import CheckpointSource, digest_of
+from ...quantize.distill.run import student_options
 from ..engines.naive import Naive
 from ..engines.reference import ReferenceEngine
 from ..play.compared import ComparedPlayer
@@ -83,7 +85,11 @@ def find_subject(preset: Preset, weights: str | None, layers: int | None, decode
             raise ConfigError(f"--weights is {weights!r}; the preset {preset.name} plays the built-in model. Leave it out.")
         if decoder != "full":
             raise ConfigError(f"--decoder is {decoder!r}; nano has the full one alone.")
-        return model_subject(load_nano(), PLAN_PRESETS["nano"], "built-in", nano_digest(), weights_path().stat().st_size)
+        path = student_path() if preset.student else weights_path()
+        passport = read_passport(path)
+        return model_subject(
+            load_nano(path=path), PLAN_PRESETS["nano"], "built-in", nano_digest(path), path.stat().st_size, passport
+        )
     if weights is None:
         raise ConfigError(f"The preset {preset.name} needs --weights: a folder of {preset.model}'s, or random:SEED.")
     if match := _SEED.fullmatch(weights):
@@ -191,8 +197,10 @@ class _Reader(nn.Module):
         return self.encoder(ids)
 
 
-def model_subject(model: Model, options: PlanOptions, kind: Any, source: str | None, size: int | None) -> Subject:
-    """A model with encoders of its own, that of the package by default."""
+def model_subject(
+    model: Model, options: PlanOptions, kind: Any, source: str | None, size: int | None, passport: Passport | None = None
+) -> Subject:
+    """A model with encoders of its own. `passport`: of a student, whose teacher plays by `options`."""
     encoders = model.encoders
     assert encoders is not None
     parts: dict[str, nn.Module] = {
@@ -202,6 +210,8 @@ def model_subject(model: Model, options: PlanOptions, kind: Any, source: str | N
     digests = {name: tensors_sha256(part.state_dict()) for name, part in parts.items()}
 
     def plan(preset: Preset) -> SamplingPlan:
+        if passport is not None:
+            return build_plan(student_options(passport, preset.steps, options))
         guidance = options.guidance if preset.branches > 1 else NoGuidance()
         return build_plan(replace(options, steps=preset.steps, guidance=guidance))
 
@@ -214,7 +224,7 @@ def model_subject(model: Model, options: PlanOptions, kind: Any, source: str | N
         )
         made = plan(preset)
         config = PlayerConfig(
-            playing_of(model.config), clip, made, lambda: engine.step_tables(made.timesteps), None, collapse=False
+            playing_of(model.config), clip, made, lambda: engine.step_tables(made.timesteps, made.spans), None, collapse=False
         )
         return _player(config, engine, playing)
 
@@ -239,7 +249,7 @@ def _moved(name: str, part: nn.Module, settings: Settings) -> nn.Module:
 
 def _player(config: PlayerConfig, engine: ReferenceEngine, playing: Playing) -> ComparedPlayer:
     tables = config.step_tables() if callable(config.step_tables) else config.step_tables
-    shown = engine if playing.savings else Naive(engine, tables, config.plan.timesteps)
+    shown = engine if playing.savings else Naive(engine, tables, config.plan)
     return ComparedPlayer(replace(config, step_tables=tables), shown)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...core.bundle import CONDITION_PROGRAMS
+from ...core.plan import SamplingPlan
 from .around import Around
 from .reference import ReferenceEngine
 
@@ -25,16 +26,16 @@ class Later:
 
 
 class Naive(Around):
-    """`engine`, with conditions and step tables made in the step. `tables`: the plan's, whose rows tell which step it is;
-    `timesteps`: of the plan.
+    """`engine`, with conditions and step tables made in the step. `tables`: those of `plan`, whose rows tell which step it is.
 
     It goes with plans that reuse no features: a reused step has no conditions to make.
     """
 
-    def __init__(self, engine: ReferenceEngine, tables: Mapping[str, Any], timesteps: Sequence[float]) -> None:
+    def __init__(self, engine: ReferenceEngine, tables: Mapping[str, Any], plan: SamplingPlan) -> None:
         super().__init__(engine)
         self.reference = engine
-        self._timestep = {row.tobytes(): timestep for row, timestep in zip(tables["time"], timesteps, strict=True)}
+        steps = zip(tables["time"], plan.timesteps, plan.spans, strict=True)
+        self._step = {row.tobytes(): ([timestep], [span]) for row, timestep, span in steps}
 
     def run(self, program: str, method: str, inputs: Sequence[Any]) -> list[Any]:
         if program in CONDITION_PROGRAMS:
@@ -42,7 +43,7 @@ class Naive(Around):
         if program != "denoise":
             return self.engine.run(program, method, inputs)
         latents, time, _, modality, *conditions = inputs
-        tables = self.reference.step_tables([self._timestep[time[0].tobytes()]])
+        tables = self.reference.step_tables(*self._step[time[0].tobytes()])
         made: dict[str, list[Any]] = {}
         for condition in conditions:
             if isinstance(condition, Later) and condition.program not in made:

@@ -8,6 +8,7 @@ that memory holds one of them at a time; or all of them stay (`resident`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,10 +75,16 @@ class ReferenceEngine:
             raise EngineError(f"This checkpoint cannot run {program}.{method}: it has no {PART_OF.get(program, 'such program')}.")
         return getattr(self, f"_{program}")(method, *inputs)
 
-    def step_tables(self, timesteps: Sequence[float]) -> dict[str, NDArray[np.float32]]:
-        """The timestep's vectors for a plan's steps: time [n, D] and modulation [n, 6, D], float32."""
+    def step_tables(self, timesteps: Sequence[float], spans: Sequence[float] | None = None) -> dict[str, NDArray[np.float32]]:
+        """The timestep's vectors for a plan's steps: time [n, D] and modulation [n, 6, D], float32. `spans`: how far each step
+        goes, which a student has to know.
+
+        Raises:
+            ConfigError: the transformer is a student's, and there are no spans.
+        """
+        tensor = partial(torch.tensor, dtype=torch.float64, device=self.device)
         with torch.no_grad():
-            time, modulation = self._transformer.step_tables(torch.tensor(timesteps, dtype=torch.float64, device=self.device))
+            time, modulation = self._transformer.step_tables(tensor(timesteps), None if spans is None else tensor(spans))
         return {"time": time.float().cpu().numpy(), "modulation": modulation.float().cpu().numpy()}
 
     def release(self) -> None:

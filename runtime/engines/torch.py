@@ -9,7 +9,7 @@ import torch
 from ...core.bundle import Bundle
 from ...core.errors import EngineError
 from ...core.model.programs import EntryPoints, build_programs
-from ...core.weights.nano import load_nano, nano_digest
+from ...core.weights.nano import load_nano, nano_digest, student_path, weights_path
 from .base import Array, check_inputs, contiguous
 
 
@@ -23,23 +23,25 @@ class TorchEngine:
 
     @classmethod
     def for_bundle(cls, bundle: Bundle) -> TorchEngine:
-        """The model that `bundle` was compiled from.
+        """The model that `bundle` was compiled from, the teacher or the student.
 
         Raises:
-            EngineError: its weights are not the ones that ship with this package.
+            EngineError: its weights are none of those that ship with this package.
         """
         record = bundle.manifest.model
         if record.preset != "nano":
             raise EngineError(
                 f"The bundle was compiled from {record.preset}, whose weights do not ship with EchoEdge. Use --engine executorch."
             )
-        if record.source_sha256 != nano_digest():
+        shipped = {nano_digest(path): path for path in (weights_path(), student_path())}
+        if record.source_sha256 not in shipped:
+            known = " and ".join(f"{digest[:12]}…" for digest in shipped)
             raise EngineError(
                 f"The bundle was compiled from other weights of nano (SHA-256 {record.source_sha256[:12]}…) than this package has "
-                f"({nano_digest()[:12]}…). Export it again."
+                f"({known}). Export it again."
             )
-        reuse = "denoise_reusing" in bundle.roles
-        return cls(build_programs(load_nano(bundle.model), bundle.clip, bundle.manifest.playing.text_rows, reuse))
+        model, reuse = load_nano(bundle.model, shipped[record.source_sha256]), "denoise_reusing" in bundle.roles
+        return cls(build_programs(model, bundle.clip, bundle.manifest.playing.text_rows, reuse))
 
     @property
     def threads(self) -> int:

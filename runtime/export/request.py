@@ -20,7 +20,7 @@ from ...core.plan.samplers import NANO_PLANS, PLAN_PRESETS, PlanOptions, build_p
 from ...core.sampling.hearing import CONTEXT_SECONDS
 from ...core.versions import library_versions
 from ...core.weights.checkpoints import Checkpoint
-from ...core.weights.nano import read_passport
+from ...core.weights.nano import STUDENT_STEPS, read_passport, student_path
 from ...core.weights.passport import Passport
 from ...core.weights.source import OF_EVERY_SHAPE, CheckpointSource, Making, ModelSource, NanoSource, roles_of
 from ...quantize.recipes import WeightRecipe, read_recipe
@@ -186,12 +186,13 @@ def nano_request(
     size: tuple[int, int] | None = None,
     frames: int | None = None,
     steps: int | None = None,
-    plan: str = "nano",
+    plan: str | None = None,
     weights_file: Path | None = None,
     warn: Callable[[str], None] = print,
 ) -> ExportRequest:
-    """The built-in model, or what a weights file of it holds. `weights`: a preset of recipes or a recipe file; `size`: (height,
-    width); `plan`: one of nano's, of a teacher alone: a student takes so many steps as it was taught, most of them by default.
+    """The built-in model's student, its teacher where one of the teacher's plans is named, or what a weights file holds. `weights`:
+    a preset of recipes or a recipe file; `size`: (height, width). A student takes so many steps as it was taught: the shipped one
+    two by default, others the most.
 
     Raises:
         ConfigError: an option is unknown, out of range, or not what a student was taught.
@@ -205,8 +206,11 @@ def nano_request(
         raise ConfigError(
             f"nano was trained at {NANO_CLIP.height}x{NANO_CLIP.width}; its portrait encoder reads no other size than that."
         )
-    check_choice("plan", plan, NANO_PLANS)
-    source, student, played = NanoSource(weights_file), read_passport(weights_file), PLAN_PRESETS[plan]
+    if plan is not None:
+        check_choice("plan", plan, NANO_PLANS)
+    shipped = plan is None and weights_file is None
+    file = student_path() if shipped else weights_file
+    source, student, played = NanoSource(file), read_passport(file), PLAN_PRESETS[plan or "nano"]
     if student is not None:
         from ...quantize.distill.rounding import exported_recipe
         from ...quantize.distill.run import TEACHER, student_options
@@ -215,7 +219,7 @@ def nano_request(
             raise ConfigError(
                 f"The plan is {plan!r}, and a student goes by the one that it was taught. Leave it, or take its teacher."
             )
-        steps = steps or student.allowed[-1]
+        steps = steps or (STUDENT_STEPS if shipped else student.allowed[-1])
         played = student_options(student, steps)
         recipe, said = exported_recipe(student, source.config, recipe)
         if said is not None:

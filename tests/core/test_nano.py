@@ -6,21 +6,34 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from echoedge.core.config import NANO
-from echoedge.core.errors import CheckpointError
+from echoedge.core.errors import CheckpointError, ConfigError
 from echoedge.core.files import file_sha256
+from echoedge.core.metrics.psnr import psnr
 from echoedge.core.model.programs import Model
 from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
 from echoedge.core.train.evaluate import ClipMetrics, VAEMetrics, held_out, score_clips, score_vae
 from echoedge.core.train.generate import generate
 from echoedge.core.train.puppets import HELD_OUT_SEED, draw_clip
 from echoedge.core.train.speech import espeak, espeak_available
-from echoedge.core.weights.nano import assets, load_nano, nano_digest, save_nano, weights_path
+from echoedge.core.weights.nano import (
+    STUDENT_STEPS,
+    assets,
+    load_nano,
+    nano_digest,
+    read_passport,
+    save_nano,
+    student_path,
+    weights_path,
+)
+from echoedge.core.weights.passport import STUDENT
+from echoedge.quantize.distill.run import student_options
 
 Tensors = dict[str, Tensor]
 
@@ -163,3 +176,40 @@ def test_shipped_nano_follows_a_voice_that_training_never_heard(nano: Model) -> 
     clips = [draw_clip(HELD_OUT_SEED + 5000 + i, waveform=part) for i, part in enumerate(parts)]
     assert len(clips) >= 5
     assert score_clips(generate(nano, clips, build_plan(PLAN_PRESETS["nano"])), clips).lipsync >= 0.7
+
+
+# ---- the student that ships ------------------------------------------------------------------------------------------------------
+
+
+def test_a_students_file_leaves_out_what_is_its_teachers(nano: Model, tmp_path: Path) -> None:
+    student, passport, path = load_nano(path=student_path()), read_passport(student_path()), tmp_path / "student.safetensors"
+    assert passport is not None and passport.teacher == nano_digest() and STUDENT_STEPS in passport.allowed
+    assert student.config == replace(NANO, flow_map=True) and nano.encoders is not None and student.encoders is not None
+    for ours, theirs in ((student.vae, nano.vae), (student.encoders, nano.encoders)):
+        assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
+    for small, most in ((False, 10_000_000), (True, 5_000_000)):
+        save_nano(path, student.dit, nano.vae, nano.encoders, passport, small=small)
+        assert all(name.startswith("dit.") for name in load_file(path)) and most / 2 < path.stat().st_size < most
+        again = load_nano(path=path).dit.state_dict()
+        assert all(torch.allclose(value, again[name], atol=2e-3) for name, value in student.dit.state_dict().items())
+    assert student_path().stat().st_size < 5_000_000
+    with pytest.raises(ConfigError, match="Only a student of the teacher that ships"):
+        save_nano(path, student.dit, nano.vae, nano.encoders, passport.model_copy(update={"teacher": "0" * 64}), small=True)
+    save_nano(path, student.dit, nano.vae, nano.encoders, passport.model_copy(update={"teacher": "0" * 64}))
+    assert {name.partition(".")[0] for name in load_file(path)} == {"dit", "vae", "encoders"}
+    stranger = {STUDENT: passport.model_copy(update={"teacher": "0" * 64}).model_dump_json()}
+    save_file(load_file(student_path()), path, stranger)
+    with pytest.raises(CheckpointError, match=r"its teacher \(000000000000…\) is not the one that ships .*echoedge distill nano"):
+        load_nano(path=path)
+
+
+def test_shipped_student_ends_where_its_teacher_does(nano: Model) -> None:
+    """As few steps of the teacher do not."""
+    clips, passport = held_out(4, 5000), read_passport(student_path())
+    assert passport is not None
+    few = student_options(passport, STUDENT_STEPS)
+    wanted = generate(nano, clips, build_plan(PLAN_PRESETS["nano"]))
+    student = generate(load_nano(path=student_path()), clips, build_plan(few))
+    untaught = generate(nano, clips, build_plan(replace(PLAN_PRESETS["nano"], steps=STUDENT_STEPS)))
+    near, far = (np.mean([psnr(a, b, 255.0) for a, b in zip(wanted, made, strict=True)]) for made in (student, untaught))
+    assert near > 39 and far < 36

@@ -13,7 +13,7 @@ from PIL import Image
 
 from echoedge.core.errors import InputError
 from echoedge.core.train.loop import Progress
-from echoedge.core.train.page import time_left, write_page
+from echoedge.core.train.page import FRAMES, GAP, LABEL, sample_sheet, time_left, write_page
 
 LOSSES = {"loss": "Regression", "on-policy": "On-policy"}
 
@@ -45,6 +45,17 @@ def test_a_run_without_losses_has_no_diagram(tmp_path: Path) -> None:
     assert pictures(page.read_text()) == []
     with pytest.raises(InputError, match="is not a training log"):
         write_page(page, "A run", Progress(50, 400, 60.0), tmp_path / "none.log", LOSSES)
+
+
+def test_a_sheet_has_the_clips_of_every_kind_below_each_other() -> None:
+    shades = {"a": (40, 80), "b": (49, 89)}
+    clips = {name: [np.full((5, 8, 10, 3), shade, np.uint8) for shade in each] for name, each in shades.items()}
+    sheet = np.asarray(sample_sheet(clips))
+    rows = [int(sheet[(8 + LABEL) * row + LABEL + 4, GAP + 5, 0]) for row in range(4)]
+    assert rows == [40, 49, 80, 89] and sheet.shape[1] == FRAMES * (10 + GAP) + GAP
+    for wrong in ({}, {"a": []}, {"a": clips["a"], "b": clips["b"][:1]}):
+        with pytest.raises(InputError, match="make no sheet"):
+            sample_sheet(wrong)
 
 
 def test_time_is_told_in_hours() -> None:

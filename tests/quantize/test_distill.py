@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from echoedge.core.config import NANO_CLIP
 from echoedge.core.errors import CheckpointError, ConfigError, InputError
@@ -293,3 +294,33 @@ def test_a_file_says_that_it_is_a_student(tmp_path: Path) -> None:
     assert read_passport(path) == passport and load_nano(path=path).config.flow_map
     with pytest.raises(CheckpointError, match="holds a student's passport that cannot be read"):
         Passport.read('{"format": "echoedge.student/9"}', "file")
+
+
+def test_a_students_file_tells_what_was_measured_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole way of the command, with few lessons and one step."""
+    for module_of, name, value in ((trainer, "HELD_BACK", 2), (run_module, "EVALUATED_CLIPS", 1)):
+        monkeypatch.setattr(module_of, name, value)
+    monkeypatch.setattr(run_module.beside_teacher, "__defaults__", (1, "calm"))
+    out, said = tmp_path / "student.safetensors", list[str]()
+    training = Distilling(steps=1, batch=2, mix=((1, 0.5), (2, 0.5)))
+    metrics = distill_nano(tmp_path / "work", out, FEW, training, processes=1, threads=1, report=said.append)
+    passport, told = read_passport(out), json.loads(out.with_suffix(".json").read_text())
+    assert passport is not None and {str(count): each for count, each in passport.figures.items()} == metrics == told["steps"]
+    assert set(metrics) == {"1", "2"} and all(20 < each["psnr_db"] < 60 for each in metrics.values())
+    assert any("step 1 of 1, finished" in line for line in said) and "finished" in (tmp_path / "work" / "progress.html").read_text()
+    with Image.open(tmp_path / "work" / "samples.png") as sheet:
+        assert sheet.height > 3 * 2 * 64  # teacher, two steps and one, of two clips at least
+    assert distill_nano(tmp_path / "work", out, FEW, training, processes=1, threads=1, report=said.append) == metrics
+
+
+@pytest.mark.slow
+def test_a_compiled_student_learns_the_same(tmp_path: Path) -> None:
+    """Up to the order of sums. It takes minutes: the compiler does."""
+    found = []
+    for compiled in (False, True):
+        folder = tmp_path / str(compiled)
+        folder.mkdir()
+        found.append(train_student(teacher(), drawn_lessons(), folder, replace(TRAINING, compiled=compiled)).state_dict())
+    began = student_of(teacher()).state_dict()
+    moved, apart = (max(float((a[name] - b[name]).abs().max()) for name in a) for a, b in ((began, found[0]), found))
+    assert apart < 0.02 * moved

@@ -24,6 +24,7 @@ from echoedge.core.errors import ConfigError, EngineError, InputError, OutputErr
 from echoedge.core.model.programs import Model
 from echoedge.core.plan import noise
 from echoedge.core.weights.checkpoints import Checkpoint
+from echoedge.core.weights.nano import STUDENT_STEPS, load_nano, nano_digest, student_path
 from echoedge.core.weights.random_checkpoint import write_random_checkpoint
 from echoedge.runtime.bench.baseline import kept_frames, record, ways
 from echoedge.runtime.bench.presets import PRESETS, PUBLISHED, Preset, find_preset
@@ -32,6 +33,7 @@ from echoedge.runtime.bench.subjects import (
     Playing,
     Subject,
     device_peak,
+    find_subject,
     folder_subject,
     model_subject,
     seeded_subject,
@@ -42,6 +44,7 @@ from echoedge.runtime.engines.base import Engine
 from echoedge.runtime.engines.reference import ReferenceEngine
 from echoedge.runtime.play.material import demo_material
 from echoedge.runtime.play.player import Player
+from echoedge.runtime.studies.nano_study import player_of
 from echoedge.runtime.verify.baseline import NAMES, BaselineVerdict, verify_baseline
 
 from ..bundles import CLIP, OPTIONS, small_engine, small_model, small_plan, small_player_config
@@ -395,6 +398,23 @@ def test_nano_is_recorded_by_the_command(tmp_path: Path, run: Run) -> None:
     assert path.stat().st_size < 20_000 and path.with_suffix(".safetensors").stat().st_size < 1_000_000
     listed = run("baseline", "presets").out
     assert all(name in listed for name in PRESETS)
+
+
+def test_nanos_student_is_recorded_as_its_programs_play_it(tmp_path: Path) -> None:
+    """Savings or none: a step is told how far it goes. The teacher's clip is another one."""
+    preset = PRESETS["nano-student"]
+    subject, case = find_subject(preset, None, None, "full", {}), demo_material(preset.clip, whole=False)
+    told, arrays = read_baseline(recorded(tmp_path / "student.json", subject, preset=preset, savings="both"))
+    assert told.weights.source_sha256 == nano_digest(student_path()) and told.measured[0].workload.evaluations == STUDENT_STEPS
+    taught = find_subject(PRESETS["nano"], None, None, "full", {})
+    players = [
+        player_of(load_nano(path=student_path()), subject.plan(preset)),
+        *(subject.open(preset, way) for way in ways(Playing(), "both")),
+        taught.open(PRESETS["nano"], Playing()),
+    ]
+    made = [player.generate(case.portrait, case.speech, case.prompt, 0).latents for player in players]
+    *ours, teachers = (float(np.abs(each - arrays["latents"]).max()) for each in made)
+    assert max(ours) < 1e-3 and teachers > 0.05
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from echoedge.core.bundle import Bundle
 from echoedge.core.errors import CheckpointError, ConfigError
 from echoedge.core.plan import WindowRule
 from echoedge.core.plan.samplers import PLAN_PRESETS, build_plan
-from echoedge.core.weights.nano import load_nano, nano_digest, save_nano
+from echoedge.core.weights.nano import load_nano, nano_digest, save_nano, student_path
 from echoedge.core.weights.passport import Passport
 from echoedge.quantize.distill.lessons import Lessons
 from echoedge.quantize.distill.run import passport_of, student_options
@@ -25,6 +25,7 @@ from echoedge.runtime.play.player import PlayerConfig
 from echoedge.runtime.registry import REGISTRY
 
 from ..bundles import HOLLOW, changed_bundle
+from ..commands import Run
 from ..inline import Inline
 
 TAUGHT = PRESETS["int4"].nearest()
@@ -66,8 +67,22 @@ def test_a_student_takes_the_steps_that_it_was_taught(file: Path) -> None:
         nano_request("int4", weights_file=file, steps=8)
     with pytest.raises(ConfigError, match="The plan is 'nano-png', and a student goes by the one that it was taught"):
         nano_request("int4", weights_file=file, plan="nano-png")
-    teachers = nano_request("int4", steps=8)
+    teachers = nano_request("int4", plan="nano")
     assert teachers.student is None and teachers.recipe == PRESETS["int4"] and len(teachers.plan.branches) == 2
+
+
+def test_the_student_that_ships_is_what_is_exported_unless_its_teacher_is_asked_for() -> None:
+    student, teacher = nano_request("int8"), nano_request("int8", plan="nano")
+    assert student.source.digests(()) == {"weights": nano_digest(student_path())} != teacher.source.digests(())
+    assert (student.plan.evaluations, teacher.plan.evaluations) == (2, 16) and student.student is not None
+    assert student.student.teacher == teacher.source.digests(())["weights"]
+    assert nano_request("int8", steps=4).plan.evaluations == 4
+    with pytest.raises(ConfigError, match=r"not 8\. Its teacher takes any number \(of the built-in model: --plan nano"):
+        nano_request("int8", steps=8)
+    assert nano_request("int8", plan="nano-png").plan.evaluations == 24
+
+
+def test_a_weights_file_is_nanos(file: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read"):
         nano_request("int4", weights_file=file.with_name("none.safetensors"))
 
@@ -79,13 +94,21 @@ def test_other_weights_are_told(file: Path) -> None:
         assert len(said) == 1 and f"was taught through int4 weights, and {weights} rounds them anew" in said[0]
 
 
-def test_a_bundle_says_what_its_student_was_taught(bundle: Path) -> None:
+def test_a_bundle_says_what_its_student_was_taught(bundle: Path, run: Run) -> None:
     opened = Bundle.open(bundle)
     settings = opened.manifest.weights.settings
     student = Passport.of_bundle(settings)
     assert student == passport_of(nano_digest(), PLAN_PRESETS["nano"], Lessons(), TAUGHT)
     assert {rule["rounding"] for rule in settings["rules"]} == {"nearest"}  # type: ignore[union-attr, index]
     assert PlayerConfig.of(opened).plan.steps == 2
+    assert student is not None
+    told = student.model_copy(update={"figures": {2: {"psnr_db": 41.66, "lowest_db": 38.0}, 1: {"psnr_db": 36.04}}}).sentence()
+    assert told == (
+        f"of the teacher with SHA-256 {nano_digest()[:16]}…; 1 or 2 or 4 steps of one forward, audio guidance 1.5 in them; taught "
+        "through int4 weights; from its teacher's clips: 36.0 dB at 1, 41.7 dB at 2"
+    )
+    shown = " ".join(run("inspect", bundle).out.split())
+    assert f"student {student.sentence()}" in shown and "from its teacher's clips" not in shown
     given = {"image": "a.png", "audio": "a.wav", "out": "a.mp4"}
     for wrong, words in (({"steps": 3}, "takes 1 or 2 or 4 steps, not 3"), ({"audio_guidance": 3.0}, "was taught 1.5, in one")):
         with pytest.raises(ConfigError, match=words):
