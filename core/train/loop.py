@@ -44,6 +44,7 @@ class Run:
     report_every: int = 50
     save_every: int = 200
     world: World = field(default_factory=World)
+    told: Callable[[int, int], None] = lambda *_: None  # steps taken, of how many
 
 
 def run_training(
@@ -73,6 +74,7 @@ def run_training(
         optimiser = torch.optim.AdamW(model.parameters(), lr=run.rate(0), betas=(0.9, 0.98), weight_decay=0.01)
         if saved is not None:
             _restore(run.path, saved, model, average.module, optimiser, companions)
+            saved = None  # as much memory as model, average and moments together
         started, losses = time.monotonic(), dict[str, list[float]]()
         while step < run.steps:
             torch.manual_seed(run.seed * 1_000_003 + step)
@@ -86,6 +88,7 @@ def run_training(
             step += 1
             average.update_parameters(model)
             losses.setdefault(kind, []).append(world.mean(loss))
+            del loss  # its graph holds the parameters
             if step % run.report_every == 0 or step == run.steps:
                 means = {name: round(float(np.mean(values)), 4) for name, values in losses.items()}
                 if world.first:
@@ -98,6 +101,8 @@ def run_training(
                 if world.first:
                     save_checkpoint(run.path, state | {"step": step, "options": run.options})
                 world.wait()
+            run.told(step, run.steps)
+        del model, average, optimiser  # before as much is read again
         saved = load_checkpoint(run.path)
     if saved is None:
         raise ConfigError(f"Training ran for {run.steps} steps and left nothing in {run.path}. Give steps of at least 1.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -25,7 +25,7 @@ from ...core.train.checkpoint import options_of
 from ...core.train.distributed import World
 from ...core.train.loop import Run, recompute_blocks, run_training
 from ..recipes import WeightRecipe, read_recipe
-from .lessons import Drawn, stops
+from .lessons import Taught, stops
 from .rounding import Inputs, round_layers
 from .student import Student, error_in_steps, in_steps, student_of
 
@@ -79,23 +79,30 @@ class Distilling:
 
 
 def train_student(
-    teacher: DiT, drawn: Drawn, workdir: Path, training: Distilling, world: World | None = None, save_every: int = 200
+    teacher: DiT | Callable[[], DiT],
+    drawn: Taught,
+    workdir: Path,
+    training: Distilling,
+    world: World | None = None,
+    save_every: int = 200,
+    held_back: int = HELD_BACK,
+    told: Callable[[int, int], None] = lambda *_: None,
 ) -> DiT:
     """Trains, or resumes, a student of `teacher`; writes `student.pt` and `student.log`. The result is the averaged transformer,
-    which computes through the weights that it was taught through.
+    which computes through the weights that it was taught through. `teacher`: as that of `student_of`; `held_back`: so many lessons,
+    the last ones, are never trained on; `told(steps taken, of how many)`.
 
     Raises:
         ConfigError: `workdir` holds a run with other options or lessons, or there are too few lessons; the recipe is none
             that a student learns through.
     """
     world = world or World()
-    rows_here, usable = world.rows(training.batch), len(drawn) - HELD_BACK
+    rows_here, usable = world.rows(training.batch), len(drawn) - held_back
     if usable < training.batch:
-        raise ConfigError(f"There are {len(drawn)} lessons, of which {HELD_BACK} are held back; a batch takes {training.batch}.")
+        raise ConfigError(f"There are {len(drawn)} lessons, of which {held_back} are held back; a batch takes {training.batch}.")
     levels, modality = torch.tensor(drawn.levels), torch.from_numpy(drawn.modality)
     counts = tuple(count for count, _ in training.mix)
     paths, shares = [stops(drawn.levels, count) for count in counts], np.array([share for _, share in training.mix])
-    watched = drawn.batch(np.arange(usable, len(drawn)))
 
     recipe = training.recipe
 
@@ -138,16 +145,28 @@ def train_student(
         options = json.dumps(json.loads(options) | {"weights_rules": recipe.model_dump(mode="json")["rules"]}, sort_keys=True)
     run = Run(
         workdir / "student.pt", workdir / "student.log", options, training.steps, training.seed, training.ema, training.rate_at,
-        save_every=save_every, world=world,
+        save_every=save_every, world=world, told=told,
     )  # fmt: skip
     saved = run_training(run, build, loss_of)
     result = Student(round_layers(student_of(teacher), recipe, training.inputs))
     result.load_state_dict(saved["average"])
     result.eval().requires_grad_(False)
     if world.first:
-        errors = {n: error_in_steps(result, watched, levels, path, modality) for n, path in zip(counts, paths, strict=True)}
+        errors = {
+            n: _held_back_error(result, drawn, usable, training.batch, levels, path, modality)
+            for n, path in zip(counts, paths, strict=True)
+        }
         (workdir / "held-back.json").write_text(json.dumps({str(n): round(error, 5) for n, error in errors.items()}) + "\n")
     return result.dit
+
+
+def _held_back_error(
+    student: Student, drawn: Taught, first: int, batch: int, levels: Tensor, path: Sequence[int], modality: Tensor
+) -> float:
+    """`error_in_steps` of the lessons from `first` on, a batch at a time."""
+    parts = [np.arange(begin, min(begin + batch, len(drawn))) for begin in range(first, len(drawn), batch)]
+    errors = [error_in_steps(student, drawn.batch(rows), levels, path, modality) for rows in parts]
+    return math.sqrt(sum(len(rows) * error**2 for rows, error in zip(parts, errors, strict=True)) / (len(drawn) - first))
 
 
 def _segments(parts: np.ndarray, paths: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:

@@ -74,10 +74,13 @@ class ReferenceEngine:
             raise EngineError(f"This checkpoint cannot run {program}.{method}: it has no {PART_OF.get(program, 'such program')}.")
         return getattr(self, f"_{program}")(method, *inputs)
 
-    def step_tables(self, timesteps: Sequence[float]) -> dict[str, NDArray[np.float32]]:
-        """The timestep's vectors for a plan's steps: time [n, D] and modulation [n, 6, D], float32."""
+    def step_tables(self, timesteps: Sequence[float], spans: Sequence[float] | None = None) -> dict[str, NDArray[np.float32]]:
+        """The timestep's vectors for a plan's steps: time [n, D] and modulation [n, 6, D], float32. `spans`: as those of
+        `DiT.step_tables`."""
+        given = (timesteps, spans)
+        levels = (None if each is None else torch.tensor(each, dtype=torch.float64, device=self.device) for each in given)
         with torch.no_grad():
-            time, modulation = self._transformer.step_tables(torch.tensor(timesteps, dtype=torch.float64, device=self.device))
+            time, modulation = self._transformer.step_tables(*levels)  # type: ignore[arg-type]
         return {"time": time.float().cpu().numpy(), "modulation": modulation.float().cpu().numpy()}
 
     def release(self) -> None:
