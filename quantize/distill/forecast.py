@@ -25,7 +25,7 @@ PROCESS = 550_000_000  # a process with torch loaded
 MOMENTS = 2  # of AdamW
 BUILT = 4  # wholes in a process while it builds: the teacher, the student, and the average, which is copied once
 SAVED = 4  # wholes in a checkpoint: student, average, moments
-_TRIED = 0.5  # seconds that a measurement of speed takes
+_TRIED = 0.2  # seconds that a measurement of speed takes
 
 
 @dataclass(frozen=True)

@@ -120,12 +120,12 @@ def encode_clips(
 
 def prompts_of(cuts: Sequence[Cuts], data: Path, prompts: Mapping[str, Float32], own: set[str]) -> list[str]:
     """Of each window that was taken its prompt: what stands in the .txt file beside its video, else those of the pack in turn.
-    `own`: prompts of the pack that the model's guidance needs for itself.
+    `own`: prompts of the pack that no clip is asked for: those of guidance.
 
     Raises:
         InputError: the pack has no prompt, or not the one that stands beside a video.
     """
-    usual = [text for text in prompts if text not in own]
+    usual = sorted(text for text in prompts if text not in own)
     if not usual:
         raise InputError("The pack of prompts holds none that a clip could have. Make one with `echoedge checkpoint prompts`.")
     found: list[str] = []

@@ -2,11 +2,11 @@
 
     1. read     25 frames a second whatever the file has, one at a time; the sound as every player here hears it
     2. speech   someone speaks in enough of the window (loudness: music and noise count as speech)
-    3. face     exactly one, from the front, in the first, the middle and the last frame, large enough
-    4. crop     one for the whole window, which holds the face in all three
+    3. face     exactly one in the first frame, the portrait, and in the middle or the last one; several in none; large enough
+    4. crop     one for the whole window, which holds the face wherever it was found
     5. mouth    its opening and the voice's loudness go together, without a lag
 
-Faces are those that `play/faces.py` finds: upright and from the front; turned or covered ones are missed, and the window is lost.
+Faces are those that `play/faces.py` finds: upright and from the front; turned or covered ones are missed, windows with them.
 The mouth is the lower part of the face's square, its opening is measured from colours (`core/metrics/mouth.py`): beards,
 microphones and very short windows are judged badly, which `least_sync` makes up for or not.
 """
@@ -181,10 +181,13 @@ def _judge(
     faces = list[Face]()
     for index in sorted({0, clip.frames // 2, clip.frames - 1}):
         here = find_faces(Image.fromarray(frames[index])) or []
-        if len(here) != 1:
-            reason = "several faces" if here else "no face"
-            return _row(first, reason, f"{len(here)} faces are found in frame {first + index}", speech=speech), None, None
+        if len(here) > 1:
+            said = f"{len(here)} faces are found in frame {first + index}"
+            return _row(first, "several faces", said, speech=speech), None, None
         faces += here
+        if not faces or (index == clip.frames - 1 > 0 and len(faces) == 1):
+            where = f"in frame {first}" if not faces else f"behind frame {first}"
+            return _row(first, "no face", f"no face is found {where}", speech=speech), None, None
     height, width = frames[0].shape[:2]
     part = place_part(largest_part(height, width, clip.height, clip.width), height, width, faces)
     size = min(face.size for face in faces) / part.height

@@ -26,9 +26,10 @@ from ...core.files import check_folder, human_bytes, require_free_disk
 from ...core.memory import Need, require
 from ...core.model.architecture import Architecture
 from ...core.plan import SamplingPlan, check_count
+from ...core.plan.samplers import PLAN_PRESETS
 from ...core.train.distributed import World
 from ...core.weights.checkpoints import Checkpoint, load_transformer
-from ...core.work import WorkFolder, claimed
+from ...core.work import WorkFolder
 from ...quantize.distill.forecast import (
     FLOAT,
     PROCESS,
@@ -103,7 +104,7 @@ def distill_checkpoint(
         CheckpointError: the folder is not one of released weights, or lacks a part.
         InputError: the videos or the prompts cannot be used, or no window can be learnt from.
         ConfigError: it is a student, or `workdir` holds work of other options, videos or weights.
-        OutputError: `out` exists, or another run works there.
+        OutputError: `out` exists, or another run works in `workdir`.
         ResourceError: memory or disk is too small for it.
     """
     world = world or World()
@@ -122,7 +123,6 @@ def distill_checkpoint(
     with ExitStack() as held:
         if world.first:
             held.enter_context(WorkFolder(workdir, "distillation"))
-            held.enter_context(claimed(out, "distillation"))
         prepare = partial(_prepared, asked, checkpoint, teacher, workdir, say)
         drawn, digest = world.first_then_others(prepare)
         teacher.engine.release()
@@ -167,7 +167,8 @@ def _prepared(asked: Asked, checkpoint: Checkpoint, teacher: Reference, workdir:
     _tell_of(cuts, say)
     digests: dict[str, str] = {name: digest_of_files(checkpoint, name) for name in ENCODERS}
     digest = digest_of_files(checkpoint, "transformer")
-    said = prompts_of(cuts, asked.data, teacher.prompts, set(teacher.plan.texts.values()))
+    own = {text for options in PLAN_PRESETS.values() for _, text in options.texts}
+    said = prompts_of(cuts, asked.data, teacher.prompts, own)
     held_back(len(said), asked.lessons.noises)
     say(f"2. features: {len(said):,} windows")
     encoded = _encoded(cuts, teacher, clip, digests, said, workdir, say)
@@ -236,7 +237,9 @@ def _forecast(asked: Asked, sizes: Architecture, plan: SamplingPlan, world: Worl
     needs = needs_of(asked, sizes, plan, step, world.size, 1 if gpu else on_this)
     speed = Speed.measured(config, world.device, training.bf16)
     seconds = training_seconds(step, training, speed, world.size)
-    one = lessons_seconds(step, training.batch, 1, plan.evaluations, Speed.measured(config, world.device))
+    one = lessons_seconds(
+        step, training.batch, 1, plan.evaluations, Speed.measured(config, world.device) if training.bf16 else speed
+    )
     memory = ", ".join(f"{stage} {human_bytes(need.total)}" for stage, need in needs.items())
     parts = ", ".join(f"{human_bytes(count)} for {name}" for name, count in needs["training"].terms.items())
     say(f"Forecast of memory: {memory}. Of training that is {parts}.")
