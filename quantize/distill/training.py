@@ -152,10 +152,12 @@ def train_student(
     result.load_state_dict(saved["average"])
     result.eval().requires_grad_(False)
     if world.first:
+        result.to(world.device)
         errors = {
             n: _held_back_error(result, drawn, usable, training.batch, levels, path, modality)
             for n, path in zip(counts, paths, strict=True)
         }
+        result.to("cpu")
         (workdir / "held-back.json").write_text(json.dumps({str(n): round(error, 5) for n, error in errors.items()}) + "\n")
     return result.dit
 
@@ -165,7 +167,10 @@ def _held_back_error(
 ) -> float:
     """`error_in_steps` of the lessons from `first` on, a batch at a time."""
     parts = [np.arange(begin, min(begin + batch, len(drawn))) for begin in range(first, len(drawn), batch)]
-    errors = [error_in_steps(student, drawn.batch(rows), levels, path, modality) for rows in parts]
+    place = next(student.parameters()).device
+    levels, modality = levels.to(place), modality.to(place)
+    batches = ({name: x.to(place) for name, x in drawn.batch(rows).items()} for rows in parts)
+    errors = [error_in_steps(student, each, levels, path, modality) for each in batches]
     return math.sqrt(sum(len(rows) * error**2 for rows, error in zip(parts, errors, strict=True)) / (len(drawn) - first))
 
 

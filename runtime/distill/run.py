@@ -31,6 +31,7 @@ from ...core.train.distributed import World
 from ...core.weights.checkpoints import Checkpoint, load_transformer
 from ...core.work import WorkFolder
 from ...quantize.distill.forecast import (
+    BUILT,
     FLOAT,
     PROCESS,
     SAVED,
@@ -245,6 +246,9 @@ def _forecast(asked: Asked, sizes: Architecture, plan: SamplingPlan, world: Worl
     say(f"Forecast of memory: {memory}. Of training that is {parts}.")
     say(f"Forecast of time at this machine's pace: {in_words(one)} a lesson, {in_words(seconds)} for {training.steps:,} steps.")
     have = torch.cuda.mem_get_info(world.device)[0] if gpu else None
+    if gpu:
+        whole = Need({"whole models in each process, while they are built": on_this * BUILT * FLOAT * step.parameters})
+        require(whole, "building this student beside the GPU")
     for stage, need in needs.items():
         if have is None:
             require(need, f"{stage} of this student")

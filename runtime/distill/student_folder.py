@@ -64,7 +64,7 @@ def write_student(
         path = folder / OVERLAY_FILE
         path.parent.mkdir(parents=True)
         tensors = {name: value.detach().cpu().to(types[name]).contiguous() for name, value in state.items()}
-        save_file(tensors, path, {"format": "pt", STUDENT: passport.model_dump_json()})
+        save_file(tensors, path, {STUDENT: passport.model_dump_json()})  # one key: the library orders several by chance
         (folder / MARKER).write_text(passport.model_dump_json(indent=1) + "\n", encoding="utf-8")
         for source, place in _others(teacher):
             (folder / place).parent.mkdir(parents=True, exist_ok=True)

@@ -53,11 +53,10 @@ def kept_by_autograd(variant: str, layers: int, batch: int, recompute: bool) -> 
 def test_what_is_kept_is_counted_without_data(variant: str, batch: int) -> None:
     config = replace(playable_sizes(variant).transformer, layers=4)  # type: ignore[arg-type]
     step = count_step(config, CLIP, batch, recompute=False, bf16=False)
-    real = kept_by_autograd(variant, 4, batch, recompute=False)
-    assert abs(step.kept - real) < 0.02 * real  # measured: 0.4 % at most
+    assert step.kept == kept_by_autograd(variant, 4, batch, recompute=False)
     thrifty = count_step(config, CLIP, batch, recompute=True, bf16=False)
-    assert abs(thrifty.kept - thrifty.block - kept_by_autograd(variant, 4, batch, recompute=True)) < 0.02 * real
-    assert thrifty.kept < 0.75 * step.kept and abs(thrifty.block - step.block) < 0.01 * step.block
+    assert thrifty.kept - thrifty.block == kept_by_autograd(variant, 4, batch, recompute=True)
+    assert thrifty.kept < 0.75 * step.kept and thrifty.block == step.block
     assert step.parameters == sum(each.numel() for each in DiT(student_config(config)).parameters())
 
 

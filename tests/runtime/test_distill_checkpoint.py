@@ -373,7 +373,7 @@ def test_a_machine_that_is_too_small_is_told_before_anything_is_read(
 # ---- two processes ---------------------------------------------------------------------------------------------------------------
 
 STEPS = 20
-TOLERANCE = 1e-5  # relative
+TOLERANCE = 1e-5  # relative; 1.6e-7 measured, of losses that fall from 3.0 to 0.93
 
 
 def test_two_processes_have_the_losses_of_one(
