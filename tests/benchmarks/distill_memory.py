@@ -7,12 +7,10 @@ noise, one lesson a step; each way in a process of its own.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +24,7 @@ from echoedge.core.config import FLASH, ClipSpec
 from echoedge.core.memory import peak_bytes
 from echoedge.core.model.transformer import DiT
 from echoedge.docs.figures import Row, write_figures
-from echoedge.quantize.distill.forecast import Speed, count_step, training_need, training_seconds
+from echoedge.quantize.distill.forecast import count_step, training_need
 from echoedge.quantize.distill.training import Distilling, train_student
 from echoedge.runtime.bench.clip import device_name
 
@@ -61,17 +59,12 @@ class Noise:
         }  # fmt: skip
 
 
-def train(way: str, clip: ClipSpec, steps: int, folder: Path) -> dict[str, float]:
-    """In this process. -> bytes at the peak, seconds of a step."""
+def train(way: str, clip: ClipSpec, steps: int, folder: Path) -> int:
+    """In this process. -> bytes at the peak."""
     torch.set_num_threads(1)
-    moments: list[float] = []
     training = Distilling(steps=steps, batch=1, mix=((1, 1.0),), rate=1e-5, **WAYS[way])  # type: ignore[arg-type]
-    train_student(
-        lambda: DiT(CONFIG), Noise(clip), folder, training, save_every=1 << 30, held_back=1,
-        told=lambda *_: moments.append(time.perf_counter()),
-    )  # fmt: skip
-    apart = np.diff(moments[:-1])  # the last one waits for the checkpoint
-    return {"peak": peak_bytes(), "step": float(np.median(apart))}
+    train_student(lambda: DiT(CONFIG), Noise(clip), folder, training, save_every=1 << 30, held_back=1)
+    return peak_bytes()
 
 
 def measured(way: str, clip: ClipSpec, steps: int) -> Row:
@@ -79,17 +72,14 @@ def measured(way: str, clip: ClipSpec, steps: int) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--way", way, "--size", size, "--frames", str(clip.frames), "--steps", str(steps)]
         ended = subprocess.run([*command, "--folder", folder], capture_output=True, text=True, check=True)
-    found = json.loads(ended.stdout.splitlines()[-1])
+    peak = int(ended.stdout.splitlines()[-1])
     training = Distilling(steps=steps, batch=1, **WAYS[way])  # type: ignore[arg-type]
     step = count_step(CONFIG, clip, 1, training.recompute, training.bf16)
     forecast = training_need(step).total
-    torch.set_num_threads(1)
-    seconds = training_seconds(step, training, Speed.measured(CONFIG, torch.device("cpu"))) / steps
     return {
         "activations": way, "clip": str(clip), "steps": steps, "parameters": step.parameters,
         "activations_mb": round(step.kept / 1e6, 1), "forecast_gb": round(forecast / 1e9, 3),
-        "peak_gb": round(found["peak"] / 1e9, 3), "ratio": round(forecast / found["peak"], 3),
-        "forecast_step_s": round(seconds, 2), "step_s": round(found["step"], 2),
+        "peak_gb": round(peak / 1e9, 3), "ratio": round(forecast / peak, 3),
     }  # fmt: skip
 
 
@@ -104,7 +94,7 @@ def main() -> None:
     given = words.parse_args()
     clip = ClipSpec(*parse_size(given.size), given.frames)
     if given.way:
-        print(json.dumps(train(given.way, clip, given.steps, given.folder)))
+        print(train(given.way, clip, given.steps, given.folder))
         return
     rows = [measured(way, clip, given.steps) for way in WAYS]
     for row in rows:
@@ -114,8 +104,7 @@ def main() -> None:
             given.record, command=shlex.join(["python", "tests/benchmarks/distill_memory.py", *sys.argv[1:]]),
             source="the same command writes this file.", hardware=device_name(), versions={"torch": version("torch")},
             conditions="Two blocks of flash at full width (random weights), clips of noise, one lesson a step, float32, AdamW and "
-            f"the average of the weights, {given.steps} steps on one thread; seconds are the median of steps, on a machine with "
-            "other work.",
+            f"the average of the weights, {given.steps} steps on one thread.",
             figures={"training": rows},
         )  # fmt: skip
 
