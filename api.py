@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from .api_studies import Place, Progress, Size, Warn, silent
 from .api_studies import compare_roundings as compare_roundings
 from .api_studies import distill as distill
+from .api_studies import distill_checkpoint as distill_checkpoint
 from .api_studies import hearing as hearing
 from .api_studies import search_recipe as search_recipe
 from .api_studies import steps_study as steps_study

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,6 +145,73 @@ def distill(
     world = join_world(device)
     metrics = distill_nano(folder, output, drawn, training, taught_by, threads, threads, report, world, begun, small)
     leave_world(world)
+    return output, metrics
+
+
+def distill_checkpoint(
+    checkpoint: Place,
+    data: Place,
+    prompts: Place,
+    *,
+    out: Place,
+    model: str | None = None,
+    workdir: Place = "checkpoint-distillation",
+    size: Size = (256, 256),
+    frames: int = 25,
+    student_steps: Sequence[int] = (1, 2, 4),
+    teacher_steps: int | None = None,
+    noises: int = 4,
+    least_speech: float = 0.3,
+    least_sync: float = 0.2,
+    least_face: float = 0.15,
+    most_per_video: int = 64,
+    steps: int | None = None,
+    batch: int | None = None,
+    rate: float | None = None,
+    on_policy: float = 0.0,
+    bf16: bool = False,
+    recompute: bool = False,
+    copy: bool = False,
+    threads: int = 2,
+    device: str = "cpu",
+    force: bool = False,
+    report: Warn = print,
+) -> tuple[Path, dict[str, float]]:
+    """Teaches a student of the released weights in the folder `checkpoint` from the videos in `data`, in `workdir`, or goes on
+    where a run there stopped. -> the folder with the student, and by number of steps how far the latents of clips that were held
+    back are from the teacher's, root mean square; empty in all processes of torchrun but the first.
+
+    prompts: a pack of `encode_prompts`. size, frames: of the windows that videos are cut into, (height, width). student_steps: what
+    is taught; teacher_steps: of a trajectory, 12 of flash and 25 of preview by default; noises: trajectories of a window.
+    least_speech, least_sync, least_face, most_per_video: see `runtime.distill.clips.Checks`. steps, batch, rate: of the optimiser;
+    bf16: it computes in bfloat16 and keeps float32; recompute: a block's activations are made twice, not kept. copy: of the
+    checkpoint's other components, in place of links.
+
+    Raises:
+        CheckpointError, ConfigError, EngineError, InputError, OutputError, ResourceError: as
+            `runtime.distill.run.distill_checkpoint` says.
+    """
+    from .core.work import claimed
+
+    output = Path(out)
+    with claimed(output, "distillation") if int(os.environ.get("RANK", "0")) == 0 else nullcontext():
+        from .core.config import ClipSpec
+        from .core.train.distributed import join_world, leave_world
+        from .runtime.distill.clips import Checks
+        from .runtime.distill.lessons import ClipLessons
+        from .runtime.distill.run import Asked, mix_of, usual_training
+        from .runtime.distill.run import distill_checkpoint as run
+
+        taught, clip = tuple(sorted(student_steps)), ClipSpec(*size, frames)
+        training = usual_training(
+            steps=steps, batch=batch, rate=rate, on_policy=on_policy, bf16=bf16, recompute=recompute, mix=mix_of(taught)
+        )
+        checks = Checks(least_speech, least_face, least_sync, most_per_video)
+        lessons = ClipLessons(noises, taught)
+        asked = Asked(Path(checkpoint), Path(data), Path(prompts), model, clip, checks, lessons, training, teacher_steps)
+        world = join_world(device)
+        metrics = run(asked, Path(workdir), output, threads=threads, copy=copy, force=force, world=world, report=report)
+        leave_world(world)
     return output, metrics
 
 

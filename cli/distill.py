@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import api
-from .options import distinct
-from .words import JsonOption, out
+from .options import distinct, parse_numbers, parse_size
+from .words import ForceOption, JsonOption, out
 
 distill_app = typer.Typer(help="Teach a student that takes few steps of one forward each.", no_args_is_help=True)
 
@@ -87,6 +87,61 @@ def distill_nano_command(
     if metrics:
         out.print_json(json.dumps(metrics))
         out.print(f"[bold]{escape(str(written))}[/] is ready.")
+
+
+@distill_app.command("checkpoint")
+def distill_checkpoint_command(
+    checkpoint: Annotated[Path, typer.Option(help="The folder of released weights to teach from.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="A folder of videos with sound, in which people speak.", show_default=False)],
+    prompts: Annotated[Path, typer.Option(help="Prompt pack of `checkpoint prompts`.", show_default=False)],
+    output: Annotated[Path, typer.Option("--out", help="The student's folder, which is read as a checkpoint.", show_default=False)],
+    model: Annotated[str | None, typer.Option(help="flash or preview.", show_default="the one that is there")] = None,
+    workdir: Annotated[Path, typer.Option(help="Clips, features, lessons, checkpoints; a run resumes from it.")] = Path(
+        "checkpoint-distillation"
+    ),
+    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the clips that are taught.")] = "256x256",
+    frames: Annotated[int, typer.Option(min=5, help="Video frames of a clip, 4n+1.")] = 25,
+    student_steps: Annotated[str, typer.Option(help="Numbers of steps that the student is to take.")] = "1,2,4",
+    teacher_steps: Annotated[
+        int | None, typer.Option(min=2, help="Steps of the teacher's trajectories.", show_default="12 of flash, 25 of preview")
+    ] = None,
+    noises: Annotated[int, typer.Option(min=1, help="Trajectories of each clip.")] = 4,
+    least_speech: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of a clip's frames in which someone has to speak.")
+    ] = 0.3,
+    least_sync: Annotated[float, typer.Option(min=-1, max=1, help="Least correlation of mouth and loudness.")] = 0.2,
+    least_face: Annotated[float, typer.Option(min=0, max=1, help="Least height of the face, as a share of the clip's.")] = 0.15,
+    most_per_video: Annotated[int, typer.Option(min=1, help="Clips that are taken of one video.")] = 64,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the optimiser.", show_default="2000")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Lessons in a step.", show_default="4")] = None,
+    rate: Annotated[float | None, typer.Option(min=0, help="The highest learning rate.", show_default="2e-5")] = None,
+    on_policy: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the batches whose steps begin where the student itself has come to.")
+    ] = 0.0,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16; weights and moments stay in float32.")] = False,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Make each block's activations twice, and keep none.")] = False,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the checkpoint's other files into the student's folder.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    device: Annotated[str, typer.Option(help="Where teacher and student compute: cpu or cuda.")] = "cpu",
+    force: ForceOption = False,
+) -> None:
+    """Teach a student of a released checkpoint from a folder of ordinary videos: they are cut, checked, encoded once, and the
+    teacher's own trajectories on them are what is learnt. Memory and time are told first, and refused where the machine is too
+    small. Interrupt it at will: the same command goes on where it stopped.
+
+    Under torchrun the student trains in all processes: torchrun --nproc-per-node 2 -m echoedge.cli distill checkpoint
+    """
+    written, metrics = api.distill_checkpoint(
+        checkpoint, data, prompts, out=output, model=model, workdir=workdir, size=parse_size(size), frames=frames,
+        student_steps=parse_numbers(student_steps, "--student-steps"), teacher_steps=teacher_steps, noises=noises,
+        least_speech=least_speech, least_sync=least_sync, least_face=least_face, most_per_video=most_per_video, steps=steps,
+        batch=batch, rate=rate, on_policy=on_policy, bf16=bf16, recompute=recompute, copy=copy, threads=threads, device=device,
+        force=force, report=_tell,
+    )  # fmt: skip
+    if metrics:
+        out.print_json(json.dumps(metrics))
+        out.print(f"[bold]{escape(str(written))}[/] is ready.")
+        out.print(f"Next: echoedge export --checkpoint {escape(str(written))} --out student.echoedge", soft_wrap=True)
 
 
 @distill_app.command("study")

@@ -28,6 +28,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "animate": {"image": "nothing", "audio": "nothing"},
     "train": {"workdir": "training", "clips": 64},
     "distill": {"workdir": "distillation"},
+    "distill_checkpoint": {"checkpoint": "nothing", "data": "nothing", "prompts": "nothing"},
     "study": {"only": ["nothing"]},
     "steps_study": {"students": ["nothing"]},
     "contact_sheet": {"bundle": "nothing", "clip": "nothing", "image": "nothing"},

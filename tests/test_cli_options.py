@@ -153,6 +153,11 @@ LISTS: dict[tuple[str, str], tuple[list[str], list[str], list[str]]] = {
     ("quantize search", "--blocks"): (["--target-db", "30", "--size", "32x48"], ["--blocks", "0,0"], ["--blocks", "0,"]),
     ("checkpoint make-random", "--components"): (["made"], ["--components", "vae,vae"], ["--components", "vae,,clip"]),
     ("checkpoint hearing", "--contexts"): (["made"], ["--contexts", "1,1"], ["--contexts", "1,"]),
+    ("distill checkpoint", "--student-steps"): (
+        ["--checkpoint", "c", "--data", "d", "--prompts", "p", "--out", "o"],
+        ["--student-steps", "1,1"],
+        ["--student-steps", "1,"],
+    ),
     ("distill study", "--task"): (["student"], ["--task", "t2v", "--task", "t2v"], ["--task", ""]),
     ("train nano", "--without"): ([], ["--without", "ndpo", "--without", "ndpo"], ["--without", ""]),
     ("train study", "--only"): ([], ["--only", "vae", "--only", "vae"], ["--only", ""]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The state saved at `path`, or None where no run has saved one yet."""
+    """The state saved at `path`, or None where no run has saved one yet. Tensors stay in the file until they are touched; what is
+    changed of them does not reach it."""
     if not path.exists():
         return None
-    return dict(torch.load(path, map_location="cpu", weights_only=True))
+    mapped = os.name != "nt"  # Windows replaces no file that is mapped
+    return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=mapped))
 
 
 def options_of(training: Any, made_from: str, extendable: tuple[str, ...] = ()) -> str:

@@ -45,7 +45,7 @@ class Progress:
 class Run:
     """Where a training is kept and how long it goes on. `options`: as `options_of` tells them; a folder goes on with no others.
     `rate(step)` is the learning rate, `ema` the decay of the average. `told` is called in the first process after each line of the
-    log that has losses, and after `watch`."""
+    log that has losses, and after `watch`; `ticked(steps taken, of how many)` in every process after each step."""
 
     path: Path
     log: Path
@@ -59,6 +59,7 @@ class Run:
     world: World = field(default_factory=World)
     watch_every: int = 50
     told: Callable[[Progress], None] = lambda _: None
+    ticked: Callable[[int, int], None] = lambda *_: None
 
 
 def run_training(
@@ -93,6 +94,7 @@ def run_training(
             _restore(run.path, saved, model, average.module, optimiser, companions)
             for name, each in optimisers.items():
                 load_optimiser(companions[name], each, saved[_moments(name)])
+            saved = None  # as much memory as model, average and moments together
         began, started, losses = step, time.monotonic(), dict[str, list[float]]()
         progress: Progress | None = None
         while step < run.steps:
@@ -107,6 +109,7 @@ def run_training(
             step += 1
             average.update_parameters(model)
             losses.setdefault(kind, []).append(world.mean(loss))
+            del loss  # its graph holds the parameters
             if step % run.report_every == 0 or step == run.steps:
                 means = {name: round(float(np.mean(values)), 4) for name, values in losses.items()}
                 if world.first:
@@ -126,9 +129,11 @@ def run_training(
                 if world.first:
                     save_checkpoint(run.path, state | {"step": step, "options": run.options})
                 world.wait()
+            run.ticked(step, run.steps)
             if progress is not None:
                 run.told(progress)
                 progress = None
+        del model, average, optimiser  # before as much is read again
         saved = load_checkpoint(run.path)
     if saved is None:
         raise ConfigError(f"Training ran for {run.steps} steps and left nothing in {run.path}. Give steps of at least 1.")

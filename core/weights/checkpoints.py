@@ -49,6 +49,7 @@ from .accounts import (
     united,
 )
 from .finding import Candidate, base_of, folders_beside, folders_in, nearest, overlay_of, places, read_source, require_variant
+from .passport import STUDENT, Passport
 from .recognition import AUDIO_PARTS
 from .values import examine
 
@@ -144,8 +145,21 @@ class Checkpoint:
         return cls(folder, variant, wanted, paths, transformer)
 
     def config(self) -> ModelConfig:
-        """The preset of the variant; where the transformer has no audio part, of the model that was asked for, or flash."""
-        return PRESETS[self.variant or self.asked or "flash"]
+        """The preset of the variant; where the transformer has no audio part, of the model that was asked for, or flash. A
+        student's is told how far a step goes."""
+        preset = PRESETS[self.variant or self.asked or "flash"]
+        return replace(preset, flow_map=True) if self.passport is not None else preset
+
+    @property
+    def passport(self) -> Passport | None:
+        """What the student that the transformer is was taught; None of a teacher's.
+
+        Raises:
+            CheckpointError: the passport is of another version.
+        """
+        source = self._transformer[0].source if self._transformer else None
+        told = next((file.metadata[STUDENT] for file in source.files if STUDENT in file.metadata), None) if source else None
+        return None if told is None else Passport.read(told, str(self.paths["transformer"][0]))
 
     def sources(self, name: ComponentName, layout: EncoderConfig) -> list[TensorSource]:
         """What a component's tensors are read from, the first one first; Wan's base only if EchoMimic's file lacks something.

@@ -20,11 +20,11 @@ Level = Annotated[float, Field(ge=0.0, le=1.0)]
 
 class Passport(BaseModel):
     """teacher: SHA-256 of its weights file. solver, steps, shift, audio_guidance: the teacher's plan, which the student's forward
-    holds. levels: by number of steps the noise level before each. tasks: what was taught. weights, rules: the recipe whose rounding
-    it was taught through, by name and as a recipe file has it; fp32 is none. inputs: whether inputs of those layers were rounded,
-    too, to 8 bits. method: what a forward says; flow-map: the average velocity of the step; consistency: the velocity to the clip,
-    (x - x₀) / σ, however far the step goes. Both are played by Euler's steps between `levels`, without fresh noise. figures: by
-    number of steps what was measured of it when it was taught."""
+    holds; text_guidance: of a teacher that has one (preview). levels: by number of steps the noise level before each. tasks: what
+    was taught. weights, rules: the recipe whose rounding it was taught through, by name and as a recipe file has it; fp32 is none.
+    inputs: whether inputs of those layers were rounded, too, to 8 bits. method: what a forward says; flow-map: the average velocity
+    of the step; consistency: the velocity to the clip, (x - x₀) / σ, however far the step goes. Both are played by Euler's steps
+    between `levels`, without fresh noise. figures: by number of steps what was measured of it when it was taught."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,6 +34,7 @@ class Passport(BaseModel):
     steps: int
     shift: float
     audio_guidance: float
+    text_guidance: float | None = None
     levels: dict[int, tuple[Level, ...]]
     tasks: tuple[str, ...]
     weights: str = "fp32"

@@ -14,7 +14,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class TensorFile:
     mapped: bool
     _open: Callable[[], Mapping[str, Tensor]]
     notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)  # words beside the tensors, which safetensors files may have
 
     def open(self) -> Mapping[str, Tensor]:
         """The tensors by name, in a mapping of their own, which lives as long as one of them does.
@@ -212,7 +213,7 @@ def _read_safetensors(path: Path, size: int, start: bytes) -> TensorFile:
         infos[name] = TensorInfo(tuple(part.get_shape()), _SAFETENSORS_TYPES[kind])
     if not infos:
         raise CheckpointError(f"{path} holds no tensors. Download it again.")
-    return TensorFile(path, infos, size, True, lambda: _Handle(_safetensors_handle(path)))
+    return TensorFile(path, infos, size, True, lambda: _Handle(_safetensors_handle(path)), metadata=dict(handle.metadata() or {}))
 
 
 def _require_all_bytes(path: Path, size: int, start: bytes) -> None:

@@ -14,6 +14,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -101,6 +102,31 @@ def kept_points(levels: Sequence[float], steps: Iterable[int]) -> tuple[int, ...
 
 
 # ---- a folder of them ------------------------------------------------------------------------------------------------------------
+
+
+class Taught(Protocol):
+    """N lessons, from wherever they come: what training asks of them."""
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Noise levels of the states, falling."""
+        ...
+
+    @property
+    def modality(self) -> NDArray[np.float32]:
+        """[points, 3, P], the teacher's strengths at those levels."""
+        ...
+
+    @property
+    def made_from(self) -> str:
+        """What they depend on, as a word."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        """states [B, points, C, f, h, w], and what the transformer is given: y, audio, image, text; mouth [B, 1, 1, h, w]."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -30,8 +30,11 @@ def folded_scale(options: PlanOptions) -> float:
     return options.guidance.scale
 
 
-def student_of(teacher: DiT) -> DiT:
-    """A student that does what its teacher does in one branch, whatever the length of its steps: nothing is learnt yet."""
+def student_of(teacher: DiT | Callable[[], DiT]) -> DiT:
+    """A student that does what its teacher does in one branch, whatever the length of its steps: nothing is learnt yet.
+    `teacher`: or what loads it, where memory is to hold it no longer than this takes."""
+    if not isinstance(teacher, DiT):
+        teacher = teacher()
     student = DiT(student_config(teacher.config))
     known = teacher.state_dict()
     student.load_state_dict({name: known.get(name, value) for name, value in student.state_dict().items()})

@@ -28,7 +28,7 @@ from ...core.train.distributed import World
 from ...core.train.loop import Progress, Run, recompute_blocks, run_training
 from ..recipes import WeightRecipe, read_recipe
 from .consistency import Consistency, without_spans
-from .lessons import Drawn, stops
+from .lessons import Drawn, Taught, stops
 from .matching import Matcher, Matching
 from .monitor import Monitor, Monitoring, Shown, Watch
 from .rounding import Inputs, round_layers
@@ -92,21 +92,24 @@ class Distilling:
 
 
 def train_student(
-    teacher: DiT,
-    drawn: Drawn,
+    teacher: DiT | Callable[[], DiT],
+    drawn: Taught,
     workdir: Path,
     training: Distilling,
     world: World | None = None,
     save_every: int = 200,
+    held_back: int = HELD_BACK,
     base: Start | None = None,
     options: PlanOptions = PLAN_PRESETS["nano"],
     told: Callable[[Progress], None] = lambda _: None,
     shown: Shown = lambda *_: None,
+    ticked: Callable[[int, int], None] = lambda *_: None,
 ) -> DiT:
     """Trains, or resumes, a student of `teacher`, which plays by `options`; writes `student.pt` and `student.log`. It begins as
     `base`, or as its teacher. The result is the averaged transformer, which computes through the weights that it was taught
-    through. `told` hears of each line of the log that has losses; `shown` sees what the monitor
-    looks at before each checkpoint.
+    through. `teacher`: as that of `student_of`; `held_back`: so many lessons, the last ones, are never trained on. `told` hears of
+    each line of the log that has losses, `ticked(steps taken, of how many)` of each step; `shown` sees what the monitor looks at
+    before each checkpoint.
 
     Raises:
         ConfigError: `workdir` holds a run with other options, lessons or base, or there are too few lessons; the recipe is none
@@ -116,9 +119,9 @@ def train_student(
     world = world or World()
     if world.size > 1 and (training.matching.share or training.method == "consistency"):
         raise ConfigError(f"Matching and consistency train in one process, and there are {world.size}. Leave torchrun out.")
-    rows_here, usable = world.rows(training.batch), len(drawn) - HELD_BACK
+    rows_here, usable = world.rows(training.batch), len(drawn) - held_back
     if usable < training.batch:
-        raise ConfigError(f"There are {len(drawn)} lessons, of which {HELD_BACK} are held back; a batch takes {training.batch}.")
+        raise ConfigError(f"There are {len(drawn)} lessons, of which {held_back} are held back; a batch takes {training.batch}.")
     levels, modality = torch.tensor(drawn.levels), torch.from_numpy(drawn.modality)
     counts = tuple(count for count, _ in training.mix)
     paths, shares = [stops(drawn.levels, count) for count in counts], np.array([share for _, share in training.mix])
@@ -143,6 +146,8 @@ def train_student(
 
     matcher = consistency = None
     if training.matching.share:
+        if not isinstance(drawn, Drawn) or not isinstance(teacher, DiT):
+            raise ConfigError("Distribution matching is for students of nano. Leave the share of matching at 0.")
         matcher = Matcher(
             teacher, drawn, usable, paths, shares, training.matching, options, training.batch, training.seed, world.device,
             training.bf16, training.recompute,
@@ -192,7 +197,7 @@ def train_student(
     run = Run(
         workdir / "student.pt", workdir / "student.log", _options(training, drawn, recipe, base), training.steps, training.seed,
         training.ema, training.rate_at, save_every=save_every, world=world, watch_every=every or training.steps,
-        told=told,
+        told=told, ticked=ticked,
     )  # fmt: skip
     monitor = None
     if every and world.first:
@@ -206,13 +211,17 @@ def train_student(
     result.load_state_dict(saved["average"])
     result.eval().requires_grad_(False)
     if world.first:
-        watched = drawn.batch(np.arange(usable, len(drawn)))
-        errors = {n: error_in_steps(result, watched, levels, path, modality) for n, path in zip(counts, paths, strict=True)}
+        result.to(world.device)
+        errors = {
+            n: _held_back_error(result, drawn, usable, training.batch, levels, path, modality)
+            for n, path in zip(counts, paths, strict=True)
+        }
+        result.to("cpu")
         (workdir / "held-back.json").write_text(json.dumps({str(n): round(error, 5) for n, error in errors.items()}) + "\n")
     return result.dit
 
 
-def _options(training: Distilling, drawn: Drawn, recipe: WeightRecipe, base: Start | None) -> str:
+def _options(training: Distilling, drawn: Taught, recipe: WeightRecipe, base: Start | None) -> str:
     """What a run's folder goes on with: what it is made from, and how. The monitor changes nothing. Parts that a run does without
     are left out, so that one from before there were such parts goes on."""
     known = json.loads(options_of(training, drawn.made_from, ("monitor",) if recipe.rules else ("monitor", "weights", "inputs")))
@@ -223,6 +232,18 @@ def _options(training: Distilling, drawn: Drawn, recipe: WeightRecipe, base: Sta
     if base is not None:
         known["start"] = base.digest
     return json.dumps(known, sort_keys=True)
+
+
+def _held_back_error(
+    student: Student, drawn: Taught, first: int, batch: int, levels: Tensor, path: Sequence[int], modality: Tensor
+) -> float:
+    """`error_in_steps` of the lessons from `first` on, a batch at a time."""
+    parts = [np.arange(begin, min(begin + batch, len(drawn))) for begin in range(first, len(drawn), batch)]
+    place = next(student.parameters()).device
+    levels, modality = levels.to(place), modality.to(place)
+    batches = ({name: x.to(place) for name, x in drawn.batch(rows).items()} for rows in parts)
+    errors = [error_in_steps(student, each, levels, path, modality) for each in batches]
+    return math.sqrt(sum(len(rows) * error**2 for rows, error in zip(parts, errors, strict=True)) / (len(drawn) - first))
 
 
 def _segments(parts: np.ndarray, paths: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:

@@ -246,23 +246,34 @@ def checkpoint_request(
     context_seconds: float = CONTEXT_SECONDS,
     warn: Callable[[str], None] = print,
 ) -> ExportRequest:
-    """A checkpoint of the released model. `clips`: the shapes, the main one first; `prompts`: a pack of prompt embeddings.
+    """A checkpoint of the released model, or of its student. `clips`: the shapes, the main one first; `prompts`: a pack of prompt
+    embeddings; `steps`: of a student so many as it was taught, most of them by default.
 
     Raises:
         CheckpointError: the folder is not one of released weights.
-        ConfigError: an option is unknown or out of range.
+        ConfigError: an option is unknown or out of range, or not what a student was taught.
         InputError: a prompt is too long, or the plan needs one that is not there.
     """
     from ...core.model.architecture import Architecture
 
     compiler = target_of(target)
-    sizes = Architecture(Checkpoint.open(folder, model).config())
-    config = sizes.transformer
+    opened = Checkpoint.open(folder, model)
+    sizes, student = Architecture(opened.config()), opened.passport
+    config, recipe, played = sizes.transformer, read_recipe(weights), PLAN_PRESETS[opened.config().variant]
+    if student is not None:
+        from ...quantize.distill.rounding import exported_recipe
+        from ...quantize.distill.run import student_options
+
+        steps = steps or student.allowed[-1]
+        played = student_options(student, steps, played)
+        recipe, said = exported_recipe(student, config, recipe)
+        if said is not None:
+            warn(said)
     pack = read_prompts(Path(prompts), config.text_dim) if prompts is not None else {}
     longest = max((len(rows) for rows in pack.values()), default=0)
     if longest >= text_rows:
         raise InputError(f"A prompt of {prompts} has {longest} tokens; --text-rows {text_rows} reads up to {text_rows - 1}.")
-    plan = _plan(PLAN_PRESETS[config.variant], clips[0], steps)
+    plan = _plan(played, clips[0], steps)
     lost = [text for text in plan.texts.values() if pack and text not in pack]
     if lost:
         raise InputError(
@@ -274,8 +285,8 @@ def checkpoint_request(
     source = CheckpointSource(str(folder), model, sizes)
     materials = tuple(demo_material(clip, whole=False) for clip in clips)
     return ExportRequest(
-        source, tuple(clips), plan, read_recipe(weights), materials, demo_material(clips[0], whole=False, number=1), target,
-        compiler.options(**(options or {})), decoders, text_rows, context_seconds, pack,
+        source, tuple(clips), plan, recipe, materials, demo_material(clips[0], whole=False, number=1), target,
+        compiler.options(**(options or {})), decoders, text_rows, context_seconds, pack, student,
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ Floats = NDArray[np.float32]
 
 H264_ENCODERS = ("libx264", "libopenh264", "h264_videotoolbox")
 CRF = 17
+_SAME_TIME = 1e-6  # seconds that time stamps are rounded by
 
 
 class Clip(NamedTuple):
@@ -207,6 +208,64 @@ def read_clip(path: str | Path) -> Clip:
         with open_for_reading(path) as container:
             heard = track_of(container, 0, path, str(path), sample_rate, begins=times[0])
             return Clip(pictures, fps, heard.wave, sample_rate)
+    except av.FFmpegError as error:
+        raise InputError(f"{path} is not a video in a known format, or is damaged ({error.strerror}).") from error
+
+
+def stream_frames(path: str | Path, fps: int) -> Iterator[Pixels]:
+    """The frames of a video at `fps`, uint8 [H, W, 3], one after the other: at each tick, from the first frame on, what a player
+    shows then. Memory holds one of them, however long the video is.
+
+    Raises:
+        InputError: as `read_clip`.
+    """
+    import av
+
+    path = existing_file(path, "video")
+    interpolation, seen, began, tick, count = _interpolation(), None, 0.0, 0, 0
+    try:
+        with open_for_reading(path) as container:
+            if not container.streams.video:
+                raise InputError(f"{path} has no picture track.")
+            rate = float(container.streams.video[0].average_rate or fps)
+            for frame in container.decode(video=0):
+                _refuse_high_range(frame, path)
+                time = count / rate if frame.time is None else frame.time
+                began = time if seen is None else began
+                while seen is not None and tick / fps < time - began - _SAME_TIME:
+                    yield seen
+                    tick += 1
+                seen, count = oriented(_pixels(frame, interpolation), _matrix(frame), path), count + 1
+                last = time - began
+            if seen is None:
+                raise InputError(f"{path} has no frames.")
+            while tick / fps < last + 1 / rate - _SAME_TIME:  # the last frame is shown as long as others are
+                yield seen
+                tick += 1
+    except av.FFmpegError as error:
+        raise InputError(f"{path} is not a video in a known format, or is damaged ({error.strerror}).") from error
+
+
+def sound_of(path: str | Path, sample_rate: int, most_seconds: float | None = None) -> Floats | None:
+    """The sound of a video, float32 [n], mono at `sample_rate`, from its first frame on; None where it has no sound track.
+
+    Raises:
+        InputError: as `read_clip`, or the sound cannot be decoded.
+    """
+    import av
+
+    path = existing_file(path, "video")
+    try:
+        with open_for_reading(path) as container:
+            if not container.streams.video:
+                raise InputError(f"{path} has no picture track.")
+            if not container.streams.audio:
+                return None
+            first = next(iter(container.decode(video=0)), None)
+            if first is None:
+                raise InputError(f"{path} has no frames.")
+        with open_for_reading(path) as container:
+            return track_of(container, 0, path, str(path), sample_rate, most_seconds, begins=first.time).wave
     except av.FFmpegError as error:
         raise InputError(f"{path} is not a video in a known format, or is damaged ({error.strerror}).") from error
 

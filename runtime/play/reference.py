@@ -324,12 +324,28 @@ class Reference:
             self.settings.device, self._riflex(),
             keep_residuals=self.settings.reuse is not None, resident=self.resident, compiled=self.compiled,
         )  # fmt: skip
-        self.options = plan_options(model.variant, self.settings, self.clip.frames)
+        self.options = self._options()
         self.plan = build_plan(self.options, modulation=self._modulation)
         self.config = PlayerConfig(
             playing_of(model), self.clip, self.plan, self._tables, None, self.prompts, tokenise=self._tokenise, collapse=False
         )
         self.player = Player(self.config, self.engine, self.progress)
+
+    def _options(self) -> PlanOptions:
+        """Of a student those that it was taught."""
+        settings, own = self.settings, plan_options(self.sizes.transformer.variant, self.settings, self.clip.frames)
+        passport = self.checkpoint.passport if isinstance(self.checkpoint, Checkpoint) else None
+        if passport is None:
+            return own
+        from ...quantize.distill.run import student_options
+
+        passport.require(settings.steps, settings.audio_guidance, settings.shift)
+        if settings.guidance not in (None, passport.text_guidance) or settings.negative_prompt or settings.solver or settings.reuse:
+            raise ConfigError(
+                "A student takes Euler's steps of one forward each, its guidance folded in. Leave guidance, negative prompt, "
+                "solver and reuse, or take its teacher."
+            )
+        return student_options(passport, settings.steps or passport.allowed[-1], own)
 
     def _riflex(self) -> Riflex | None:
         frames = min(self.settings.window, self.clip.frames)
@@ -339,7 +355,7 @@ class Reference:
         return self.engine.step_tables(timesteps)["modulation"].reshape(len(timesteps), -1).astype(np.float64)
 
     def _tables(self) -> StepTables:
-        return self.engine.step_tables(self.plan.timesteps)
+        return self.engine.step_tables(self.plan.timesteps, self.plan.spans if self.sizes.transformer.flow_map else None)
 
     def _tokenise(self, prompt: str, most: int) -> tuple[NDArray[np.int64], int]:
         found = checkpoints.load_tokenizer(self.checkpoint).ids(prompt, most)

@@ -1,0 +1,37 @@
+"""How far a long stage is, and how long it will take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+Say = Callable[[str], None]
+
+
+def in_words(seconds: float) -> str:
+    """A duration as a person would say it: "40 s", "12 min", "3.4 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+class Progress:
+    """A line each time the stage has come a twentieth further, or a minute has passed: what is done, of how many, and how long the
+    rest will take at the pace so far. What was there before this run counts as done, not as pace."""
+
+    def __init__(self, what: str, say: Say, now: Callable[[], float] = time.monotonic) -> None:
+        self.what, self.say, self.now = what, say, now
+        self.began = self.last = now()
+        self.first: int | None = None  # done when this run began
+        self.told = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.first is None:
+            self.first = self.told = done - 1
+        moment = self.now()
+        if done < total and done - self.told < total / 20 and moment - self.last < 60:
+            return
+        pace = (moment - self.began) / (done - self.first)
+        left = f", {in_words(pace * (total - done))} left" if done < total else f", in {in_words(moment - self.began)}"
+        self.say(f"   {done:,} of {total:,} {self.what}{left}")
+        self.told, self.last = done, moment
