@@ -375,6 +375,7 @@ STEPS = 20
 TOLERANCE = 1e-5  # relative; 1.6e-7 measured, of losses that fall from 3.0 to 0.93
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(
     whole: tuple[Path, list[str]], folders: Any, videos: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
