@@ -98,7 +98,7 @@ def train_student(
     training: Distilling,
     world: World | None = None,
     save_every: int = 200,
-    held_back: int = HELD_BACK,
+    held_back: int | None = None,
     base: Start | None = None,
     options: PlanOptions = PLAN_PRESETS["nano"],
     told: Callable[[Progress], None] = lambda _: None,
@@ -107,16 +107,16 @@ def train_student(
 ) -> DiT:
     """Trains, or resumes, a student of `teacher`, which plays by `options`; writes `student.pt` and `student.log`. It begins as
     `base`, or as its teacher. The result is the averaged transformer, which computes through the weights that it was taught
-    through. `teacher`: as that of `student_of`; `held_back`: so many lessons, the last ones, are never trained on. `told` hears of
-    each line of the log that has losses, `ticked(steps taken, of how many)` of each step; `shown` sees what the monitor looks at
-    before each checkpoint.
+    through. `teacher`: as that of `student_of`; `held_back`: so many lessons, the last ones, are never trained on, `HELD_BACK` by
+    default. `told` hears of each line of the log that has losses, `ticked(steps taken, of how many)` of each step; `shown` sees what
+    the monitor looks at before each checkpoint.
 
     Raises:
         ConfigError: `workdir` holds a run with other options, lessons or base, or there are too few lessons; the recipe is none
             that a student learns through; matching or consistency is asked of several processes.
         TrainingError: its clips leave the range of the teacher's.
     """
-    world = world or World()
+    world, held_back = world or World(), HELD_BACK if held_back is None else held_back
     if world.size > 1 and (training.matching.share or training.method == "consistency"):
         raise ConfigError(f"Matching and consistency train in one process, and there are {world.size}. Leave torchrun out.")
     rows_here, usable = world.rows(training.batch), len(drawn) - held_back

@@ -188,7 +188,7 @@ def test_what_is_asked_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for options in ([], asked, ["--method", "consistency"]):
         assert CliRunner().invoke(app, command + options).exit_code == 0
     plain, matched, control = (given[3] for given in seen)
-    assert (plain.matching.share, plain.monitor.every, plain.method, seen[0][-1]) == (0.0, 50, "flow-map", None)  # type: ignore[attr-defined]
+    assert (plain.matching.share, plain.monitor.every, plain.method, seen[0][-2]) == (0.0, 50, "flow-map", None)  # type: ignore[attr-defined]
     assert (matched.matching.share, matched.matching.fakes, matched.monitor.every) == (0.25, 5, 0)  # type: ignore[attr-defined]
-    assert seen[1][-1] == Path("other.safetensors") and control.method == "consistency"  # type: ignore[attr-defined]
+    assert seen[1][-2] == Path("other.safetensors") and control.method == "consistency"  # type: ignore[attr-defined]
     assert CliRunner().invoke(app, [*command, "--method", "magic"]).exit_code != 0
