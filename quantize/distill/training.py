@@ -108,8 +108,8 @@ def train_student(
     """Trains, or resumes, a student of `teacher`, which plays by `options`; writes `student.pt` and `student.log`. It begins as
     `base`, or as its teacher. The result is the averaged transformer, which computes through the weights that it was taught
     through. `teacher`: as that of `student_of`; `held_back`: so many lessons, the last ones, are never trained on, `HELD_BACK` by
-    default. `told` hears of each line of the log that has losses, `ticked(steps taken, of how many)` of each step; `shown` sees what
-    the monitor looks at before each checkpoint.
+    default. `told` hears of each line of the log that has losses, `ticked(steps taken, of how many)` of each step; `shown`
+    sees what the monitor looks at before each checkpoint.
 
     Raises:
         ConfigError: `workdir` holds a run with other options, lessons or base, or there are too few lessons; the recipe is none
