@@ -28,6 +28,7 @@ from ...core.model.architecture import Architecture
 from ...core.plan import SamplingPlan, check_count
 from ...core.plan.samplers import PLAN_PRESETS
 from ...core.train.distributed import World
+from ...core.train.pace import Progress, Say, in_words
 from ...core.weights.checkpoints import Checkpoint, load_transformer
 from ...core.work import WorkFolder
 from ...quantize.distill.forecast import (
@@ -49,7 +50,6 @@ from ..play.reference import Reference, Settings, memory_needed, peak_memory
 from .cache import ENCODERS, Encoded, digest_of_files, encode_clips, prompts_of
 from .clips import Checks, Cuts, cut_folder
 from .lessons import ClipLessons, Shelved, shelve_lessons
-from .progress import Progress, Say, in_words
 from .student_folder import MARKER, passport_of_options, write_student
 
 TEACHER_STEPS = {"flash": 12, "preview": 25}  # flash's released 8 do not pass where a student of 4 steps would

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from echoedge.runtime.distill.progress import Progress, in_words
+from echoedge.core.train.pace import Progress, in_words
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(7.4, "7 s"), (99, "99 s"), (150, "2 min"), (5990, "100 min"), (12240, "3.4 h")])
