@@ -224,11 +224,13 @@ def steps_study(
     tasks: Sequence[str] = (),
     clips: int = 32,
     seeds: int = 3,
+    controls: bool = True,
     threads: int = 2,
     report: Warn = print,
 ) -> list[dict[str, Any]]:
-    """Students beside their teacher, nano's shipped weights by default, at as few steps: a row for each task (all by default) and
-    way, of means over clips and seeds. `out` keeps them, with spreads and t-values.
+    """Students beside their teacher, nano's shipped weights by default, and (`controls`) the teacher at as few steps: a row for
+    each task (all by default) and way, of means over clips and seeds. `out` keeps them, with spreads, t-values and each clip's
+    figures.
 
     Raises:
         ConfigError, CheckpointError: as `runtime.studies.steps_study.study_steps`.
@@ -250,6 +252,7 @@ def steps_study(
         tuple(tasks) or TASKS,
         clips,
         noise,
+        controls,
     )
     with tells_what_stays(f"{out} keeps the rows that were finished: the same command goes on from there."):
         return as_table(study_steps(asked, report))

@@ -80,9 +80,7 @@ def distill_nano_command(
     written, metrics = api.distill(
         output, workdir=workdir, teacher=teacher, weights=weights, inputs=inputs, lessons=lessons, steps=steps, batch=batch,
         on_policy=on_policy, start=start, method=method, compiled=compiled, small=small, matching=matching, fakes=fakes,
-        monitor=monitor,
-        threads=threads,
-        device=device, report=_tell,
+        monitor=monitor, threads=threads, device=device, report=_tell,
     )  # fmt: skip
     if metrics:
         out.print_json(json.dumps(metrics))
@@ -154,14 +152,15 @@ def study_command(
     task: Annotated[list[str] | None, typer.Option(help="i2v+a2v, a2v or t2v; may be repeated.", show_default="all")] = None,
     clips: Annotated[int, typer.Option(min=2, help="Held-out people and voices.")] = 32,
     seeds: Annotated[int, typer.Option(min=1, max=31, help="Seeds of noise; diversity needs two.")] = 3,
+    controls: Annotated[bool, typer.Option(help="Measure the teacher at as few steps, too.")] = True,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
     as_json: JsonOption = False,
 ) -> None:
     """Measure students beside their teacher, who takes 8 steps of two forwards, and beside the teacher at as few steps: how far
     clips are from the teacher's own, the mouth, how much clips differ and move."""
     rows = api.steps_study(
-        student, teacher=teacher, out=output, tasks=distinct(task or (), "--task"), clips=clips, seeds=seeds, threads=threads,
-        report=(lambda _: None) if as_json else _tell,
+        student, teacher=teacher, out=output, tasks=distinct(task or (), "--task"), clips=clips, seeds=seeds, controls=controls,
+        threads=threads, report=(lambda _: None) if as_json else _tell,
     )  # fmt: skip
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))
@@ -177,10 +176,6 @@ def study_command(
                     *(f"{row[name]:.3g}" if isinstance(row.get(name), float) else str(row.get(name, "–")) for name in names)
                 )
         out.print(told)
-
-
-def _in_words(value: object) -> str:
-    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _tell(line: str) -> None:

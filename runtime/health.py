@@ -37,7 +37,6 @@ class Health:
 def check_health(folders: Sequence[Path] = (), clean: bool = False) -> Health:
     """Checks libraries, codecs, memory and the built-in model, and looks for what killed runs left in `folders`, which `clean`
     deletes."""
-    from ..core.weights.nano import load_nano
     from .bench.clip import device_name
     from .play.clips import h264_encoder
 
@@ -52,10 +51,18 @@ def check_health(folders: Sequence[Path] = (), clean: bool = False) -> Health:
         "core ml": _coreml,
         "core ai": _coreai,
         "video codec": h264_encoder,
-        "nano": lambda: f"{sum(p.numel() for p in load_nano().dit.parameters()):,} parameters in the transformer",
+        "nano": _nano,
     }
     checks = tuple(_check(name, probe) for name, probe in probes.items())
     return Health(checks, tuple((leftover, clean and remove(leftover)) for leftover in found))
+
+
+def _nano() -> str:
+    """Both files are read; a student's needs its teacher's."""
+    from ..core.weights.nano import load_nano, student_path
+
+    counts = [sum(p.numel() for p in load_nano(path=path).dit.parameters()) for path in (None, student_path())]
+    return "{:,} parameters in the transformer, {:,} in its student's".format(*counts)
 
 
 def _check(name: str, probe: Callable[[], str]) -> Check:

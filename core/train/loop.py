@@ -25,8 +25,6 @@ from .averaging import averaged
 from .checkpoint import load_checkpoint, require_options, save_checkpoint
 from .distributed import World, load_model, load_optimiser, spread, whole_model, whole_optimiser
 
-REPORT_EVERY = 50  # steps
-
 M = TypeVar("M", bound=nn.Module)
 Loss = Callable[[M, int], tuple[str, Tensor]]  # the model, the step -> which loss it is, and its value
 Watch = Callable[[nn.Module, int], None]  # the averaged model, the steps taken
@@ -54,7 +52,7 @@ class Run:
     seed: int
     ema: float
     rate: Callable[[int], float]
-    report_every: int = REPORT_EVERY
+    report_every: int = 50
     save_every: int = 200
     world: World = field(default_factory=World)
     watch_every: int = 50

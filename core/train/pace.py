@@ -15,7 +15,7 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-class Progress:
+class Pace:
     """A line each time the stage has come a twentieth further, or a minute has passed: what is done, of how many, and how long the
     rest will take at the pace so far. What was there before this run counts as done, not as pace."""
 

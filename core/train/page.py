@@ -6,7 +6,6 @@ import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from ..errors import InputError
 from ..files import atomic_file
 from .curves import Panel, draw_curves, read_log
 from .loop import Progress
+from .pace import in_words
 
 RELOADED_S = 15
 FRAMES, LABEL, GAP = 6, 22, 4  # of a clip that a sheet shows; pixels of a row's name, and between frames
@@ -27,13 +27,6 @@ h1 { font-size: 1.3rem; font-weight: 600 } p { color: #5d6166 } img { width: 100
 progress { width: 100%; height: .6rem; accent-color: #0f766e } figure { margin: 1.5rem 0 } figcaption { color: #5d6166 }
 @media (prefers-color-scheme: dark) { body { color: #e4e3df; background: #1b1d20 } p, figcaption { color: #a2a6ab } }
 """
-
-
-def time_left(progress: Progress) -> str:
-    """What a person is told of the end: "1:05:00 left"; "finished"."""
-    if progress.seconds_left is None:
-        return "finished"
-    return f"{timedelta(seconds=round(progress.seconds_left))} left"
 
 
 def write_page(path: Path, title: str, progress: Progress, log: Path, losses: Mapping[str, str], sheet: Path | None = None) -> None:
@@ -49,6 +42,7 @@ def write_page(path: Path, title: str, progress: Progress, log: Path, losses: Ma
     if sheet is not None and sheet.exists():
         with Image.open(sheet) as opened:
             pictures.append((sheet.stem, opened.convert("RGB")))
+    end = "finished" if progress.seconds_left is None else f"{in_words(progress.seconds_left)} left"
     reload = "" if progress.seconds_left is None else f'<meta http-equiv="refresh" content="{RELOADED_S}">'
     figures = "".join(
         f'<figure><img src="data:image/png;base64,{_png(image)}" alt="{html.escape(said)}"><figcaption>{html.escape(said)}'
@@ -59,7 +53,7 @@ def write_page(path: Path, title: str, progress: Progress, log: Path, losses: Ma
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">{reload}'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
         f'<progress value="{progress.step}" max="{progress.steps}"></progress>'
-        f"<p>Step {progress.step:,} of {progress.steps:,}, {time_left(progress)}.</p>{figures}</body></html>"
+        f"<p>Step {progress.step:,} of {progress.steps:,}, {end}.</p>{figures}</body></html>"
     )
     with atomic_file(path, force=True) as temporary:
         temporary.write_text(text)

@@ -170,13 +170,7 @@ def draw_lessons(
     points = kept_points(plan.sigmas, lessons.steps)
     known = {name: value for name, value in asdict(lessons).items() if name != "shards" and (name, value) != ("world", "calm")}
     basis = json.dumps({"teacher": nano_digest(weights), "plan": plan.to_json(), **known}, sort_keys=True)
-    index = folder / INDEX
-    folder.mkdir(parents=True, exist_ok=True)
-    if index.exists() and json.loads(index.read_text())["basis"] != basis:
-        raise ConfigError(f"{folder} holds lessons of another teacher, plan or mixture. Use another folder.")
-    if not index.exists():
-        with atomic_file(index) as temporary:
-            temporary.write_text(json.dumps({"basis": basis}))
+    require_basis(folder, basis)
     files = [_file(folder, shard) for shard in range(lessons.shards)]
     left = [shard for shard, file in enumerate(files) if not file.exists()]
     require_free_disk(folder, len(left) * lessons.shard * len(points) * LEVEL_BYTES)
@@ -196,6 +190,21 @@ def draw_lessons(
     modality = np.stack([plan.modality(min(point, plan.steps - 1), clip.latent_frames) for point in points])
     made_from = f"{hashlib.sha256(basis.encode()).hexdigest()} {lessons.shards}"
     return Drawn(levels, modality, tuple(name for name, _ in lessons.tasks), arrays, made_from)
+
+
+def require_basis(folder: Path, basis: str) -> None:
+    """Marks `folder` as one of lessons that are made from `basis`, or finds it so marked.
+
+    Raises:
+        ConfigError: it holds others.
+    """
+    index = folder / INDEX
+    folder.mkdir(parents=True, exist_ok=True)
+    if not index.exists():
+        with atomic_file(index) as temporary:
+            temporary.write_text(json.dumps({"basis": basis}))
+    elif json.loads(index.read_text())["basis"] != basis:
+        raise ConfigError(f"{folder} holds lessons of another teacher, plan or mixture, or of other clips. Use another folder.")
 
 
 def _file(folder: Path, shard: int) -> Path:

@@ -202,12 +202,17 @@ def _by_name(played: Mapping[int, Tensor]) -> dict[str, Tensor]:
 
 
 def told(found: Sequence[Found]) -> dict[str, Any]:
-    """For a log: by number of steps the least and the largest ratio of variance, the ratio of motion, the largest shift."""
+    """For a log: by number of steps the least and the largest ratio of variance, the ratio of motion, the largest shift; None for
+    what is no number."""
+
+    def shown(value: float) -> float | None:
+        return round(value, 3) if math.isfinite(value) else None
+
     line: dict[str, Any] = {}
     for steps in sorted({each.steps for each in found}):
         values = {name: [each.value for each in found if (each.figure, each.steps) == (name, steps)] for name in (*RATIOS, SHIFT)}
         line[str(steps)] = {
-            "variance": [round(min(values["variance"]), 3), round(max(values["variance"]), 3)],
-            "motion": round(values["motion"][0], 3), SHIFT: round(max(map(abs, values[SHIFT])), 3),
+            "variance": [shown(min(values["variance"])), shown(max(values["variance"]))],
+            "motion": shown(values["motion"][0]), SHIFT: shown(max(map(abs, values[SHIFT]))),
         }  # fmt: skip
     return line

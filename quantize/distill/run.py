@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -24,8 +24,9 @@ from ...core.plan.samplers import PLAN_PRESETS, NoGuidance, PlanOptions, build_p
 from ...core.train.distributed import World
 from ...core.train.evaluate import held_out
 from ...core.train.generate import decode, sample_and_decode
-from ...core.train.loop import REPORT_EVERY, Progress
-from ...core.train.page import sample_sheet, time_left, write_page
+from ...core.train.loop import Progress
+from ...core.train.pace import Pace, Say
+from ...core.train.page import sample_sheet, write_page
 from ...core.weights.nano import load_nano, nano_digest, read_passport, read_world, save_nano
 from ...core.weights.passport import Passport
 from ...core.work import WorkFolder, claimed
@@ -36,7 +37,6 @@ from .start import load_start
 from .student import folded_scale, student_of
 from .training import Distilling, Method, train_student
 
-Report = Callable[[str], None]
 EVALUATED_CLIPS, FIRST_CLIP, SEED = 12, 5000, 0
 TEACHER = PLAN_PRESETS["nano"]
 PAGE, SHEET = "progress.html", "samples.png"  # in the work folder
@@ -86,7 +86,7 @@ def distill_nano(
     weights: Path | None = None,
     processes: int = 2,
     threads: int = 2,
-    report: Report = print,
+    report: Say = print,
     world: World | None = None,
     start: Path | None = None,
     small: bool = False,
@@ -125,7 +125,7 @@ def distill_nano(
             held.enter_context(WorkFolder(workdir, "distillation"))
             held.enter_context(claimed(out, "distillation"))
         say(f"1. lessons: {lessons.shards * lessons.shard} clips of the teacher in {workdir / 'lessons'}")
-        told = _every_tenth(say)
+        told = Pace("shards", say)
         drawn = world.first_then_others(partial(draw_lessons, workdir / "lessons", lessons, weights, TEACHER, processes, told=told))
         say(f"2. student: {training.steps} steps of {training.batch} lessons; live page {workdir / PAGE}")
         dit = train_student(
@@ -136,7 +136,8 @@ def distill_nano(
             world,
             base=began,
             options=TEACHER,
-            told=partial(_watched, workdir, say),
+            told=partial(_watched, workdir),
+            ticked=Pace("steps", say),
             shown=partial(_shown, workdir, teacher),
         )
         if not world.first:
@@ -160,13 +161,10 @@ def _shown(workdir: Path, teacher: Model, step: int, latents: Mapping[str, Tenso
         sample_sheet(clips).save(temporary, "PNG")
 
 
-def _watched(workdir: Path, say: Report, progress: Progress) -> None:
-    """The page anew after each line of the log, and a line for a person every tenth of the way."""
+def _watched(workdir: Path, progress: Progress) -> None:
+    """The page anew."""
     losses = {"loss": "Regression", "on-policy": "On-policy", "matching": "Matching and regression"}
     write_page(workdir / PAGE, "A student of few steps", progress, workdir / "student.log", losses, workdir / SHEET)
-    tenth = max(1, progress.steps // 10)
-    if progress.step % tenth < REPORT_EVERY or progress.step == progress.steps:
-        say(f"   step {progress.step} of {progress.steps}, {time_left(progress)}")
 
 
 def beside_teacher(
@@ -187,14 +185,6 @@ def beside_teacher(
 
 def _clips(model: Model, plan: SamplingPlan, people: Sequence[Any]) -> Sequence[Any]:
     return sample_and_decode(model, people, plan, seed=SEED).videos
-
-
-def _every_tenth(report: Report) -> Callable[[int, int], None]:
-    def told(done: int, total: int) -> None:
-        if done == total or done * 10 // total != (done - 1) * 10 // total:
-            report(f"   {done} of {total} shards")
-
-    return told
 
 
 def _silent(line: str) -> None:

@@ -24,12 +24,11 @@ from ...core.errors import ConfigError
 from ...core.files import atomic_file, require_free_disk
 from ...core.plan import check_count, noise
 from ...core.sampling.inputs import pad_text
-from ...quantize.distill.lessons import kept_points
+from ...quantize.distill.lessons import kept_points, require_basis
 from ..play.player import Player
 from ..play.reference import Reference
 from .cache import Encoded
 
-INDEX = "lessons.json"
 FIRST_NOISE = 1 << 41
 SHARD = 4  # lessons
 
@@ -130,13 +129,7 @@ def shelve_lessons(
         **asdict(lessons),
     }
     basis = json.dumps(known, sort_keys=True)
-    index = folder / INDEX
-    folder.mkdir(parents=True, exist_ok=True)
-    if index.exists() and json.loads(index.read_text())["basis"] != basis:
-        raise ConfigError(f"{folder} holds lessons of another teacher, plan, mixture or other clips. Use another folder.")
-    if not index.exists():
-        with atomic_file(index) as temporary:
-            temporary.write_text(json.dumps({"basis": basis}))
+    require_basis(folder, basis)
     levels = tuple(plan.sigmas[point] for point in points)
     modality = np.stack([plan.modality(min(point, plan.steps - 1), clip.latent_frames) for point in points])
     made_from = hashlib.sha256(basis.encode()).hexdigest()

@@ -28,7 +28,7 @@ from ...core.model.architecture import Architecture
 from ...core.plan import SamplingPlan, check_count
 from ...core.plan.samplers import PLAN_PRESETS
 from ...core.train.distributed import World
-from ...core.train.pace import Progress, Say, in_words
+from ...core.train.pace import Pace, Say, in_words
 from ...core.weights.checkpoints import Checkpoint, load_transformer
 from ...core.work import WorkFolder
 from ...quantize.distill.forecast import (
@@ -132,7 +132,7 @@ def distill_checkpoint(
         say(f"4. student: {steps:,} steps of {training.batch} lessons; progress in {workdir / 'student.log'}")
         dit = train_student(
             partial(load_transformer, checkpoint, torch.float32, config=sizes.transformer), drawn, workdir, training, world,
-            save_every=save_every, held_back=held_back(len(drawn.clips), asked.lessons.noises), ticked=Progress("steps", say),
+            save_every=save_every, held_back=held_back(len(drawn.clips), asked.lessons.noises), ticked=Pace("steps", say),
         )  # fmt: skip
         if not world.first:
             return {}
@@ -165,7 +165,7 @@ def _prepared(asked: Asked, checkpoint: Checkpoint, teacher: Reference, workdir:
     """Stages 1 to 3. -> the lessons, and the teacher's digest."""
     clip = asked.clip
     say(f"1. clips: windows of {clip} from {asked.data}")
-    cuts = cut_folder(asked.data, workdir / "cuts", clip, asked.checks, Progress("videos", say))
+    cuts = cut_folder(asked.data, workdir / "cuts", clip, asked.checks, Pace("videos", say))
     _tell_of(cuts, say)
     digests: dict[str, str] = {name: digest_of_files(checkpoint, name) for name in ENCODERS}
     digest = digest_of_files(checkpoint, "transformer")
@@ -175,7 +175,7 @@ def _prepared(asked: Asked, checkpoint: Checkpoint, teacher: Reference, workdir:
     say(f"2. features: {len(said):,} windows")
     encoded = _encoded(cuts, teacher, clip, digests, said, workdir, say)
     say(f"3. lessons: {len(said) * asked.lessons.noises:,} trajectories of {teacher.plan.evaluations} evaluations")
-    told = Progress("lessons", say)
+    told = Pace("lessons", say)
     return shelve_lessons(workdir / "lessons", asked.lessons, encoded, teacher, digest, clip, told), digest
 
 
@@ -186,7 +186,7 @@ def _encoded(
     engine = teacher.engine
     engine.resident = True
     try:
-        told = Progress("windows", say)
+        told = Pace("windows", say)
         return encode_clips(workdir / "clips", cuts, teacher.player, clip, digests, teacher.prompts, said, told)
     finally:
         engine.resident = False

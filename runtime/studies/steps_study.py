@@ -61,7 +61,8 @@ class Way:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is measured. Where `clips` and `seeds` are fewer than by default, figures are for a first look.
+    """What is measured. Where `clips` and `seeds` are fewer than by default, figures are for a first look. `controls`: the teacher
+    at few steps, too.
 
     Raises:
         ConfigError: two students have one name, or one is called teacher.
@@ -73,6 +74,7 @@ class Asked:
     tasks: Sequence[str] = TASKS
     clips: int = CLIPS
     seeds: Sequence[int] = SEEDS
+    controls: bool = True
 
     def __post_init__(self) -> None:
         names = [path.stem for path in self.students]
@@ -81,16 +83,18 @@ class Asked:
                 raise ConfigError(f"A student's rows are called after its file, and {name!r} is taken. Rename the file.")
 
 
-def ways(teacher: Model, weights: str, students: Sequence[Path]) -> list[Way]:
-    """The teacher first, as it ships; then its controls at few steps; then students, through the weights that they were taught
-    through. `weights`: the teacher's.
+def ways(teacher: Model, weights: str, students: Sequence[Path], controls: bool = True) -> list[Way]:
+    """The teacher first, as it ships; then, where asked for, its controls at few steps; then students, through the weights that
+    they were taught through. `weights`: the teacher's.
 
     Raises:
         ConfigError: a student's file is not one, or is of another teacher.
         CheckpointError: a file cannot be read.
     """
-    played = {"8×2": TEACHER, "4×2, shift 1": replace(TEACHER, steps=4, shift=1.0)}
-    for steps in (4, 2, 1):
+    played = {"8×2": TEACHER}
+    if controls:
+        played["4×2, shift 1"] = replace(TEACHER, steps=4, shift=1.0)
+    for steps in (4, 2, 1) if controls else ():
         few = replace(TEACHER, steps=steps)
         played |= {f"{steps}×2": few, f"{steps}×1": replace(few, guidance=NoGuidance())}
     found = [Way(f"teacher {name}", teacher, options, weights) for name, options in played.items()]
@@ -111,24 +115,53 @@ def study_steps(asked: Asked, report: Callable[[str], None] = print) -> Json:
     """
     asked.out.mkdir(parents=True, exist_ok=True)
     digest, world = nano_digest(asked.teacher), read_world(asked.teacher)
-    every, people = ways(load_nano(path=asked.teacher), digest, asked.students), held_out(asked.clips, FIRST_CLIP, world=world)
+    every = ways(load_nano(path=asked.teacher), digest, asked.students, asked.controls)
+    people = held_out(asked.clips, FIRST_CLIP, world=world)
     found: Json = {}
     for task in asked.tasks:
         base: tuple[list[Sampled], Measures] | None = None
         for way in (each for each in every if has_audio(task) or "×2" not in each.name or each is every[0]):
             basis = json.dumps([digest, way.weights, repr(way.options), asked.clips, list(asked.seeds)])
-            path = asked.out / f"{task}-{way.name.replace(' ', '-').replace(',', '')}.json"
+            path = _file(asked.out, task, way.name)
             kept = _kept(path, basis)
             if kept is None:
                 report(f"{task}: {way.name} …")
                 base = base or _played(every[0], task, people, asked.seeds, None)
                 measures = base[1] if way is every[0] else _played(way, task, people, asked.seeds, base[0])[1]
                 kept = {"basis": basis, "forwards": way.plan(task).evaluations, "metrics": table(measures)}
-                kept["minus_teacher"] = separated(base[1], measures)
+                kept |= {"minus_teacher": separated(base[1], measures), "values": _told(measures)}
                 with atomic_file(path, force=True) as temporary:
                     temporary.write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n")
-            found.setdefault(task, {})[way.name] = {name: value for name, value in kept.items() if name != "basis"}
+            found.setdefault(task, {})[way.name] = {name: value for name, value in kept.items() if name not in ("basis", "values")}
     return found
+
+
+def compared(out: Path, task: str, one: str, other: str) -> dict[str, dict[str, float | bool | None]]:
+    """What a study in `out` has kept of two ways, "shipped 2×1" and "int4 2×1": `separated` of the same clips and seeds, the other
+    one's minus the first one's.
+
+    Raises:
+        ConfigError: the study did not measure one of them.
+    """
+    found = []
+    for name in (one, other):
+        path = _file(out, task, name)
+        if not path.exists():
+            raise ConfigError(f"{out} has no figures of {name!r} in {task!r}. Measure it with echoedge distill study --out {out}.")
+        values = json.loads(path.read_text())["values"]
+        found.append({key: np.array(rows, dtype=np.float64) for key, rows in values.items()})  # None becomes nan
+    return separated(*found)
+
+
+def _file(out: Path, task: str, way: str) -> Path:
+    return out / f"{task}-{way.replace(' ', '-').replace(',', '')}.json"
+
+
+def _told(measures: Measures) -> dict[str, list[list[float | None]]]:
+    """Of every seed and clip, None where there is no figure: for JSON."""
+    return {
+        name: [[float(value) if np.isfinite(value) else None for value in row] for row in array] for name, array in measures.items()
+    }
 
 
 def _played(

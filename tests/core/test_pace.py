@@ -1,10 +1,10 @@
-"""runtime/distill/progress.py: how far it is and how long the rest takes, by a clock of the test's own."""
+"""core/train/pace.py: how far it is and how long the rest takes, by a clock of the test's own."""
 
 from __future__ import annotations
 
 import pytest
 
-from echoedge.core.train.pace import Progress, in_words
+from echoedge.core.train.pace import Pace, in_words
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(7.4, "7 s"), (99, "99 s"), (150, "2 min"), (5990, "100 min"), (12240, "3.4 h")])
@@ -15,7 +15,7 @@ def test_durations(seconds: float, said: str) -> None:
 def test_what_was_there_before_is_no_pace() -> None:
     """Of 100 steps 60 were taken by an earlier run; each takes 2 s."""
     moment, said = [0.0], list[str]()
-    told = Progress("steps", said.append, lambda: moment[0])
+    told = Pace("steps", said.append, lambda: moment[0])
     for done in range(61, 101):
         moment[0] += 2.0
         told(done, 100)
@@ -25,7 +25,7 @@ def test_what_was_there_before_is_no_pace() -> None:
 
 def test_a_line_a_minute_where_steps_are_long() -> None:
     moment, said = [0.0], list[str]()
-    told = Progress("lessons", said.append, lambda: moment[0])
+    told = Pace("lessons", said.append, lambda: moment[0])
     for done in range(1, 5):
         moment[0] += 40.0
         told(done, 1000)

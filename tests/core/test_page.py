@@ -13,7 +13,7 @@ from PIL import Image
 
 from echoedge.core.errors import InputError
 from echoedge.core.train.loop import Progress
-from echoedge.core.train.page import FRAMES, GAP, LABEL, sample_sheet, time_left, write_page
+from echoedge.core.train.page import FRAMES, GAP, LABEL, sample_sheet, write_page
 
 LOSSES = {"loss": "Regression", "on-policy": "On-policy"}
 
@@ -29,7 +29,7 @@ def test_a_page_shows_a_run(tmp_path: Path) -> None:
     Image.new("RGB", (8, 4), (200, 30, 90)).save(sheet)
     write_page(page, "A <run>", Progress(100, 400, 3905.2), log, LOSSES, sheet)
     text = page.read_text()
-    assert "Step 100 of 400, 1:05:05 left." in text and "A &lt;run&gt;" in text and "<run>" not in text
+    assert "Step 100 of 400, 65 min left." in text and "A &lt;run&gt;" in text and "<run>" not in text
     assert 'http-equiv="refresh"' in text and "step 50" in text
     curves, samples = pictures(text)
     assert curves.shape[1] > 900 and (samples == (200, 30, 90)).all()
@@ -56,7 +56,3 @@ def test_a_sheet_has_the_clips_of_every_kind_below_each_other() -> None:
     for wrong in ({}, {"a": []}, {"a": clips["a"], "b": clips["b"][:1]}):
         with pytest.raises(InputError, match="make no sheet"):
             sample_sheet(wrong)
-
-
-def test_time_is_told_in_hours() -> None:
-    assert time_left(Progress(1, 2, 59.6)) == "0:01:00 left" and time_left(Progress(2, 2, None)) == "finished"

@@ -307,7 +307,7 @@ def test_a_students_file_tells_what_was_measured_of_it(tmp_path: Path, monkeypat
     passport, told = read_passport(out), json.loads(out.with_suffix(".json").read_text())
     assert passport is not None and {str(count): each for count, each in passport.figures.items()} == metrics == told["steps"]
     assert set(metrics) == {"1", "2"} and all(20 < each["psnr_db"] < 60 for each in metrics.values())
-    assert any("step 1 of 1, finished" in line for line in said) and "finished" in (tmp_path / "work" / "progress.html").read_text()
+    assert any("1 of 1 steps, in" in line for line in said) and "finished" in (tmp_path / "work" / "progress.html").read_text()
     with Image.open(tmp_path / "work" / "samples.png") as sheet:
         assert sheet.height > 3 * 2 * 64  # teacher, two steps and one, of two clips at least
     assert distill_nano(tmp_path / "work", out, FEW, training, processes=1, threads=1, report=said.append) == metrics

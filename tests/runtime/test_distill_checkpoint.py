@@ -30,6 +30,7 @@ from echoedge.quantize.distill.run import student_options
 from echoedge.quantize.distill.student import Student, student_of
 from echoedge.runtime.distill import cache as cache_module
 from echoedge.runtime.distill import lessons as lessons_module
+from echoedge.runtime.distill import run as run_module
 from echoedge.runtime.distill.clips import Checks, cut_folder, cut_video
 from echoedge.runtime.distill.lessons import FIRST_NOISE, ClipLessons
 from echoedge.runtime.distill.run import Asked, distill_checkpoint, held_back, mix_of, usual_training
@@ -37,6 +38,7 @@ from echoedge.runtime.distill.student_folder import passport_of_options, write_s
 from echoedge.runtime.play.clips import ClipWriter, read_clip, sound_of, stream_frames
 from echoedge.runtime.play.reference import Reference, Settings, plan_options
 
+from ..commands import Run, complaint
 from ..core.tiny_checkpoint import playable_sizes
 
 pytest.importorskip("skimage", reason="the extra face is not installed")
@@ -329,7 +331,7 @@ def test_work_of_other_weights_videos_or_options_is_refused(
         distilled(replace(wanted, folder=other), base, **out)
     with pytest.raises(ConfigError, match="holds clips of other windows"):
         distilled(replace(wanted, checks=replace(LOOSE, most_per_file=1)), base, **out)
-    with pytest.raises(ConfigError, match="holds lessons of another teacher, plan, mixture or other clips"):
+    with pytest.raises(ConfigError, match="holds lessons of another teacher, plan or mixture, or of other clips"):
         distilled(replace(wanted, teacher_steps=5), base, **out)
     with pytest.raises(ConfigError, match="belongs to a run with rate 0.001, not 0.01"):
         distilled(replace(wanted, training=replace(SHORT, rate=0.01)), base, **out)
@@ -337,6 +339,26 @@ def test_work_of_other_weights_videos_or_options_is_refused(
         distilled(wanted, base)
     with pytest.raises(ConfigError, match="holds a student. Give its teacher's folder"):
         distilled(replace(wanted, folder=base / "student"), tmp_path)
+
+
+def test_the_command_teaches_a_student(
+    whole: tuple[Path, list[str]], folders: Any, videos: Path, pack: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On clips, features and lessons that are there; the options are those that they were made with."""
+    monkeypatch.setattr(run_module, "Architecture", lambda _: playable_sizes("flash"))
+    work, out = tmp_path / "work", tmp_path / "student"
+    shutil.copytree(whole[0] / "work", work, ignore=shutil.ignore_patterns("student.*", "held-back.json", ".lock"))
+    words = ("--checkpoint", folders["flash"], "--data", videos, "--prompts", pack, "--workdir", work, "--out", out)
+    made_with = ("--teacher-steps", 4, "--noises", 2, "--least-sync", 0, "--least-speech", 0.1, "--size", "32x32", "--frames", 9)
+    taught = ("--student-steps", "1,2", "--steps", 2, "--batch", 2, "--rate", 1e-3, "--threads", 1)
+    ended = run("distill", "checkpoint", *words, *made_with, *taught)
+    assert ended.status == 0, ended
+    assert "Forecast of memory" in ended.out and "2 of 2 steps" in ended.out and "is ready" in ended.out
+    passport = Checkpoint.open(out).passport
+    assert passport is not None and passport.allowed == (1, 2)
+    assert "exists" in complaint(run("distill", "checkpoint", *words, *made_with, *taught))
+    ended = run("distill", "checkpoint", *words, *made_with[2:], *taught, "--force")  # a teacher of as many steps as usual
+    assert ended.status != 0 and "holds lessons of another teacher, plan or mixture" in " ".join(ended.err.split())
 
 
 def test_what_cannot_be_taught_is_refused_first(folders: Any, videos: Path, pack: Path, tmp_path: Path) -> None:

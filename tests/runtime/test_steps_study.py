@@ -23,7 +23,7 @@ from echoedge.quantize.distill.student import student_of
 from echoedge.quantize.recipes import PRESETS
 from echoedge.quantize.roundings.nearest import nearest
 from echoedge.runtime.studies import steps_study
-from echoedge.runtime.studies.steps_study import Asked, as_table, study_steps, ways
+from echoedge.runtime.studies.steps_study import Asked, as_table, compared, study_steps, ways
 
 TEACHER = PLAN_PRESETS["nano"]
 
@@ -68,6 +68,25 @@ def test_an_untaught_student_is_its_teacher_at_one_step(measured: tuple[Asked, l
     found = {row["way"]: row for row in measured[1]}
     assert found["copy 1×1"]["motion"] == pytest.approx(found["teacher 1×1"]["motion"], rel=0.02)
     assert found["teacher 4×1"]["reference_psnr_db"] > found["copy 1×1"]["reference_psnr_db"] + 5  # type: ignore[operator]
+
+
+def test_two_ways_are_compared_clip_by_clip(measured: tuple[Asked, list[dict[str, object]]]) -> None:
+    """A figure of one number a clip, so that means tell the difference; the other way round it is the opposite."""
+    asked, rows = measured
+    mean = {row["way"]: row["reference_psnr_db"] for row in rows if "reference_psnr_db" in row}
+    found = compared(asked.out, "t2v", "copy 1×1", "teacher 4×1")["reference_psnr_db"]["difference"]
+    assert found == pytest.approx(mean["teacher 4×1"] - mean["copy 1×1"], abs=1e-3)  # type: ignore[operator]
+    assert compared(asked.out, "t2v", "teacher 4×1", "copy 1×1")["reference_psnr_db"]["difference"] == -found
+    same = compared(asked.out, "t2v", "copy 1×1", "copy 1×1")
+    assert {each["difference"] for each in same.values()} <= {0.0, None}
+    with pytest.raises(ConfigError, match="no figures of 'copy 2×1'"):
+        compared(asked.out, "t2v", "copy 1×1", "copy 2×1")
+
+
+def test_controls_may_be_left_out(student: Path) -> None:
+    names = [way.name for way in ways(load_nano(), nano_digest(), [student], controls=False)]
+    assert names == ["teacher 8×2", "copy 1×1"]
+    assert len(ways(load_nano(), nano_digest(), [student])) > len(names)
 
 
 def test_what_is_kept_is_not_measured_again(measured: tuple[Asked, list[dict[str, object]]]) -> None:
