@@ -95,6 +95,8 @@ def distill(
     lessons: int | None = None,
     steps: int | None = None,
     batch: int | None = None,
+    rate: float | None = None,
+    optimiser: str = "adamw",
     on_policy: float = 0.0,
     start: Place | None = None,
     method: str = "flow-map",
@@ -111,11 +113,11 @@ def distill(
     weights are, and by number of steps how near its clips come to its teacher's; empty in all processes of torchrun but the first.
 
     weights: int8, int4 or a recipe file: it learns through the weights that an export with these writes; inputs: int8 rounds those
-    of rounded layers in training, too, as XNNPACK does. lessons: clips of the teacher, in whole shards; steps, batch: of the
-    optimiser; the usual ones by default. start: a student of the same teacher to begin as. compiled: the transformer, for this
-    machine, before it trains. method: flow-map, or consistency, the control. matching: the share of the steps that also match
-    distributions, after `fakes` steps of the model of the student's clips. monitor: steps between looks at the student's clips; 0
-    for none. small: the file keeps the student's difference from the shipped teacher, in 8 bits, half the bytes.
+    of rounded layers in training, too, as XNNPACK does. lessons: clips of the teacher, in whole shards; steps, batch, rate: of the
+    optimiser, adamw or muon; the usual ones by default. start: a student of the same teacher to begin as. compiled: the
+    transformer, for this machine, before it trains. method: flow-map, or consistency, the control. matching: the share of the steps
+    that also match distributions, after `fakes` steps of the model of the student's clips. monitor: steps between looks at the
+    student's clips; 0 for none. small: the file keeps the student's difference from the shipped teacher, in 8 bits, half the bytes.
 
     Raises:
         ConfigError: an option is unknown or out of range, `start` is no student of this teacher, or the folder holds a run with
@@ -132,13 +134,14 @@ def distill(
 
     given: Any = inputs
     way: Any = method
+    mover: Any = optimiser
     drawn, training = Lessons(), Distilling(
         on_policy=on_policy, weights=weights, inputs=given, method=way, compiled=compiled, matching=Matching(matching, fakes=fakes),
-        monitor=Monitoring(monitor),
+        monitor=Monitoring(monitor), optimiser=mover,
     )  # fmt: skip
     if lessons is not None:
         drawn = replace(drawn, shards=-(-lessons // drawn.shard))
-    training = replace(training, steps=steps or training.steps, batch=batch or training.batch)
+    training = replace(training, steps=steps or training.steps, batch=batch or training.batch, rate=rate or training.rate)
     folder = Path(workdir)
     output = folder / "student.safetensors" if out is None else Path(out)
     taught_by, begun = (None if path is None else Path(path) for path in (teacher, start))

@@ -41,6 +41,13 @@ def distill_nano_command(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the optimiser.", show_default="the recipe's")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Lessons in a step.", show_default="the recipe's")] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=1e-7, max=0.1, help="Of the optimiser, at its highest; lower for a --start.", show_default="the recipe's"),
+    ] = None,
+    optimiser: Annotated[
+        str, typer.Option(help="adamw, or muon: steps of matrices made orthogonal; each takes longer, and gets further.")
+    ] = "adamw",
     on_policy: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the batches whose steps begin where the student itself has come to.")
     ] = 0.0,
@@ -79,8 +86,8 @@ def distill_nano_command(
     """
     written, metrics = api.distill(
         output, workdir=workdir, teacher=teacher, weights=weights, inputs=inputs, lessons=lessons, steps=steps, batch=batch,
-        on_policy=on_policy, start=start, method=method, compiled=compiled, small=small, matching=matching, fakes=fakes,
-        monitor=monitor, threads=threads, device=device, report=_tell,
+        rate=rate, optimiser=optimiser, on_policy=on_policy, start=start, method=method, compiled=compiled, small=small,
+        matching=matching, fakes=fakes, monitor=monitor, threads=threads, device=device, report=_tell,
     )  # fmt: skip
     if metrics:
         out.print_json(json.dumps(metrics))

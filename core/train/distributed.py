@@ -8,7 +8,7 @@ number of processes. All processes have to see the same working folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -139,8 +139,8 @@ def whole_model(model: nn.Module) -> dict[str, Any]:
     return get_model_state_dict(model, options=_GATHERED)
 
 
-def whole_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    """As `whole_model`, of the state of the model's optimiser, by the names of the parameters."""
+def whole_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+    """As `whole_model`, of the state of the model's optimiser, or of several that share its parameters, by their names."""
     return get_optimizer_state_dict(model, optimiser, options=_GATHERED)
 
 
@@ -157,7 +157,9 @@ def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
     set_model_state_dict(model, dict(state), options=_WHOLE)
 
 
-def load_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+def load_optimiser(
+    model: nn.Module, optimiser: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], state: Mapping[str, Any]
+) -> None:
     """As `load_model`, of what `whole_optimiser` gave."""
     set_optimizer_state_dict(model, optimiser, dict(state), options=_WHOLE)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..model.transformer import DiT
 from .averaging import averaged
 from .checkpoint import load_checkpoint, require_options, save_checkpoint
 from .distributed import World, load_model, load_optimiser, spread, whole_model, whole_optimiser
+from .optimisers import Optimisers, adamw, set_rate
 
 M = TypeVar("M", bound=nn.Module)
 Loss = Callable[[M, int], tuple[str, Tensor]]  # the model, the step -> which loss it is, and its value
@@ -42,8 +43,9 @@ class Progress:
 @dataclass(frozen=True)
 class Run:
     """Where a training is kept and how long it goes on. `options`: as `options_of` tells them; a folder goes on with no others.
-    `rate(step)` is the learning rate, `ema` the decay of the average. `told` is called in the first process after each line of the
-    log that has losses, and after `watch`; `ticked(steps taken, of how many)` in every process after each step."""
+    `rate(step)` is the learning rate, `ema` the decay of the average, `optimisers(model)` what moves the weights. `told` is called
+    in the first process after each line of the log that has losses, and after `watch`; `ticked(steps taken, of how many)` in every
+    process after each step."""
 
     path: Path
     log: Path
@@ -55,6 +57,7 @@ class Run:
     report_every: int = 50
     save_every: int = 200
     world: World = field(default_factory=World)
+    optimisers: Optimisers = adamw
     watch_every: int = 50
     told: Callable[[Progress], None] = lambda _: None
     ticked: Callable[[int, int], None] = lambda *_: None
@@ -68,7 +71,7 @@ def run_training(
     optimisers: Mapping[str, torch.optim.Optimizer] | None = None,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
-    """Trains, resumes, or finds finished what `build` makes, by AdamW. -> the last checkpoint; its "average" is the result.
+    """Trains, resumes, or finds finished what `build` makes. -> the last checkpoint; its "average" is the result.
 
     `loss_of` is called with `torch`'s generator set by the seed and the step. `companions`: models that change as the run goes on
     and are kept with it, spread already; `optimisers`: of those that `loss_of` trains, by the same names. `watch` looks at the
@@ -87,9 +90,9 @@ def run_training(
     if saved is None or step < run.steps:
         model, average = build(), averaged(build(), run.ema, step)
         model, _ = spread(model, world), spread(average.module, world)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=run.rate(0), betas=(0.9, 0.98), weight_decay=0.01)
+        movers = run.optimisers(model)
         if saved is not None:
-            _restore(run.path, saved, model, average.module, optimiser, companions)
+            _restore(run.path, saved, model, average.module, movers, companions)
             for name, each in optimisers.items():
                 load_optimiser(companions[name], each, saved[_moments(name)])
             saved = None  # as much memory as model, average and moments together
@@ -98,12 +101,13 @@ def run_training(
         while step < run.steps:
             torch.manual_seed(run.seed * 1_000_003 + step)
             kind, loss = loss_of(model, step)
-            for group in optimiser.param_groups:
-                group["lr"] = run.rate(step)
-            optimiser.zero_grad(set_to_none=True)
+            set_rate(movers, run.rate(step))
+            for mover in movers:
+                mover.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
+            for mover in movers:
+                mover.step()
             step += 1
             average.update_parameters(model)
             losses.setdefault(kind, []).append(world.mean(loss))
@@ -121,7 +125,7 @@ def run_training(
                 watch(average.module, step)
             if saves:
                 state = {"model": whole_model(model), "average": whole_model(average.module)}
-                state["optimiser"] = whole_optimiser(model, optimiser)
+                state["optimiser"] = whole_optimiser(model, movers)
                 state |= {name: whole_model(each) for name, each in companions.items()}
                 state |= {_moments(name): whole_optimiser(companions[name], each) for name, each in optimisers.items()}
                 if world.first:
@@ -131,7 +135,7 @@ def run_training(
             if progress is not None:
                 run.told(progress)
                 progress = None
-        del model, average, optimiser  # before as much is read again
+        del model, average, movers  # before as much is read again
         saved = load_checkpoint(run.path)
     if saved is None:
         raise ConfigError(f"Training ran for {run.steps} steps and left nothing in {run.path}. Give steps of at least 1.")
@@ -143,14 +147,14 @@ def _restore(
     saved: Mapping[str, Any],
     model: nn.Module,
     average: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    movers: Sequence[torch.optim.Optimizer],
     companions: Mapping[str, nn.Module],
 ) -> None:
     if any(isinstance(name, int) for name in saved["optimiser"]["state"]):
         raise ConfigError(f"{path} is of an earlier version, which numbered its optimiser's moments. Use another folder.")
     load_model(model, saved["model"])
     load_model(average, saved["average"])
-    load_optimiser(model, optimiser, saved["optimiser"])
+    load_optimiser(model, movers, saved["optimiser"])
     for name, each in companions.items():
         if saved.get(name) is not None:
             load_model(each, saved[name])

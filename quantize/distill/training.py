@@ -26,6 +26,7 @@ from ...core.plan.samplers import PLAN_PRESETS, PlanOptions
 from ...core.train.checkpoint import options_of
 from ...core.train.distributed import World
 from ...core.train.loop import Progress, Run, recompute_blocks, run_training
+from ...core.train.optimisers import OPTIMISERS, Optimiser
 from ..recipes import WeightRecipe, read_recipe
 from .consistency import Consistency, without_spans
 from .lessons import Drawn, Taught, stops
@@ -41,10 +42,11 @@ HELD_BACK = 48  # lessons, the last ones of a folder, that are never trained on
 
 @dataclass(frozen=True)
 class Distilling:
-    """steps, batch, rate: of the optimiser; `mix`: the share of the samples that learn a step of so many; `on_policy`: the share of
-    batches whose steps begin where the student itself has come to; `mouth_weight` multiplies errors in the mouth box; `weights`:
-    the recipe through whose rounding, to the nearest, the student learns; `inputs`: whether it rounds those of its layers, too;
-    `compiled`: whether the transformer is compiled for the machine before it trains; `method`: what it learns to say.
+    """steps, batch, rate: of the optimiser, AdamW, or Muon for the matrices beside it; `mix`: the share of the samples that learn a
+    step of so many; `on_policy`: the share of batches whose steps begin where the student itself has come to;
+    `mouth_weight` multiplies errors in the mouth box; `weights`: the recipe through whose rounding, to the nearest, the student
+    learns; `inputs`: whether it rounds those of its layers, too; `compiled`: whether the transformer is compiled for the machine
+    before it trains; `method`: what it learns to say.
 
     Raises:
         ConfigError: a number is out of range, there is no such recipe, or two options do not go together.
@@ -65,6 +67,7 @@ class Distilling:
     weights: str = "fp32"
     inputs: Inputs = "float"
     method: Method = "flow-map"
+    optimiser: Optimiser = "adamw"
     matching: Matching = field(default_factory=Matching)
     monitor: Monitoring = field(default_factory=Monitoring)
 
@@ -72,6 +75,8 @@ class Distilling:
         check_choice("method", self.method, get_args(Method))
         if self.method == "consistency" and (self.on_policy or self.matching.share):
             raise ConfigError("On-policy steps and matching are a flow map's. Leave them, or give --method flow-map.")
+        check_choice("optimiser", self.optimiser, get_args(Optimiser))
+        check_number("rate", self.rate, 0.0, 1.0)
         check_number("on_policy", self.on_policy, 0.0, 1.0)
         if not self.mix or any(count < 1 or share <= 0 for count, share in self.mix):
             raise ConfigError(f"mix is {self.mix}; give numbers of steps from 1, each with a share above 0.")
@@ -113,12 +118,12 @@ def train_student(
 
     Raises:
         ConfigError: `workdir` holds a run with other options, lessons or base, or there are too few lessons; the recipe is none
-            that a student learns through; matching or consistency is asked of several processes.
+            that a student learns through; matching, consistency or Muon is asked of several processes.
         TrainingError: its clips leave the range of the teacher's.
     """
     world, held_back = world or World(), HELD_BACK if held_back is None else held_back
-    if world.size > 1 and (training.matching.share or training.method == "consistency"):
-        raise ConfigError(f"Matching and consistency train in one process, and there are {world.size}. Leave torchrun out.")
+    if world.size > 1 and (training.matching.share or training.method == "consistency" or training.optimiser == "muon"):
+        raise ConfigError(f"Matching, consistency and Muon train in one process, and there are {world.size}. Leave torchrun out.")
     rows_here, usable = world.rows(training.batch), len(drawn) - held_back
     if usable < training.batch:
         raise ConfigError(f"There are {len(drawn)} lessons, of which {held_back} are held back; a batch takes {training.batch}.")
@@ -197,7 +202,7 @@ def train_student(
     run = Run(
         workdir / "student.pt", workdir / "student.log", _options(training, drawn, recipe, base), training.steps, training.seed,
         training.ema, training.rate_at, save_every=save_every, world=world, watch_every=every or training.steps,
-        told=told, ticked=ticked,
+        told=told, ticked=ticked, optimisers=OPTIMISERS[training.optimiser],
     )  # fmt: skip
     monitor = None
     if every and world.first:
@@ -225,7 +230,11 @@ def _options(training: Distilling, drawn: Taught, recipe: WeightRecipe, base: St
     """What a run's folder goes on with: what it is made from, and how. The monitor changes nothing. Parts that a run does without
     are left out, so that one from before there were such parts goes on."""
     known = json.loads(options_of(training, drawn.made_from, ("monitor",) if recipe.rules else ("monitor", "weights", "inputs")))
-    without = {"method": training.method == "flow-map", "matching": not training.matching.share}
+    without = {
+        "method": training.method == "flow-map",
+        "matching": not training.matching.share,
+        "optimiser": training.optimiser == "adamw",
+    }
     known = {name: value for name, value in known.items() if not without.get(name, False)}
     if recipe.rules:  # a recipe file may be another one tomorrow
         known["weights_rules"] = recipe.model_dump(mode="json")["rules"]

@@ -16,6 +16,7 @@ from echoedge.core.errors import CheckpointError, ConfigError, InputError
 from echoedge.core.model.transformer import DiT
 from echoedge.core.plan.samplers import PLAN_PRESETS, NoGuidance, build_plan
 from echoedge.core.train.generate import sample
+from echoedge.core.train.optimisers import Optimiser
 from echoedge.core.train.puppets import draw_clip
 from echoedge.core.train.train_dit import mouth_latent_mask
 from echoedge.core.weights.nano import load_nano, nano_digest, read_passport, read_world, save_nano
@@ -250,11 +251,22 @@ def repeats_itself(model: DiT, training: Distilling, tmp_path: Path, monkeypatch
     return tmp_path / "killed"
 
 
-def test_a_run_killed_in_a_step_repeats_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = replace(TRAINING, on_policy=0.3)
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_run_killed_in_a_step_repeats_itself(optimiser: Optimiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = replace(TRAINING, on_policy=0.3, optimiser=optimiser)
     folder = repeats_itself(teacher(), training, tmp_path, monkeypatch)
     with pytest.raises(ConfigError, match="belongs to a run with rate 0.003, not 0.01"):
         train_student(teacher(), drawn_lessons(), folder, replace(training, rate=0.01))
+    other, known = ("muon", "None") if optimiser == "adamw" else ("adamw", "'muon'")
+    with pytest.raises(ConfigError, match=f"belongs to a run with optimiser {known}"):
+        train_student(teacher(), drawn_lessons(), folder, replace(training, optimiser=other))  # type: ignore[arg-type]
+
+
+def test_optimisers_and_rates_that_are_none_are_refused() -> None:
+    with pytest.raises(ConfigError, match="optimiser is 'sgd'"):
+        Distilling(optimiser="sgd")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"rate is 2.0; it must be a number from 0 to 1"):
+        Distilling(rate=2.0)
 
 
 # ---- its passport ----------------------------------------------------------------------------------------------------------------
