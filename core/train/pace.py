@@ -17,21 +17,26 @@ def in_words(seconds: float) -> str:
 
 class Pace:
     """A line each time the stage has come a twentieth further, or a minute has passed: what is done, of how many, and how long the
-    rest will take at the pace so far. What was there before this run counts as done, not as pace."""
+    rest will take at the pace so far. What was there before this run counts as done, not as pace; nor is the first one of it, which
+    may have waited for a compiler."""
 
     def __init__(self, what: str, say: Say, now: Callable[[], float] = time.monotonic) -> None:
         self.what, self.say, self.now = what, say, now
         self.began = self.last = now()
-        self.first: int | None = None  # done when this run began
+        self.first: int | None = None  # the first that this run has done, and when
+        self.then = self.began
         self.told = 0
 
     def __call__(self, done: int, total: int) -> None:
-        if self.first is None:
-            self.first = self.told = done - 1
         moment = self.now()
+        if self.first is None:
+            self.first, self.then, self.told = done, moment, done - 1
         if done < total and done - self.told < total / 20 and moment - self.last < 60:
             return
-        pace = (moment - self.began) / (done - self.first)
-        left = f", {in_words(pace * (total - done))} left" if done < total else f", in {in_words(moment - self.began)}"
-        self.say(f"   {done:,} of {total:,} {self.what}{left}")
+        end = ""
+        if done == total:
+            end = f", in {in_words(moment - self.began)}"
+        elif done > self.first:
+            end = f", {in_words((moment - self.then) / (done - self.first) * (total - done))} left"
+        self.say(f"   {done:,} of {total:,} {self.what}{end}")
         self.told, self.last = done, moment

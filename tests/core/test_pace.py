@@ -23,6 +23,16 @@ def test_what_was_there_before_is_no_pace() -> None:
     assert len(said) == 8
 
 
+def test_what_the_first_step_waited_for_is_no_pace() -> None:
+    """Five minutes of a compiler, then a second a step."""
+    moment, said = [0.0], list[str]()
+    told = Pace("steps", said.append, lambda: moment[0])
+    for done in range(1, 601):
+        moment[0] += 300.0 if done == 1 else 1.0
+        told(done, 600)
+    assert said[:2] == ["   1 of 600 steps", "   31 of 600 steps, 9 min left"] and said[-1] == "   600 of 600 steps, in 15 min"
+
+
 def test_a_line_a_minute_where_steps_are_long() -> None:
     moment, said = [0.0], list[str]()
     told = Pace("lessons", said.append, lambda: moment[0])
