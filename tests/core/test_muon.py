@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from echoedge.core.train.muon import Muon, orthogonalise
+from echoedge.core.train.muon import Muon, _by_gram, _by_weight, orthogonalise
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (16, 60), (60, 16)])
+@pytest.mark.parametrize("shape", [(16, 16), (16, 60), (60, 16), (16, 160)])
 def test_directions_are_kept_and_their_lengths_become_one(shape: tuple[int, int]) -> None:
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 1e-4
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 1e-4 * torch.linspace(0.3, 1.0, shape[0])[:, None]
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     change = u.T @ orthogonalise(matrix) @ vh.T
     kept = s > 1e-2 * s.norm()
@@ -21,8 +21,16 @@ def test_directions_are_kept_and_their_lengths_become_one(shape: tuple[int, int]
     assert s[0] / s[-1] > 2  # they were not equal before
 
 
-def test_nothing_becomes_nothing() -> None:
-    assert torch.equal(orthogonalise(torch.zeros(4, 9)), torch.zeros(4, 9))
+@pytest.mark.parametrize("shape", [(4, 9), (2, 90)])
+def test_nothing_becomes_nothing(shape: tuple[int, int]) -> None:
+    assert torch.equal(orthogonalise(torch.zeros(shape)), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (8, 100)])
+def test_both_ways_of_iterating_agree(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(_by_weight(matrix), _by_gram(matrix), atol=1e-5)
+    assert not torch.allclose(_by_weight(matrix), matrix / matrix.norm(), atol=0.1)
 
 
 def test_columns_without_a_gradient_stay() -> None:
