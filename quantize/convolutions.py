@@ -37,7 +37,7 @@ def matrix_of(conv: Convolution) -> Tensor:
 def rounded_convolution(conv: Convolution, rule: Rule) -> Rounded | None:
     """Its weights as the rule rounds them; None where they stay as they are."""
     matrix = matrix_of(conv)
-    grid = SCHEMES[rule.weights].grid(*matrix.shape, rule.group, rule.rows)
+    grid = SCHEMES[rule.weights].grid(len(matrix), matrix.shape[1], rule.group, rule.rows)
     if grid is None:
         return None
     found = rounded(matrix, grid, rule.rounding, ())
