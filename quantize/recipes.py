@@ -6,24 +6,28 @@ import difflib
 import json
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..core.bundle import CONDITION_PROGRAMS
 from ..core.errors import ConfigError
-from .roundings import DATA_FREE, NEEDS_SAMPLES, PALETTE_ROUNDINGS, Rounding
+from .roundings import DATA_FREE, NEEDS_SAMPLES, PALETTE_ROUNDINGS, ROUNDINGS, Rounding
 from .schemes import PALETTES, Weights
 
 JOINT_CONDITIONS = "encode_conditions"
+Layers = Literal["linear", "convolution"]
+OF_CONVOLUTIONS: tuple[Weights, ...] = ("fp32", "int8")
 
 
 class Rule(BaseModel):
-    """`programs` and `modules` are shell-style patterns; `weights` is how the linear layers they match are stored. A pattern that
-    matches `encode_conditions` matches the four condition programs, which were one of that name.
+    """`programs` and `modules` are shell-style patterns; `weights` is how the layers they match are stored: linear layers, or, with
+    `layers` "convolution", convolutions, as fp32 or int8. A pattern that matches `encode_conditions` matches the four condition
+    programs, which were one of that name.
 
     int8: 8-bit weights per output channel. int4: 4-bit weights in groups of `group` inputs; layers whose inputs do not divide
-    into groups are stored as int8. Both with activations quantised to 8 bits per row as they come. pal4, pal6, pal8: palettes, 4, 6
+    into groups are stored as int8. Both with activations quantised to 8 bits as they come: per row, a convolution's all together.
+    pal4, pal6, pal8: palettes, 4, 6
     or 8 bits into a table of float16 values that `rows` output channels share, a few more where the outputs do not divide, all of
     them where there are no more: one table for a layer. Activations stay as they are.
 
@@ -38,6 +42,7 @@ class Rule(BaseModel):
     programs: str = "*"
     modules: str = "*"
     weights: Weights
+    layers: Layers = "linear"
     group: int = Field(default=32, ge=32, multiple_of=32)
     rows: int = Field(default=16, ge=1)
     rounding: Rounding = "nearest"
@@ -49,11 +54,16 @@ class Rule(BaseModel):
                 f"rounding is {self.rounding!r}, which chooses scales; {self.weights} is a palette, rounded by one of "
                 f"{', '.join(PALETTE_ROUNDINGS)}"
             )
+        if self.layers == "convolution" and self.weights not in OF_CONVOLUTIONS:
+            raise ValueError(f"weights of convolutions are {self.weights!r}; they are one of {', '.join(OF_CONVOLUTIONS)}")
+        if self.layers == "convolution" and self.rounding in NEEDS_SAMPLES:
+            others = ", ".join(name for name in ROUNDINGS if name not in NEEDS_SAMPLES)
+            raise ValueError(f"rounding of convolutions is {self.rounding!r}, which is of linear layers; take one of {others}")
         return self
 
 
 class WeightRecipe(BaseModel):
-    """The first rule that matches a layer holds; a layer that none matches stays fp32."""
+    """Of the rules for its kind the first one that matches a layer holds; a layer that none matches stays fp32."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,10 +84,26 @@ class WeightRecipe(BaseModel):
         """The same weights, each rounded to the nearest step: what a student that learns through them computes with."""
         return self.model_copy(update={"rules": tuple(rule.model_copy(update={"rounding": "nearest"}) for rule in self.rules)})
 
-    def rule_for(self, program: str, module: str) -> Rule | None:
+    @property
+    def of_convolutions(self) -> tuple[Rule, ...]:
+        return tuple(rule for rule in self.rules if rule.layers == "convolution")
+
+    @property
+    def rounds_convolutions(self) -> bool:
+        return any(rule.weights != "fp32" for rule in self.of_convolutions)
+
+    def without_convolutions(self) -> WeightRecipe:
+        """The same of linear layers; convolutions stay fp32."""
+        return self.model_copy(update={"rules": tuple(rule for rule in self.rules if rule.layers == "linear")})
+
+    def rule_for(self, program: str, module: str, layers: Layers = "linear") -> Rule | None:
         names = (program, JOINT_CONDITIONS) if program in CONDITION_PROGRAMS else (program,)
         for rule in self.rules:
-            if any(fnmatchcase(name, rule.programs) for name in names) and fnmatchcase(module, rule.modules):
+            if (
+                rule.layers == layers
+                and any(fnmatchcase(name, rule.programs) for name in names)
+                and fnmatchcase(module, rule.modules)
+            ):
                 return rule
         return None
 
@@ -87,12 +113,24 @@ HIGH = (
     Rule(programs="denoise*", modules="*head.head", weights="fp32"),
     Rule(modules="*patch_embedding*", weights="fp32"),
 )
+# The 3x3 convolutions of residual blocks, most of a decoder's work, and what doubles pictures but for the last doubling (nano's is
+# 8, the released one's 11), whose inputs are not normalised and whose errors nothing smoothes any more: a random decoder loses 4 dB
+# by it. 1x1 convolutions gain less than the rounding of their inputs costs.
+WINDOWS = tuple(
+    Rule(programs="*_decode", modules=modules, layers="convolution", weights="int8")
+    for modules in ("*.residual.*", "*.upsamples.[3-7].resample.conv", "*.present", "*.before", "*.later.*")
+)
 PRESETS = {
     "fp32": WeightRecipe(name="fp32"),
-    "int8": WeightRecipe(name="int8", rules=(*HIGH, Rule(weights="int8"))),
+    "int8": WeightRecipe(name="int8", rules=(*HIGH, Rule(weights="int8"), *WINDOWS)),
     "int4": WeightRecipe(
         name="int4",
-        rules=(*HIGH, Rule(programs="denoise", modules="*blocks.*", weights="int4", rounding="searched"), Rule(weights="int8")),
+        rules=(
+            *HIGH,
+            Rule(programs="denoise", modules="*blocks.*", weights="int4", rounding="searched"),
+            Rule(weights="int8"),
+            *WINDOWS,
+        ),
     ),
     # What searches of nano find worth 8 bits in the blocks is what attention gives to the clip; text and portrait bear 4.
     "mixed": WeightRecipe(
@@ -105,6 +143,7 @@ PRESETS = {
             Rule(programs="encode_conditions", modules="*cross_attn.[kv]", weights="int4", rounding="searched"),
             Rule(programs="encode_conditions", modules="*cross_attn.[kv]_img", weights="int4", rounding="searched"),
             Rule(weights="int8"),
+            *WINDOWS,
         ),
     ),
     "pal8": WeightRecipe(name="pal8", rules=(*HIGH, Rule(weights="pal8"))),

@@ -42,13 +42,13 @@ def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
 
 
-def executed_layers(module: nn.Module, inputs: Sequence[Tensor]) -> set[str]:
-    """Names of the linear layers that `module` runs on inputs of these shapes: a program holds the whole model and uses a part of
-    it. Nothing is computed for that."""
+def executed_layers(module: nn.Module, inputs: Sequence[Tensor], layers: Mapping[str, nn.Module] | None = None) -> set[str]:
+    """Names of those of `layers`, its linear ones by default, that `module` runs on inputs of these shapes: a program holds the
+    whole model and uses a part of it. Nothing is computed for that."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     names: dict[str, None] = {}
-    watching = _watching(linear_layers(module), lambda name, _: names.setdefault(name))
+    watching = _watching(linear_layers(module) if layers is None else layers, lambda name, _: names.setdefault(name))
     with watching, torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         module(*(torch.empty(x.shape, dtype=x.dtype) for x in inputs))
     return set(names)

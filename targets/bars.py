@@ -79,7 +79,7 @@ WITHOUT_PRODUCTS = (DECODE_PROGRAMS["tiny"],)  # convolutions alone: the type of
 
 
 def bar(program: str, layers: Mapping[str, int], computes: Compute) -> Figures:
-    """What `program` has to reach whose linear layers got these weights (scheme -> count, as an export gathers them).
+    """What `program` has to reach whose layers got these weights (scheme -> count, as an export gathers them).
 
     Raises:
         ConfigError: a scheme has no bar.

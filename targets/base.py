@@ -82,6 +82,10 @@ class Target(Protocol, Generic[Options]):
         """Why weights of a scheme cannot go to this target, as a sentence; None where they can."""
         ...
 
+    def refuses_convolutions(self, options: Options) -> str | None:
+        """Why convolutions cannot be of 8 bits with this target, as a sentence; None where they can."""
+        ...
+
     def backend(self, options: Options) -> str:
         """Which part of the target computes, as the manifest names it."""
         ...

@@ -23,7 +23,7 @@ from ...core.weights.checkpoints import Checkpoint
 from ...core.weights.nano import STUDENT_STEPS, read_passport, student_path
 from ...core.weights.passport import Passport
 from ...core.weights.source import OF_EVERY_SHAPE, CheckpointSource, Making, ModelSource, NanoSource, roles_of
-from ...quantize.recipes import WeightRecipe, read_recipe
+from ...quantize.recipes import PRESETS, WeightRecipe, read_recipe
 from ...targets.base import Target
 from ..play.material import Material, demo_material
 from ..play.prompts import read_prompts
@@ -42,7 +42,8 @@ class ExportRequest:
     the recorded calls are made from. other: of the main shape, what each input of its material is exchanged for. decoders: full,
     tiny or both. text_rows: of a prompt, its padding collapsed. prompts: packs of prompt embeddings that travel in the bundle.
     context_seconds: what the released speech encoder reads on either side of what is kept. options: the target's own
-    (`Target.options`), its defaults where None. student: what the source was taught, where it is a student.
+    (`Target.options`), its defaults where None. student: what the
+    source was taught, where it is a student. recipe: a preset loses its rules for convolutions where the target cannot have them.
 
     Raises:
         ConfigError: something is out of range, twice, of another shape, or not the target's.
@@ -80,6 +81,12 @@ class ExportRequest:
             refusal = self.compiler.refuses(scheme, self.options)
             if refusal is not None:
                 raise ConfigError(refusal)
+        refusal = self.compiler.refuses_convolutions(self.options) if self.recipe.rounds_convolutions else None
+        if refusal is not None:
+            preset = PRESETS.get(self.recipe.name)
+            if preset is None or preset.of_convolutions != self.recipe.of_convolutions:
+                raise ConfigError(f"{refusal} Take the rules for convolutions out of the recipe {self.recipe.name!r}.")
+            object.__setattr__(self, "recipe", self.recipe.without_convolutions())  # presets are for every target
         if self.recipe.needs_samples and not self.executed:
             raise ConfigError(f"The recipe {self.recipe.name!r} is fitted to data, which goes with the backend xnnpack.")
 

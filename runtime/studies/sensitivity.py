@@ -131,7 +131,8 @@ class SensitivityStudy:
         """Of all layers' weights and scales."""
         total = 0
         for layer, linear in self.layers.items():
-            rule = recipe.rule_for(*layer.split("/", 1))
+            program, _, module = layer.partition("/")
+            rule = recipe.rule_for(program, module)
             shape = linear.out_features, linear.in_features
             total += weight_bytes(*shape, rule.weights, rule.group, rule.rows) if rule else weight_bytes(*shape, "fp32")
         return total

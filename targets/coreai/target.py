@@ -69,6 +69,9 @@ class CoreAI:
             return f"{self.title} takes fp32, int8 and int4 weights, not {scheme}: palettes are for the target coreml."
         return None
 
+    def refuses_convolutions(self, options: CoreAIOptions) -> str | None:
+        return "Target coreai rounds linear layers alone; convolutions stay in float."
+
     def backend(self, options: CoreAIOptions) -> str:
         return ""
 

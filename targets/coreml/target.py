@@ -86,6 +86,9 @@ class CoreML:
             return f"iOS {options.ios} has no {NOT_BEFORE_18[scheme]}: take --ios 18, or int8."
         return None
 
+    def refuses_convolutions(self, options: CoreMLOptions) -> str | None:
+        return "Target coreml rounds linear layers alone; convolutions stay in float."
+
     def backend(self, options: CoreMLOptions) -> str:
         return options.units
 

@@ -17,12 +17,14 @@ from typing import Any
 
 from ...core.errors import ConfigError, ExportError
 from ...core.model.programs import EntryPoints
+from ...quantize.convolutions import quantise_convolutions
 from ...quantize.recipes import WeightRecipe
 from ...quantize.weights import executed_layers, linear_layers, quantise
 from ..base import Built, Lowered
 from ..idle import release_pages
 from ..rewrites.portable import GELU, make_portable
 from .backends import BACKENDS, Backend
+from .convolutions import DynamicConvolution, inputs_turned
 from .gate import placement, require_delegated
 from .half_products import Products, products_in
 from .retraces import quick
@@ -69,6 +71,7 @@ def lower_program(
                 portable = make_portable(method.module, inputs=inputs, gelu=gelu)
                 relieve = partial(release_pages, method.module)
                 layers.update(quantise(portable, name, recipe, inputs, store=stored_weight, samples=samples, relieve=relieve))
+                layers.update(quantise_convolutions(portable, name, recipe, inputs, store=DynamicConvolution))
                 relieve()
                 exported[method_name] = torch.export.export(portable, inputs, strict=False)
             except ConfigError:
@@ -77,7 +80,7 @@ def lower_program(
                 raise ExportError(f"{name}.{method_name} could not be traced: {error}") from error
         partitioner = backend.partitioner()
         try:
-            with products_in(products):
+            with products_in(products), inputs_turned():
                 edge = to_edge_transform_and_lower(
                     exported,
                     partitioner={method_name: [partitioner] for method_name in exported},

@@ -66,6 +66,9 @@ class ExecuTorch:
             return None
         return f"The backend {backend.title} takes {' and '.join(backend.weights)} weights, not {scheme}."
 
+    def refuses_convolutions(self, options: ExecuTorchOptions) -> str | None:
+        return None if options.chosen.executed else f"The backend {options.chosen.title} has convolutions of fp32 alone."
+
     def backend(self, options: ExecuTorchOptions) -> str:
         return options.backend
 

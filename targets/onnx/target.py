@@ -79,6 +79,9 @@ class Onnx:
             return None
         return f"ONNX Runtime multiplies with integers, not with palettes such as {scheme}. Choose int8 or int4."
 
+    def refuses_convolutions(self, options: OnnxOptions) -> str | None:
+        return "Target onnx rounds linear layers alone; convolutions stay in float."
+
     def backend(self, options: OnnxOptions) -> str:
         return options.device
 

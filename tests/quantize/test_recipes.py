@@ -77,6 +77,41 @@ def test_what_a_preset_does_with_a_layer(name: str, program: str, module: str, w
     assert chosen(PRESETS[name], program, module) == weights
 
 
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    ("program", "module", "rounded"),
+    [
+        ("vae_decode", "vae.decoder.upsamples.3.residual.2.sum", True),
+        ("vae_decode", "vae.decoder.upsamples.5.resample.conv", True),
+        ("vae_decode", "vae.decoder.upsamples.8.resample.conv", False),
+        ("vae_decode", "vae.decoder.upsamples.11.resample.conv", False),
+        ("tiny_decode", "vae.decoder.4.later.2", True),
+        ("tiny_decode", "vae.decoder.4.present", True),
+        ("tiny_decode", "vae.decoder.7.upsample.conv", False),
+        ("tiny_decode", "vae.decoder.7.frames", False),
+        ("vae_decode", "vae.decoder.head.2.sum", False),
+        ("vae_decode", "vae.decoder.upsamples.5.time_conv.newest", False),
+        ("vae_decode", "vae.decoder.middle.1.to_qkv", False),
+        ("vae_encode", "vae.encoder.downsamples.0.residual.2.newest", False),
+        ("audio_encoder", "audio.present", False),
+    ],
+)
+def test_which_convolutions_a_preset_rounds(name: str, program: str, module: str, rounded: bool) -> None:
+    rule = PRESETS[name].rule_for(program, module, "convolution")
+    integers = name in ("int8", "int4", "mixed")
+    assert (rule.weights if rule else None) == ("int8" if rounded and integers else None)
+    assert PRESETS[name].without_convolutions().rule_for(program, module, "convolution") is None
+    assert PRESETS[name].rounds_convolutions == integers
+
+
+def test_rules_for_linear_layers_say_nothing_of_convolutions_and_the_other_way_round() -> None:
+    recipe = WeightRecipe(name="x", rules=(Rule(weights="int4"), Rule(layers="convolution", weights="int8")))
+    assert chosen(recipe, "p", "m") == "int4"
+    rule = recipe.rule_for("p", "m", "convolution")
+    assert rule is not None and rule.weights == "int8"
+    assert WeightRecipe(name="x", rules=recipe.rules[:1]).rule_for("p", "m", "convolution") is None
+
+
 def test_the_name_of_all_conditions_is_that_of_each_and_of_nothing_else() -> None:
     recipe = WeightRecipe(name="old", rules=(Rule(programs="encode_*", weights="int4"), Rule(programs="text_*", weights="int8")))
     found = {name: chosen(recipe, name, "x") for name in (*CONDITION_PROGRAMS, "denoise", "text_encoder", "audio_conditions_too")}
@@ -118,7 +153,8 @@ def test_patterns_tell_upper_from_lower_case() -> None:
     "fields",
     [
         {"weights": "int2"}, {"weights": "int4", "group": 48}, {"weights": "int4", "group": 0}, {}, {"weights": "pal4", "rows": 0},
-        {"weights": "pal4", "rounding": "hqq"},
+        {"weights": "pal4", "rounding": "hqq"}, {"weights": "int4", "layers": "convolution"},
+        {"weights": "int8", "layers": "convolution", "rounding": "gptq"}, {"weights": "int8", "layers": "norm"},
     ],
 )  # fmt: skip
 def test_a_rule_that_nothing_can_execute_is_refused(fields: dict[str, object]) -> None:

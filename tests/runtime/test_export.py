@@ -20,7 +20,7 @@ from echoedge.core.bundle.reactions import Reactions
 from echoedge.core.errors import ConfigError, EngineError, ExportError, OutputError, ResourceError
 from echoedge.core.plan.samplers import FeatureReuse
 from echoedge.core.versions import LIBRARIES, OPTIONAL, library_versions
-from echoedge.quantize.recipes import PRESETS
+from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe
 from echoedge.runtime.engines import open_engine
 from echoedge.runtime.engines.executorch import ExecuTorchEngine
 from echoedge.runtime.export import pipeline
@@ -95,14 +95,15 @@ def test_provenance(bundle: Bundle) -> None:
 
 def test_the_recipe_and_what_each_program_got(bundle: Bundle) -> None:
     assert bundle.manifest.weights.name == "int8"
-    assert bundle.program("vae_decode").layers == {}
+    assert bundle.program("vae_encode").layers == {}
+    assert bundle.program("vae_decode").layers == {}  # so small a one has no residual blocks, and its doublings are called 0 to 2
     assert bundle.program("denoise").layers["fp32"] == 2  # head and patches
     assert bundle.program("denoise").layers["int8"] > 10
     assert bundle.program("patch_conditions").layers == {"fp32": 1}
 
 
 def test_thresholds_are_each_programs_own(bundle: Bundle) -> None:
-    """The autoencoder has no linear layers: nothing of it is quantised, and it is asked for what full precision is."""
+    """Nothing of this autoencoder is quantised: it is asked for what full precision is."""
     demanded = bundle.manifest.demanded
     exact = {"vae_encode", "vae_decode", "patch_conditions"}
     assert {name: demanded[name] for name in PROGRAMS} == {
@@ -318,6 +319,24 @@ def test_what_a_target_refuses_is_refused_before_any_work() -> None:
         nano_request("fp32", target="toy", options={"layout": "one"})
     with pytest.raises(ConfigError, match=r"an option of ExecuTorch is 'colour'\. Choose from: backend, layout, way, products"):
         nano_request("fp32", options={"colour": "red"})
+
+
+def test_convolutions_of_8_bits_go_where_a_target_has_them(tmp_path: Path) -> None:
+    assert nano_request("int8").recipe == PRESETS["int8"]
+    assert nano_request("int8").recipe.rounds_convolutions
+    for target in ("onnx", "coreml", "coreai"):
+        assert nano_request("int8", target=target).recipe == PRESETS["int8"].without_convolutions()  # presets are for every target
+    path = tmp_path / "mine.json"
+    rules = (Rule(layers="convolution", programs="vae_decode", weights="int8"),)
+    path.write_text(WeightRecipe(name="mine", rules=rules).model_dump_json())
+    assert nano_request(str(path)).recipe.rules == rules
+    for target in ("onnx", "coreml", "coreai"):
+        with pytest.raises(
+            ConfigError,
+            match=rf"^Target {target} rounds linear layers alone; convolutions stay in float\. "
+            r"Take the rules for convolutions out of the recipe 'mine'\.$",
+        ):
+            nano_request(str(path), target=target)
 
 
 # ---- other requests (the compiler stands aside) ----------------------------------------------------------------------------------

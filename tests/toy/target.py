@@ -35,6 +35,9 @@ class Toy:
     def refuses(self, scheme: str, options: ToyOptions) -> str | None:
         return None if scheme == "fp32" else f"The toy target takes fp32 weights, not {scheme}."
 
+    def refuses_convolutions(self, options: ToyOptions) -> str | None:
+        return "The toy target has convolutions of fp32 alone."
+
     def backend(self, options: ToyOptions) -> str:
         return ""
 
