@@ -1,7 +1,10 @@
 """Students beside their teacher, as docs/FIGURES.md has them: by task and way, from what `echoedge distill study` has measured.
 
 echoedge distill study STUDENT... --out steps-study
-python tests/benchmarks/students.py steps-study --record records/students.json
+python tests/benchmarks/students.py steps-study --record records/students.json [--onto]
+
+With `--onto` rows that the study has not, as those of the teacher at few steps after a study without controls, stay those of the
+record that is there.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,8 +27,9 @@ NAMES = {"i2v+a2v": "speech", "a2v": "voice", "t2v": "prompt"}
 JUDGED = ("frechet", "diversity", "motion", "mouth_amplitude", "lipsync")  # whose difference from the teacher has a t-value here
 
 
-def rows_of(folder: Path, task: str) -> list[Row]:
-    """The ways of a task, those with the most forwards first, students after their teacher."""
+def rows_of(folder: Path, task: str, before: Iterable[Row] = ()) -> list[Row]:
+    """The ways of a task, those with the most forwards first, students after their teacher; of `before`, those that the study has
+    not."""
     files = [(path, json.loads(path.read_text())) for path in folder.glob(f"{task}-*.json")]
     found: list[Row] = []
     for path, kept in files:
@@ -32,6 +37,8 @@ def rows_of(folder: Path, task: str) -> list[Row]:
         told = {key: kept["minus_teacher"].get(key, {}).get("t") for key in JUDGED}
         way = re.sub(r"-(\d+×\d)", r" \1", path.stem.removeprefix(f"{task}-")).replace("-shift-", ", shift ")
         found.append({"way": way, "forwards": kept["forwards"]} | means | {f"{key}_t": value for key, value in told.items()})
+    measured = {row["way"] for row in found}
+    found += [row for row in before if row["way"] not in measured]
     return sorted(
         found, key=lambda row: (not str(row["way"]).startswith("teacher"), str(row["way"]).split(" ")[0], -row["forwards"])
     )  # type: ignore[operator]
@@ -41,8 +48,10 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("study", type=Path)
     words.add_argument("--record", type=Path)
+    words.add_argument("--onto", action="store_true", help="keep the record's rows that the study has not")
     given = words.parse_args()
-    figures = {NAMES[task]: rows_of(given.study, task) for task in TASKS}
+    before = json.loads(given.record.read_text())["figures"] if given.onto else {}
+    figures = {NAMES[task]: rows_of(given.study, task, before.get(NAMES[task], ())) for task in TASKS}
     for name, rows in figures.items():
         for row in rows:
             print(name, row)
