@@ -1,5 +1,6 @@
 """Video decoders for XNNPACK with convolutions of fp32 and of 8 bits, side by side in one run, and how near their frames come to
-full precision: nano's on a drawn clip, the tiny one of the released size with random weights on drawn latents.
+full precision: nano's on a drawn clip as the preset int8 rounds it, the tiny one of the released size with random weights on drawn
+latents as a recipe may, which rounds its memory blocks.
 
 python tests/benchmarks/decoder_int8.py [--rounds 15] [--size 256] [--record records/decoder_int8.json]
 """
@@ -27,13 +28,15 @@ from echoedge.core.train.evaluate import held_out
 from echoedge.core.versions import library_versions
 from echoedge.core.weights.nano import load_nano
 from echoedge.docs.figures import Row, write_figures
-from echoedge.quantize.recipes import PRESETS
+from echoedge.quantize.recipes import PRESETS, Rule, WeightRecipe
 from echoedge.runtime.bench.clip import device_name
 from echoedge.runtime.play.pictures import to_signed
 from echoedge.targets.executorch.lower import compile_program
 from echoedge.targets.executorch.program_file import ProgramFile, set_threads
 
 Video = NDArray[np.float32]
+OF_TINY = tuple(Rule(layers="convolution", modules=m, weights="int8") for m in ("*.present", "*.before", "*.later.*"))
+TINY = WeightRecipe(name="memory-blocks", rules=OF_TINY)
 RECIPES = ("fp32", "int8")
 
 
@@ -72,11 +75,12 @@ def in_full(program: EntryPoints, latents: Sequence[Tensor]) -> Video:
 
 def measured(name: str, program: EntryPoints, latents: Sequence[Tensor], rounds: int, folder: Path, trained: bool) -> list[Row]:
     """`trained`: else it draws no picture, and how near it comes to one says nothing."""
+    recipes = {"fp32": PRESETS["fp32"], "int8": PRESETS["int8"] if trained else TINY}
     files, rows, inputs = {}, list[Row](), list(program["next"].drawn().values())
     for weights in RECIPES:
         (folder / weights).mkdir(parents=True)
         built = compile_program(
-            "tiny_decode" if name.startswith("tiny") else "vae_decode", program, PRESETS[weights], folder / weights
+            "tiny_decode" if name.startswith("tiny") else "vae_decode", program, recipes[weights], folder / weights
         )
         files[weights] = (ProgramFile(built.path), built.layers.get("int8", 0))
     wall, cpu = {weights: list[float]() for weights in RECIPES}, {weights: list[float]() for weights in RECIPES}
@@ -122,7 +126,7 @@ def main() -> None:
             source=f"`{shlex.join(['python', *sys.argv])}` writes this file.", hardware=device_name(),
             versions={name: versions[name] for name in ("torch", "executorch") if name in versions},
             conditions=f"XNNPACK, one thread, method `next` (four frames), medians of {given.rounds} in turn, other work beside. "
-            "nano: a held-out clip of 25 frames. tiny: full width, torch's initial weights, drawn latents, 9 frames.",
+            "nano: a held-out clip of 25 frames. tiny: full width, torch's initial weights, a recipe of its own.",
             figures={"decoders": rows},
         )  # fmt: skip
 

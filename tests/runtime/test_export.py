@@ -96,7 +96,7 @@ def test_provenance(bundle: Bundle) -> None:
 def test_the_recipe_and_what_each_program_got(bundle: Bundle) -> None:
     assert bundle.manifest.weights.name == "int8"
     assert bundle.program("vae_encode").layers == {}
-    assert bundle.program("vae_decode").layers == {}  # so small a one has no residual blocks, and its doublings are called 0 to 2
+    assert bundle.program("vae_decode").layers == {}  # so small a one has no residual blocks
     assert bundle.program("denoise").layers["fp32"] == 2  # head and patches
     assert bundle.program("denoise").layers["int8"] > 10
     assert bundle.program("patch_conditions").layers == {"fp32": 1}
