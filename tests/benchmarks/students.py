@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shlex
-import sys
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -50,20 +48,21 @@ def main() -> None:
     words.add_argument("--record", type=Path)
     words.add_argument("--onto", action="store_true", help="keep the record's rows that the study has not")
     given = words.parse_args()
-    before = json.loads(given.record.read_text())["figures"] if given.onto else {}
-    figures = {NAMES[task]: rows_of(given.study, task, before.get(NAMES[task], ())) for task in TASKS}
+    before = json.loads(given.record.read_text()) if given.onto else {"figures": {}}
+    figures = {NAMES[task]: rows_of(given.study, task, before["figures"].get(NAMES[task], ())) for task in TASKS}
     for name, rows in figures.items():
         for row in rows:
             print(name, row)
     if given.record:
         write_figures(
             given.record, command="echoedge distill study STUDENT",
-            source=f"that command, and `{shlex.join(['python', 'tests/benchmarks/students.py', *sys.argv[1:]])}`.",
+            source=f"that command, and `python tests/benchmarks/students.py {given.study.name} --record records/students.json`.",
             hardware=device_name(), versions={"torch": version("torch")},
             conditions=(
                 f"{CLIPS} held-out people and voices, {len(SEEDS)} seeds of noise each, full precision; distances to the teacher's "
                 "own clip of the same noise; t-values of the differences from the teacher, paired over clips (of the Fréchet "
                 "distance, which is one of a whole set, over seeds)."
+                + (f" The teacher at few steps: of {before['date']}, {before['hardware']}." if given.onto else "")
             ),
             figures=figures,
         )  # fmt: skip
