@@ -78,8 +78,8 @@ def main() -> None:
     if given.record:
         versions = library_versions()
         write_figures(
-            given.record, command=shlex.join(["python", *sys.argv[:1]]),
-            source=f"`{shlex.join(['python', *sys.argv])}`, of bundles that `echoedge export` made.", hardware=device_name(),
+            given.record, command="echoedge export --weights int8|int4 --steps 4|2",
+            source=f"`{shlex.join(['python', 'tests/benchmarks/students_compiled.py', *sys.argv[1:]])}`.", hardware=device_name(),
             versions={name: versions[name] for name in ("torch", "executorch") if name in versions},
             conditions=f"{given.clips} held-out people and voices, one seed of noise each, portrait and voice.",
             figures={"bundles": rows},
