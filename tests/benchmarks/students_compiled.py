@@ -43,6 +43,17 @@ def played(player: Player, people: Sequence[PuppetClip]) -> list[Video]:
     return videos
 
 
+def keep(path: Path, rows: Sequence[Row], clips: int) -> None:
+    versions = library_versions()
+    write_figures(
+        path, command="echoedge export --weights int8|int4 --steps 4|2",
+        source=f"`{shlex.join(['python', 'tests/benchmarks/students_compiled.py', *sys.argv[1:]])}`.", hardware=device_name(),
+        versions={name: versions[name] for name in ("torch", "executorch") if name in versions},
+        conditions=f"{clips} held-out people and voices, one seed of noise each, portrait and voice.",
+        figures={"bundles": rows},
+    )  # fmt: skip
+
+
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("bundles", nargs="+", type=Path)
@@ -75,15 +86,8 @@ def main() -> None:
             }
         )  # fmt: skip
         print(rows[-1], flush=True)
-    if given.record:
-        versions = library_versions()
-        write_figures(
-            given.record, command="echoedge export --weights int8|int4 --steps 4|2",
-            source=f"`{shlex.join(['python', 'tests/benchmarks/students_compiled.py', *sys.argv[1:]])}`.", hardware=device_name(),
-            versions={name: versions[name] for name in ("torch", "executorch") if name in versions},
-            conditions=f"{given.clips} held-out people and voices, one seed of noise each, portrait and voice.",
-            figures={"bundles": rows},
-        )  # fmt: skip
+        if given.record:
+            keep(given.record, rows, given.clips)
 
 
 if __name__ == "__main__":

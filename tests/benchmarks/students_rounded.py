@@ -31,7 +31,7 @@ from echoedge.quantize.roundings import rounded
 from echoedge.quantize.roundings.nearest import nearest
 from echoedge.runtime.bench.clip import device_name
 
-UNSEEN = Lessons(shards=4, seed=7)
+UNSEEN = Lessons(shards=2, seed=7)
 TOGETHER = 12
 COMMAND = ("python", "tests/benchmarks/students_rounded.py")
 TASKS = ("i2v+a2v", "a2v", "t2v")
