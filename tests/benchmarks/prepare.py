@@ -1,12 +1,10 @@
 """What a clip's conditions cost: programs of their own for text, portrait, speech and known frames, beside one program for all.
 
     prepare.py flash                        two blocks of flash at full width, five windows, both ways in this process
-    prepare.py share --blocks 2 6           of a student's clip, 4 steps of one forward: conditions beside the steps themselves
     prepare.py clip OLD=PATH:BUNDLE NEW=…   a voice played with several versions in turn; medians of "prepare": PATH
                                             holds a folder `echoedge`, BUNDLE is its own export
 
-Prints JSON; `--record records/conditions.json` puts the row of this clip there, beside those of others (of `share` a file of its
-own, records/conditions-share.json). On a quiet machine.
+Prints JSON; `--record records/conditions.json` puts the row of this clip there, beside those of others. On a quiet machine.
 """
 
 from __future__ import annotations
@@ -94,71 +92,6 @@ def flash(windows: int, rounds: int, weights: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def share(blocks: Sequence[int], rounds: int, weights: str) -> list[dict[str, Any]]:
-    """Of one window of 1,792 tokens: `Conditioner`, and four calls of the step it serves, compiled, of random weights. Text and
-    speech are read once whatever the depth, so the share falls with it."""
-    import torch
-
-    from echoedge.core.bundle import Hearing
-    from echoedge.core.config import FLASH, ClipSpec
-    from echoedge.core.model import programs
-    from echoedge.core.model.transformer import DiT
-    from echoedge.core.plan import Window, WindowRule
-    from echoedge.core.plan.samplers import PLAN_PRESETS, NoGuidance, build_plan
-    from echoedge.core.sampling.conditioning import ClipInputs, Conditioner
-    from echoedge.quantize.recipes import PRESETS
-    from echoedge.targets.executorch.lower import compile_program
-    from echoedge.targets.executorch.program_file import ProgramFile
-
-    clip, rows, steps = ClipSpec(256, 256, 25), 64, 4
-    plan = build_plan(replace(PLAN_PRESETS["flash"], steps=steps, guidance=NoGuidance()))
-    rng, found = np.random.default_rng(0), []
-    for layers in blocks:
-        config = replace(FLASH, layers=layers)
-        torch.manual_seed(0)
-        dit = DiT(config).eval().requires_grad_(False)
-        shapes = programs.given_shapes(config, clip, rows)
-        given = ClipInputs(
-            rng.standard_normal(shapes["y"], np.float32), rng.standard_normal(shapes["image"], np.float32),
-            {"prompt": (rng.standard_normal(shapes["text"], np.float32), np.zeros((1, rows), np.float32))},
-            rng.standard_normal((4 * (clip.latent_frames - 1) + 1, *shapes["audio"][2:]), np.float32),
-            np.ones((1, clip.tokens_per_frame), np.float32), clip.latent_frames,
-            WindowRule(length=clip.latent_frames, overlap=1), Hearing.of(config),
-        )  # fmt: skip
-        made = {
-            "text_conditions": programs.text_conditions_program(dit, rows),
-            "image_conditions": programs.image_conditions_program(dit),
-            "audio_conditions": programs.audio_conditions_program(dit, clip),
-            "patch_conditions": programs.patch_conditions_program(dit, clip),
-            "denoise": programs.denoise_program(dit, clip, rows),
-        }
-        with tempfile.TemporaryDirectory() as folder:
-            files = {
-                name: ProgramFile(compile_program(name, program, PRESETS[weights], Path(folder)).path)
-                for name, program in made.items()
-            }
-            step = [x.numpy() for x in made["denoise"]["forward"].inputs.values()]
-            del made, dit
-            seconds: dict[str, list[float]] = {"conditions": [], "steps": []}
-            for _ in range(rounds + 1):
-                conditioner = Conditioner(plan, given, lambda role, method, inputs: files[role].run(method, inputs))  # noqa: B023
-                began = time.perf_counter()
-                conditioner.window(Window(0, clip.latent_frames, (1.0,) * clip.latent_frames))
-                between = time.perf_counter()
-                for _ in range(steps):
-                    files["denoise"].run("forward", step)
-                seconds["conditions"].append(between - began)
-                seconds["steps"].append(time.perf_counter() - between)
-        conditions, denoise = (1000 * statistics.median(times[1:]) for times in seconds.values())  # the first loads and packs
-        found.append(
-            {
-                "blocks": layers, "tokens": clip.tokens, "conditions_ms": round(conditions, 1), "denoise_ms": round(denoise, 1),
-                "share": round(conditions / denoise, 4),
-            }
-        )  # fmt: skip
-    return found
-
-
 def clip(versions: Sequence[str], image: Path, audio: Path, rounds: int) -> dict[str, Any]:
     """Plays the voice with each version in turn and reads what "prepare" took."""
     found: dict[str, list[float]] = {}
@@ -200,45 +133,20 @@ def keep(path: Path, clip: str, joint: float, split: float) -> None:
     )  # fmt: skip
 
 
-def keep_share(path: Path, rows: list[dict[str, Any]], weights: str) -> None:
-    from echoedge.core.versions import library_versions
-    from echoedge.docs.figures import write_figures
-    from echoedge.runtime.bench.clip import device_name
-
-    versions = library_versions()
-    write_figures(
-        path, command="python tests/benchmarks/prepare.py share", source="the same with `--record`.", hardware=device_name(),
-        versions={name: versions[name] for name in ("torch", "executorch") if name in versions}, figures={"share": rows},
-        conditions=(
-            f"{weights}, wall time, medians after one round that loads. flash at full width, random weights, 256×256, 25 frames, "
-            "one window, one branch, four steps."
-        ),
-    )  # fmt: skip
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     one = verbs.add_parser("flash")
     one.add_argument("--windows", type=int, default=5)
     one.add_argument("--weights", default="int8")
-    three = verbs.add_parser("share")
-    three.add_argument("--blocks", type=int, nargs="+", default=[2, 6])
-    three.add_argument("--weights", default="int8")
     two = verbs.add_parser("clip")
     two.add_argument("versions", nargs="+", metavar="NAME=PATH:BUNDLE")
     two.add_argument("--image", type=Path, required=True)
     two.add_argument("--audio", type=Path, required=True)
-    for each in (one, two, three):
+    for each in (one, two):
         each.add_argument("--rounds", type=int, default=5)
         each.add_argument("--record", type=Path, metavar="FILE", help="keep the row there: records/conditions.json")
     given = parser.parse_args()
-    if given.verb == "share":
-        rows = share(given.blocks, given.rounds, given.weights)
-        print(json.dumps(rows, indent=1))
-        if given.record:
-            keep_share(given.record, rows, given.weights)
-        return
     if given.verb == "flash":
         found = flash(given.windows, given.rounds, given.weights)
         seconds, name = found["seconds"], f"flash, 2 blocks, {given.windows} windows"
