@@ -27,9 +27,8 @@ class Rule(BaseModel):
 
     int8: 8-bit weights per output channel. int4: 4-bit weights in groups of `group` inputs; layers whose inputs do not divide
     into groups are stored as int8. Both with activations quantised to 8 bits as they come: per row, a convolution's all together.
-    pal4, pal6, pal8: palettes, 4, 6
-    or 8 bits into a table of float16 values that `rows` output channels share, a few more where the outputs do not divide, all of
-    them where there are no more: one table for a layer. Activations stay as they are.
+    pal4, pal6, pal8: palettes, 4, 6 or 8 bits into a table of float16 values that `rows` output channels share, a few more where
+    the outputs do not divide, all of them where there are no more: one table for a layer. Activations stay as they are.
 
     `rounding` of integers: nearest; searched and hqq choose scales that clip, from the weights alone; gptq rounds a layer's inputs
     one after the other and lets the rest make up for the error, from calibration samples. Of palettes: nearest and searched are

@@ -115,9 +115,9 @@ ARTIFACTS: Final[Mapping[str, type[PteFile | FileArtifact | FolderArtifact]]] = 
 
 class Program(Record):
     """A compiled program. role: what a player asks for it by; clip: of which of the bundle's shapes, HEIGHTxWIDTHxFRAMES, None: of
-    every one; placement: by method, what the backend took; layers: how many got which weights, of
-    convolutions those of 8 bits alone; demanded, measured: its agreement with full precision, None where nothing is demanded, or
-    where the machine that compiled it could not run it."""
+    every one; placement: by method, what the backend took; layers: how many got which weights, of convolutions
+    those of 8 bits alone; demanded, measured: its agreement with full precision, None where nothing is demanded, or where the
+    machine that compiled it could not run it."""
 
     role: Name
     clip: Name | None

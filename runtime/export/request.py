@@ -42,8 +42,8 @@ class ExportRequest:
     the recorded calls are made from. other: of the main shape, what each input of its material is exchanged for. decoders: full,
     tiny or both. text_rows: of a prompt, its padding collapsed. prompts: packs of prompt embeddings that travel in the bundle.
     context_seconds: what the released speech encoder reads on either side of what is kept. options: the target's own
-    (`Target.options`), its defaults where None. student: what the
-    source was taught, where it is a student. recipe: a preset loses its rules for convolutions where the target cannot have them.
+    (`Target.options`), its defaults where None. student: what the source was taught, where it is a student. recipe: a preset loses
+    its rules for convolutions where the target cannot have them.
 
     Raises:
         ConfigError: something is out of range, twice, of another shape, or not the target's.

@@ -70,9 +70,8 @@ def inputs_turned() -> Iterator[None]:
             rounding = input_node.args[0]
             turn(self, graph_module, rounding.args[0], rounding)
             steps = rounding.args[1].args[0]
-            steps.replace_input_with(
-                steps.args[0], rounding.args[0]
-            )  # a turned tensor that rounding alone reads would be its result
+            # They read it turned as well: a turned tensor that rounding alone reads would be the program's result.
+            steps.replace_input_with(steps.args[0], rounding.args[0])
         turn(self, graph_module, input_node, target_node)
 
     with swapped() as swap:
