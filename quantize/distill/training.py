@@ -76,7 +76,7 @@ class Distilling:
         if self.method == "consistency" and (self.on_policy or self.matching.share):
             raise ConfigError("On-policy steps and matching are a flow map's. Leave them, or give --method flow-map.")
         check_choice("optimiser", self.optimiser, get_args(Optimiser))
-        check_number("rate", self.rate, 0.0, 1.0)
+        check_number("rate", self.rate, 0.0, 10.0)
         check_number("on_policy", self.on_policy, 0.0, 1.0)
         if not self.mix or any(count < 1 or share <= 0 for count, share in self.mix):
             raise ConfigError(f"mix is {self.mix}; give numbers of steps from 1, each with a share above 0.")

@@ -265,8 +265,8 @@ def test_a_run_killed_in_a_step_repeats_itself(optimiser: Optimiser, tmp_path: P
 def test_optimisers_and_rates_that_are_none_are_refused() -> None:
     with pytest.raises(ConfigError, match="optimiser is 'sgd'"):
         Distilling(optimiser="sgd")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"rate is 2.0; it must be a number from 0 to 1"):
-        Distilling(rate=2.0)
+    with pytest.raises(ConfigError, match=r"rate is 20.0; it must be a number from 0 to 10"):
+        Distilling(rate=20.0)
 
 
 # ---- its passport ----------------------------------------------------------------------------------------------------------------

@@ -212,6 +212,23 @@ def test_how_inputs_are_rounded_is_in_the_file_and_in_the_manifest(mixed: Built)
     assert TARGET.settings(TARGET.options()) == {"inputs": "blocks", "accuracy_level": 4}
 
 
+def test_sums_of_products_of_8_bits_are_whole(tmp_path: Path) -> None:
+    """Twice 255 by 127; cut off at 16 bits they would be 32,767."""
+    from echoedge.targets.onnx.session import open_session
+
+    pair = onnx.numpy_helper.from_array(np.full((2, 1), 127, np.int8), "b")
+    shapes = [
+        onnx.helper.make_tensor_value_info(name, kind, [1, n]) for name, kind, n in (("a", 2, 2), ("y", 6, 1))
+    ]  # uint8, int32
+    node = onnx.helper.make_node("MatMulInteger", ["a", "b"], ["y"])
+    graph = onnx.helper.make_graph([node], "sum", shapes[:1], shapes[1:], [pair])
+    path = tmp_path / "sum.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10), path)
+    (tmp_path / "weights.data").touch()
+    (found,) = open_session(path, "cpu", 1).run(None, {"a": np.array([[255, 255]], np.uint8)})
+    assert found.tolist() == [[2 * 255 * 127]]
+
+
 def test_integers_of_a_channel_for_speed(tmp_path: Path) -> None:
     """DynamicQuantizeLinear and MatMulInteger, as the runtime computes them from the written file."""
     from echoedge.targets.hollow import named_tensors
