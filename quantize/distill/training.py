@@ -86,7 +86,8 @@ class Distilling:
 
     @property
     def recipe(self) -> WeightRecipe:
-        return read_recipe(self.weights).nearest()
+        """Of the transformer's layers, which are linear; convolutions of what nobody trains are no option of a run."""
+        return read_recipe(self.weights).nearest().without_convolutions()
 
     def rate_at(self, step: int) -> float:
         """A linear warm-up, and a cosine to a fiftieth: one step gains from high rates, four from low ones."""

@@ -258,3 +258,10 @@ def test_what_nobody_learns_through_is_refused() -> None:
         Distilling(inputs="int8")
     with pytest.raises(ConfigError, match="inputs is 'int9'"):
         Distilling(weights="int8", inputs="int9")  # type: ignore[arg-type]
+
+
+def test_convolutions_are_no_option_of_a_run() -> None:
+    """A preset rounds those of the decoder, which nobody trains; its rules of linear layers stay."""
+    recipe = Distilling(weights="int8").recipe
+    assert not recipe.of_convolutions and PRESETS["int8"].of_convolutions
+    assert recipe.rules == PRESETS["int8"].without_convolutions().rules != ()
