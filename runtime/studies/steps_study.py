@@ -188,7 +188,7 @@ def _passport(path: Path, teacher: str) -> Passport:
 def _kept(path: Path, basis: str) -> Json | None:
     with suppress(OSError, ValueError):
         record: Json = json.loads(path.read_text())
-        if record.get("basis") == basis:
+        if record.get("basis") == basis and "values" in record:  # which earlier versions did not keep
             return record
     return None
 

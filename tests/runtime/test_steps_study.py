@@ -97,6 +97,8 @@ def test_what_is_kept_is_not_measured_again(measured: tuple[Asked, list[dict[str
     path.write_text(json.dumps(record | {"forwards": 99}))
     again = as_table(study_steps(asked, said.append))
     assert said == [] and {row["way"]: row["forwards"] for row in again}["copy 1×1"] == 99
+    path.write_text(json.dumps({name: value for name, value in record.items() if name != "values"}))
+    assert as_table(study_steps(asked, said.append)) == rows and said.pop() == "t2v: copy 1×1 …" and not said
     path.write_text(json.dumps(record | {"basis": "another"}))
     assert as_table(study_steps(asked, said.append)) == rows and said == ["t2v: copy 1×1 …"]
 
