@@ -27,8 +27,8 @@ from echoedge.docs.figures import Row, write_figures
 from echoedge.quantize.distill.lessons import Drawn, Lessons, draw_lessons, stops
 from echoedge.quantize.distill.rounding import as_taught, grids_of, taught_recipe
 from echoedge.quantize.distill.student import Student
-from echoedge.quantize.roundings import rounded
-from echoedge.quantize.roundings.nearest import nearest
+from echoedge.quantize.recipes import WeightRecipe
+from echoedge.quantize.roundings import Rounding, rounded
 from echoedge.runtime.bench.clip import device_name
 
 UNSEEN = Lessons(shards=2, seed=7)
@@ -37,13 +37,12 @@ COMMAND = ("python", "tests/benchmarks/students_rounded.py")
 TASKS = ("i2v+a2v", "a2v", "t2v")
 
 
-def rounded_after(dit: DiT, recipe: object, rounding: str) -> DiT:
+def rounded_after(dit: DiT, recipe: WeightRecipe, rounding: Rounding) -> DiT:
     """A copy whose weights are those of the grids of `recipe`, by `rounding`, from half precision as files keep them."""
     made = copy.deepcopy(dit)
-    for name, grid in grids_of(dit.config, recipe).items():  # type: ignore[arg-type]
+    for name, grid in grids_of(dit.config, recipe).items():
         layer = made.get_submodule(name)
-        weight = layer.weight.detach().half().float()
-        found = nearest(weight, grid) if rounding == "nearest" else rounded(weight, grid, rounding, ())  # type: ignore[arg-type]
+        found = rounded(layer.weight.detach().half().float(), grid, rounding, ())  # type: ignore[operator]
         layer.weight = nn.Parameter(found.values(), requires_grad=False)
     return made
 
