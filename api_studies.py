@@ -98,6 +98,7 @@ def distill(
     rate: float | None = None,
     optimiser: str = "adamw",
     on_policy: float = 0.0,
+    audio_guidance: float | None = None,
     start: Place | None = None,
     method: str = "flow-map",
     compiled: bool = False,
@@ -114,7 +115,8 @@ def distill(
 
     weights: int8, int4 or a recipe file: it learns through the weights that an export with these writes; inputs: int8 rounds those
     of rounded layers in training, too, as XNNPACK does. lessons: clips of the teacher, in whole shards; steps, batch, rate: of the
-    optimiser, adamw or muon; the usual ones by default. start: a student of the same teacher to begin as. compiled: the
+    optimiser, adamw or muon; the usual ones by default. audio_guidance: of the teacher's clips, 0 to 100 and 1 for none, which the
+    student then has for good; the teacher's own by default. start: a student of the same teacher to begin as. compiled: the
     transformer, for this machine, before it trains. method: flow-map, or consistency, the control. matching: the share of the steps
     that also match distributions, after `fakes` steps of the model of the student's clips. monitor: steps between looks at the
     student's clips; 0 for none. small: the file keeps the student's difference from the shipped teacher, in 8 bits, half the bytes.
@@ -129,12 +131,13 @@ def distill(
     from .quantize.distill.lessons import Lessons
     from .quantize.distill.matching import Matching
     from .quantize.distill.monitor import Monitoring
-    from .quantize.distill.run import distill_nano
+    from .quantize.distill.run import distill_nano, teacher_options
     from .quantize.distill.training import Distilling
 
     given: Any = inputs
     way: Any = method
     mover: Any = optimiser
+    options = teacher_options(audio_guidance)
     drawn, training = Lessons(), Distilling(
         on_policy=on_policy, weights=weights, inputs=given, method=way, compiled=compiled, matching=Matching(matching, fakes=fakes),
         monitor=Monitoring(monitor), optimiser=mover,
@@ -146,7 +149,7 @@ def distill(
     output = folder / "student.safetensors" if out is None else Path(out)
     taught_by, begun = (None if path is None else Path(path) for path in (teacher, start))
     world = join_world(device)
-    metrics = distill_nano(folder, output, drawn, training, taught_by, threads, threads, report, world, begun, small)
+    metrics = distill_nano(folder, output, drawn, training, taught_by, threads, threads, report, world, begun, small, options)
     leave_world(world)
     return output, metrics
 

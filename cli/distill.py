@@ -51,6 +51,15 @@ def distill_nano_command(
     on_policy: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the batches whose steps begin where the student itself has come to.")
     ] = 0.0,
+    audio_guidance: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=100.0,
+            help="Of the teacher's clips, 1 for none: the student has it for good.",
+            show_default="the teacher's own",
+        ),
+    ] = None,
     start: Annotated[
         Path | None, typer.Option(help="A student of the same teacher to begin as.", show_default="the teacher")
     ] = None,
@@ -86,8 +95,9 @@ def distill_nano_command(
     """
     written, metrics = api.distill(
         output, workdir=workdir, teacher=teacher, weights=weights, inputs=inputs, lessons=lessons, steps=steps, batch=batch,
-        rate=rate, optimiser=optimiser, on_policy=on_policy, start=start, method=method, compiled=compiled, small=small,
-        matching=matching, fakes=fakes, monitor=monitor, threads=threads, device=device, report=_tell,
+        rate=rate, optimiser=optimiser, on_policy=on_policy, audio_guidance=audio_guidance, start=start, method=method,
+        compiled=compiled, small=small, matching=matching, fakes=fakes, monitor=monitor, threads=threads, device=device,
+        report=_tell,
     )  # fmt: skip
     if metrics:
         out.print_json(json.dumps(metrics))

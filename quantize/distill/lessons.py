@@ -249,7 +249,7 @@ def _draw_shard(shard: int) -> None:
             if step in work.points:
                 states[step] = latents.copy()
 
-        plan = work.plan if has_audio(tasks[begin]) else alone(work.plan)
+        plan = work.plan if has_audio(tasks[begin]) and guided(work.plan) else alone(work.plan)
         states[plan.steps] = sample_given(model.dit, given, plan, FIRST_NOISE + lessons.seed + first + begin, watch)
         found["states"].append(np.stack([states[point] for point in work.points], 1).astype(np.float16))
         for name, value in (("y", given.y), ("audio", given.audio), ("image", given.image), ("text", given.texts[PROMPT])):
@@ -258,6 +258,11 @@ def _draw_shard(shard: int) -> None:
         found["task"].append(np.full(len(clips), names.index(tasks[begin]), np.uint8))
     with atomic_file(_file(work.folder, shard), force=True) as temporary:
         save_file({name: np.concatenate(parts) for name, parts in found.items()}, temporary)
+
+
+def guided(plan: SamplingPlan) -> bool:
+    """Whether branches beyond the first one count in any step."""
+    return any(factor != 0.0 for factors in plan.guidance for factor in factors[1:])
 
 
 def alone(plan: SamplingPlan) -> SamplingPlan:

@@ -20,7 +20,7 @@ from ...core.files import atomic_file
 from ...core.metrics.psnr import psnr
 from ...core.model.programs import Model
 from ...core.plan import SamplingPlan
-from ...core.plan.samplers import PLAN_PRESETS, NoGuidance, PlanOptions, build_plan
+from ...core.plan.samplers import PLAN_PRESETS, AudioGuidance, NoGuidance, PlanOptions, build_plan
 from ...core.train.distributed import World
 from ...core.train.evaluate import held_out
 from ...core.train.generate import decode, sample_and_decode
@@ -68,6 +68,15 @@ def passport_of(
     )  # fmt: skip
 
 
+def teacher_options(audio_guidance: float | None = None) -> PlanOptions:
+    """How nano plays what a student learns, with another scale of audio guidance than its own: 1 is none.
+
+    Raises:
+        ConfigError: the scale is out of range.
+    """
+    return TEACHER if audio_guidance is None else replace(TEACHER, guidance=AudioGuidance(scale=audio_guidance))
+
+
 def student_options(passport: Passport, steps: int, options: PlanOptions = TEACHER) -> PlanOptions:
     """The plan's options for a student of a teacher that plays by `options`: Euler's steps between its levels, one branch.
 
@@ -90,11 +99,12 @@ def distill_nano(
     world: World | None = None,
     start: Path | None = None,
     small: bool = False,
+    options: PlanOptions = TEACHER,
 ) -> dict[str, Any]:
     """Draws lessons of nano, or of `weights`, in `workdir`, of the drawn world that these were trained in, trains a student on them
-    and writes it to `out`. `start`: a student that it begins as; `small`: written as its difference from the
-    shipped teacher. -> how near its clips
-    come to its teacher's, by number of steps; nothing in the other processes of `world`, of which the first one does the rest.
+    and writes it to `out`. `start`: a student that it begins as; `small`: written as its difference from the shipped teacher;
+    `options`: by which the teacher plays, whose guidance is folded in. -> how near its clips come to its teacher's, by number of
+    steps; nothing in the other processes of `world`, of which the first one does the rest.
 
     Raises:
         ConfigError: `weights` are a student's, `start` is none of the same teacher, the recipe is none that a student learns
@@ -115,7 +125,7 @@ def distill_nano(
     if missing:
         raise ConfigError(f"The mix has steps of {missing[0]}, and the lessons are for {lessons.steps}. Give both the same.")
     teacher = load_nano(path=weights)
-    passport = passport_of(nano_digest(weights), TEACHER, lessons, training.recipe, training.inputs, training.method)
+    passport = passport_of(nano_digest(weights), options, lessons, training.recipe, training.inputs, training.method)
     began = None if start is None else load_start(start, passport)
     round_layers(student_of(teacher.dit), training.recipe)  # a recipe that nobody learns through is refused before all else
     torch.set_num_threads(threads)
@@ -126,7 +136,7 @@ def distill_nano(
             held.enter_context(claimed(out, "distillation"))
         say(f"1. lessons: {lessons.shards * lessons.shard} clips of the teacher in {workdir / 'lessons'}")
         told = Pace("shards", say)
-        drawn = world.first_then_others(partial(draw_lessons, workdir / "lessons", lessons, weights, TEACHER, processes, told=told))
+        drawn = world.first_then_others(partial(draw_lessons, workdir / "lessons", lessons, weights, options, processes, told=told))
         say(f"2. student: {training.steps} steps of {training.batch} lessons; live page {workdir / PAGE}")
         dit = train_student(
             teacher.dit,
@@ -135,7 +145,7 @@ def distill_nano(
             training,
             world,
             base=began,
-            options=TEACHER,
+            options=options,
             told=partial(_watched, workdir),
             ticked=Pace("steps", say),
             shown=partial(_shown, workdir, teacher),
@@ -144,7 +154,7 @@ def distill_nano(
             return {}
         assert teacher.encoders is not None
         save_nano(out, dit, teacher.vae, teacher.encoders, passport, lessons.world, small)
-        metrics = beside_teacher(load_nano(path=out), teacher, passport, world=lessons.world)
+        metrics = beside_teacher(load_nano(path=out), teacher, passport, world=lessons.world, options=options)
         passport = passport.model_copy(update={"figures": {int(count): found for count, found in metrics.items()}})
         save_nano(out, dit, teacher.vae, teacher.encoders, passport, lessons.world, small)
         for count, found in metrics.items():
@@ -168,12 +178,17 @@ def _watched(workdir: Path, progress: Progress) -> None:
 
 
 def beside_teacher(
-    student: Model, teacher: Model, passport: Passport, clips: int = EVALUATED_CLIPS, world: str = "calm"
+    student: Model,
+    teacher: Model,
+    passport: Passport,
+    clips: int = EVALUATED_CLIPS,
+    world: str = "calm",
+    options: PlanOptions = TEACHER,
 ) -> dict[str, dict[str, float]]:
     """By number of steps: the held-out clips of portrait and speech of a student, through the weights that it was taught through,
     against the teacher's, from the same noise."""
     people = held_out(clips, FIRST_CLIP, world=world)
-    expected = _clips(teacher, build_plan(TEACHER), people)
+    expected = _clips(teacher, build_plan(options), people)
     student = replace(student, dit=as_taught(copy.deepcopy(student.dit), passport))
     found = {}
     for count in passport.allowed:

@@ -32,11 +32,12 @@ from echoedge.quantize.distill.lessons import (
     Lessons,
     alone,
     draw_lessons,
+    guided,
     kept_points,
     stops,
 )
 from echoedge.quantize.distill.monitor import Monitoring
-from echoedge.quantize.distill.run import distill_nano, passport_of, student_options
+from echoedge.quantize.distill.run import distill_nano, passport_of, student_options, teacher_options
 from echoedge.quantize.distill.student import Student, error_in_steps, in_steps, student_of
 from echoedge.quantize.distill.training import Distilling, train_student
 
@@ -86,6 +87,21 @@ def test_without_speech_one_branch_says_what_two_do() -> None:
     assert np.abs(both - one).max() < 1e-4
     both, one = (sample(model, clips, each, task="i2v+a2v") for each in (plan, alone(plan)))
     assert np.abs(both - one).max() > 1e-2
+
+
+def test_lessons_have_the_guidance_that_is_asked_for(few: tuple[Path, Drawn], tmp_path: Path) -> None:
+    """A scale of 1 is no guidance, in one branch; the passport tells the scale, and one of no range is refused."""
+    unguided = teacher_options(1.0)
+    assert guided(build_plan(teacher_options(1.25))) and guided(build_plan(teacher_options())) and not guided(build_plan(unguided))
+    drawn = draw_lessons(tmp_path, replace(FEW, shards=1), options=replace(SHORT, guidance=unguided.guidance))
+    plan, task = build_plan(replace(SHORT, guidance=NoGuidance())), drawn.names[int(drawn.arrays["task"][0])]
+    wanted = sample(load_nano(), [draw_clip(FIRST_SEED)], plan, seed=FIRST_NOISE, task=task)[0]
+    found = drawn.arrays["states"][0, -1].astype(np.float32)
+    assert np.abs(found - wanted).max() < 4e-3
+    assert np.abs(found - few[1].arrays["states"][0, -1].astype(np.float32)).max() > 0.02  # the same lesson, guided
+    assert passport_of("", unguided, Lessons()).audio_guidance == 1.0
+    with pytest.raises(ConfigError, match="audio guidance scale"):
+        teacher_options(-1.0)
 
 
 def test_shards_are_drawn_once_and_may_be_added_to(
@@ -312,7 +328,7 @@ def test_a_students_file_tells_what_was_measured_of_it(tmp_path: Path, monkeypat
     """The whole way of the command, with few lessons and one step."""
     for module_of, name, value in ((trainer, "HELD_BACK", 2), (run_module, "EVALUATED_CLIPS", 1)):
         monkeypatch.setattr(module_of, name, value)
-    monkeypatch.setattr(run_module.beside_teacher, "__defaults__", (1, "calm"))
+    monkeypatch.setattr(run_module.beside_teacher, "__defaults__", (1, "calm", PLAN_PRESETS["nano"]))
     out, said = tmp_path / "student.safetensors", list[str]()
     training = Distilling(steps=1, batch=2, mix=((1, 0.5), (2, 0.5)))
     metrics = distill_nano(tmp_path / "work", out, FEW, training, processes=1, threads=1, report=said.append)

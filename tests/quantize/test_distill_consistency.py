@@ -185,10 +185,13 @@ def test_what_is_asked_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "distill_nano", lambda *given: seen.append(given) or {})
     command = ["distill", "nano", "--workdir", str(tmp_path)]
     asked = ["--start", "other.safetensors", "--matching", "0.25", "--fakes", "5", "--monitor", "0"]
-    for options in ([], asked, ["--method", "consistency"]):
+    for options in ([], asked, ["--method", "consistency"], ["--audio-guidance", "1.25"]):
         assert CliRunner().invoke(app, command + options).exit_code == 0
-    plain, matched, control = (given[3] for given in seen)
-    assert (plain.matching.share, plain.monitor.every, plain.method, seen[0][-2]) == (0.0, 50, "flow-map", None)  # type: ignore[attr-defined]
+    plain, matched, control, _ = (given[3] for given in seen)
+    assert (plain.matching.share, plain.monitor.every, plain.method, seen[0][-3]) == (0.0, 50, "flow-map", None)  # type: ignore[attr-defined]
     assert (matched.matching.share, matched.matching.fakes, matched.monitor.every) == (0.25, 5, 0)  # type: ignore[attr-defined]
-    assert seen[1][-2] == Path("other.safetensors") and control.method == "consistency"  # type: ignore[attr-defined]
+    assert seen[1][-3] == Path("other.safetensors") and control.method == "consistency"  # type: ignore[attr-defined]
+    scales = [given[-1].guidance.scale for given in seen]  # type: ignore[attr-defined]
+    assert scales == [1.5, 1.5, 1.5, 1.25]
     assert CliRunner().invoke(app, [*command, "--method", "magic"]).exit_code != 0
+    assert CliRunner().invoke(app, [*command, "--audio-guidance", "101"]).exit_code != 0
