@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .core.bundle.bench_record import BenchRecord
     from .core.model.masks import Box
     from .core.weights.checkpoints import Checkpoint
+    from .core.weights.nano import Inspected
     from .runtime.bench.compare import Compared
     from .runtime.bench.headroom import Headroom
     from .runtime.bench.neural_engine import Looked
@@ -406,6 +407,18 @@ def inspect_checkpoint(folder: Place) -> Checkpoint:
     from .core.weights.checkpoints import Checkpoint
 
     return Checkpoint.open(folder)
+
+
+def inspect_weights(file: Place) -> Inspected:
+    """What a weights file of the built-in model holds, of `train nano` or `distill nano`: whose it is, and of a student what it
+    was taught. The file is read whole.
+
+    Raises:
+        CheckpointError: it cannot be read, or its tensors are not exactly the model's.
+    """
+    from .core.weights.nano import inspect_nano
+
+    return inspect_nano(Path(file))
 
 
 def placements(bundle: Place, *, progress: Progress = silent) -> tuple[Ran, ...]:

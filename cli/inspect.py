@@ -22,6 +22,7 @@ from .words import (
 
 if TYPE_CHECKING:
     from ..core.bundle import Saving
+    from ..core.weights.nano import Inspected
     from ..runtime.bench.headroom import Headroom
     from ..runtime.bench.neural_engine import Looked
     from ..runtime.bench.placement import Ran
@@ -117,6 +118,21 @@ def _print_lint(looked: list[Looked]) -> None:
     out.print("[dim]Nothing here was measured on a device: findings are places to look at first.[/]")
 
 
+def _print_weights(found: Inspected, as_json: bool) -> None:
+    from ..core.files import human_bytes
+
+    if as_json:
+        print(json.dumps(found.to_dict()))
+        return
+    student = found.passport
+    what = "the teacher" if student is None else f"a student {student.sentence()}"
+    out.print(f"nano      {escape(what)}", soft_wrap=True)
+    out.print(f"trained   in the {found.world} drawn world")
+    out.print(f"in memory {', '.join(f'{name} {count:,} parameters' for name, count in found.parameters.items())}")
+    out.print(f"file      {human_bytes(found.bytes)}, SHA-256 {found.sha256[:16]}…")
+    out.print("[dim]Every tensor is there. Next: echoedge export --weights-file FILE --out NAME.echoedge[/]")
+
+
 def _by_provider(told: dict[str, str]) -> str:
     return ", ".join(f"{name.removesuffix('ExecutionProvider')} {text}" for name, text in told.items())
 
@@ -132,7 +148,7 @@ def _amount(count: int) -> str:
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A bundle, or a folder of released weights.", show_default=False)],
+    path: Annotated[Path, typer.Argument(help="A bundle, or weights: a folder, or a file.", show_default=False)],
     time: Annotated[
         bool, typer.Option("--time", help="Also measure what each rewrite saves: a step of two blocks in PyTorch, CPU time.")
     ] = False,
@@ -153,15 +169,20 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a bundle holds: programs, what the backend took, what left the step, plan, files, provenance. Of a folder of
-    released weights, whether every tensor is there; exit status 1 where one is not."""
+    released weights, whether every tensor is there; exit status 1 where one is not. Of the built-in model's weights, whose they
+    are."""
     from ..core.bundle.records import read_records
     from ..core.files import human_bytes
     from ..core.metrics.psnr import in_words
+    from ..core.weights.nano import is_nano
 
     if is_checkpoint(path):
         for name, asked in (("--time", time), ("--placement", placement), ("--headroom", headroom), ("--lint", lint)):
             if asked:
-                raise ConfigError(f"{name} measures a bundle; this is a folder of weights.")
+                raise ConfigError(f"{name} measures a bundle; these are weights.")
+        if is_nano(path):
+            _print_weights(api.inspect_weights(path), as_json)
+            return
         if not inspect_checkpoint(path, as_json):
             raise typer.Exit(1)
         return

@@ -22,6 +22,7 @@ from echoedge.core.sampling.hearing import CONTEXT_SECONDS
 from echoedge.core.train.speech import synthesise
 from echoedge.core.weights import checkpoints, random_checkpoint
 from echoedge.core.weights.accounts import BASE_FOLDER, OVERLAY_FILE
+from echoedge.core.weights.nano import student_path, weights_path
 from echoedge.core.weights.random_checkpoint import RECORD
 from echoedge.runtime.play import reference
 from echoedge.runtime.studies import hearing_study
@@ -247,6 +248,24 @@ def test_a_file_of_weights_may_be_inspected(folder: Path, run: Run) -> None:
     ended = run("inspect", folder / OVERLAY_FILE)
     assert ended.status == 0
     assert row(ended.out, "transformer")[-1] == "complete"
+
+
+def test_nanos_weights_say_whose_they_are(run: Run, tmp_path: Path) -> None:
+    student = run("inspect", student_path())
+    assert student.status == 0 and "a student of the teacher with SHA-256 5a052c8b43d69a6a" in student.out
+    assert "1 or 2 or 4 steps of one forward" in student.out and "calm drawn world" in student.out
+    told = json.loads(run("inspect", weights_path(), "--json").out)
+    stored = load_file(weights_path())
+    assert told["parameters"]["VAE"] == sum(value.numel() for name, value in stored.items() if name.startswith("vae."))
+    assert (told["model"], told["student"], told["sha256"]) == (
+        "nano",
+        None,
+        hashlib.sha256(weights_path().read_bytes()).hexdigest(),
+    )
+    assert "these are weights" in sentence(run("inspect", student_path(), "--time"))
+    lacking = tmp_path / "lacking.safetensors"
+    save_file(dict(list(stored.items())[1:]), lacking)
+    assert "does not hold this version of nano: 1 tensors are missing" in sentence(run("inspect", lacking))
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ Two files do: the teacher's, which takes any number of steps with guidance, and 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import NANO, ModelConfig
 from ..errors import CheckpointError, ConfigError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 WEIGHTS, STUDENT_WEIGHTS = "nano.safetensors", "student.safetensors"
 STUDENT_STEPS = 2  # that the shipped student takes unless it is told otherwise
 WORLD = "world"  # in the file's metadata
+PARTS = ("dit.", "vae.", "encoders.")
 
 
 def assets() -> Path:
@@ -65,6 +66,50 @@ def read_world(path: Path | None = None) -> str:
         CheckpointError: the file cannot be read.
     """
     return _metadata(path or weights_path()).get(WORLD, "calm")
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What a weights file of nano holds. passport: of a student; parameters: in memory, by part; bytes: of the file."""
+
+    path: Path
+    sha256: str
+    world: str
+    passport: Passport | None
+    parameters: dict[str, int]
+    bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "file": str(self.path), "model": "nano", "sha256": self.sha256, "world": self.world, "bytes": self.bytes,
+            "parameters": self.parameters, "student": None if self.passport is None else self.passport.model_dump(mode="json"),
+        }  # fmt: skip
+
+
+def is_nano(path: Path) -> bool:
+    """Whether a file is one that `train nano` or `distill nano` wrote, by the names of its tensors."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(path, "numpy") as file:
+            names = list(file.keys())
+    except (OSError, SafetensorError):
+        return False
+    return bool(names) and all(name.startswith(PARTS) for name in names)
+
+
+def inspect_nano(path: Path) -> Inspected:
+    """Reads a whole weights file of nano.
+
+    Raises:
+        CheckpointError: as `load_nano`.
+    """
+    model = load_nano(path=path)
+    modules: dict[str, nn.Module | None] = {"transformer": model.dit, "VAE": model.vae, "encoders": model.encoders}
+    counts = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items() if module is not None}
+    return Inspected(path, nano_digest(path), read_world(path), read_passport(path), counts, path.stat().st_size)
 
 
 def _metadata(path: Path) -> dict[str, str]:
