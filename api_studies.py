@@ -223,7 +223,7 @@ def distill_checkpoint(
 
 @alone("study")
 def steps_study(
-    students: Sequence[Place],
+    students: Sequence[Place] = (),
     *,
     teacher: Place | None = None,
     out: Place = "steps-study",

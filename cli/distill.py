@@ -161,7 +161,10 @@ def distill_checkpoint_command(
 
 @distill_app.command("study")
 def study_command(
-    student: Annotated[list[Path], typer.Argument(help="Weights files of students.", show_default=False)],
+    student: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Weights files of students; without any, the teacher at few steps.", show_default=False),
+    ] = None,
     teacher: Annotated[Path | None, typer.Option(help="Their teacher's weights.", show_default="the shipped ones")] = None,
     output: Annotated[Path, typer.Option("--out", help="Folder for figures; what is there is not measured again.")] = Path(
         "steps-study"
@@ -176,8 +179,8 @@ def study_command(
     """Measure students beside their teacher, who takes 8 steps of two forwards, and beside the teacher at as few steps: how far
     clips are from the teacher's own, the mouth, how much clips differ and move."""
     rows = api.steps_study(
-        student, teacher=teacher, out=output, tasks=distinct(task or (), "--task"), clips=clips, seeds=seeds, controls=controls,
-        threads=threads, report=(lambda _: None) if as_json else _tell,
+        student or (), teacher=teacher, out=output, tasks=distinct(task or (), "--task"), clips=clips, seeds=seeds,
+        controls=controls, threads=threads, report=(lambda _: None) if as_json else _tell,
     )  # fmt: skip
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))

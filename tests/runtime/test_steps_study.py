@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from echoedge.cli.app import app
 from echoedge.core.errors import ConfigError
 from echoedge.core.metrics.psnr import psnr
 from echoedge.core.plan.samplers import PLAN_PRESETS, NoGuidance, build_plan
@@ -87,6 +88,32 @@ def test_controls_may_be_left_out(student: Path) -> None:
     names = [way.name for way in ways(load_nano(), nano_digest(), [student], controls=False)]
     assert names == ["teacher 8×2", "copy 1×1"]
     assert len(ways(load_nano(), nano_digest(), [student])) > len(names)
+
+
+def test_the_teacher_may_be_measured_alone(
+    measured: tuple[Asked, list[dict[str, object]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command, whose rows are those of a study with students, without these."""
+    asked, rows = measured
+    given = [
+        "distill",
+        "study",
+        "--out",
+        str(asked.out),
+        "--task",
+        "t2v",
+        "--clips",
+        "2",
+        "--seeds",
+        "2",
+        "--threads",
+        "1",
+        "--json",
+    ]
+    with pytest.raises(SystemExit) as ended:
+        app(given)
+    told = json.loads(capsys.readouterr().out)
+    assert ended.value.code == 0 and [row["way"] for row in told] == [row["way"] for row in rows if row["way"] != "copy 1×1"]
 
 
 def test_what_is_kept_is_not_measured_again(measured: tuple[Asked, list[dict[str, object]]]) -> None:
