@@ -134,7 +134,8 @@ class SamplingPlan private constructor(
                 rows("modality_weights") { name, step -> rows(name, step) { place, row -> numbers(place, row, 0.0..10.0) } },
                 rows("reuse") { name, step -> rows(name, step) { place, flag -> flag as? Boolean ?: fail(place, "is $flag, no flag") } },
                 maybe("residual_slots") { rows(it) { name, slot -> whole(name, slot, 0..Int.MAX_VALUE) } },
-                texts.mapValues { (name, text) -> text as? String ?: fail("texts.$name", "is no text") }, maybe("window") { window(record(it)) }, noise?.maybe("seed") { seed(it) } ?: 0L,
+                texts.mapValues { (name, text) -> text as? String ?: fail("texts.$name", "is no text") },
+                maybe("window") { window(record(it)) }, noise?.maybe("seed") { seed(it) } ?: 0L,
             )
         }
 

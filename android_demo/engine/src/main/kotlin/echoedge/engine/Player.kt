@@ -104,10 +104,11 @@ class Player(
         }
     }
 
-    /** Gives back every program that is loaded. */
-    fun free() {
-        loaded.values.forEach(programs::free)
-        loaded.clear()
+    /** Gives back every program that is loaded, but for that of a role to [keep]. */
+    fun free(keep: String? = null) {
+        val freed = loaded.values.filter { it.role != keep }
+        freed.forEach { loaded.remove(it.name) }
+        freed.forEach(programs::free)
     }
 
     // ---- 1. listen ----
@@ -185,7 +186,7 @@ class Player(
         override fun begin(position: Int, span: Window, count: Int) {
             windows[position] = clock.within(Stage.PREPARE) { conditioner.window(span) }
             progress.step(Stage.PREPARE, ++begun, count)
-            if (frugal && begun == count) free() // what makes conditions; the denoiser comes back with its next call
+            if (frugal && begun == count) free(keep = "denoise") // conditions are made
         }
 
         override fun evaluate(step: Int, branch: Int, position: Int, latents: Latents): Pair<Latents, Tensor?> {

@@ -80,11 +80,10 @@ class PlayerTest {
 
     @Test
     fun `a clip that is cancelled leaves nothing loaded`() {
+        val bundle = bundle()
         for (calls in listOf(0, 1, 9, 20)) {
             val programs = ToyPrograms()
-            val player = Player(bundle().also { scratch.root.listFiles()!!.forEach(File::deleteRecursively) }, programs, cancelled = {
-                programs.log.count { it.startsWith("run") } >= calls
-            })
+            val player = Player(bundle, programs, cancelled = { programs.log.count { it.startsWith("run") } >= calls })
             assertThrows(CancelledException::class.java) { player.play(Toy.portrait(), Toy.speech(21), Toy.PROMPT) { _, _ -> } }
             assertEquals(calls, programs.log.count { it.startsWith("run") })
             assertTrue(programs.loaded.isEmpty())
@@ -130,7 +129,7 @@ class PlayerTest {
     @Test
     fun `a forecast names its largest part and the remedy`() {
         val need = Memory.needed(bundle(), 10.0)
-        assertEquals(3L * "audio_conditions".length, need.terms["the largest program, loaded and packed"]) // the toy's files hold their names
+        assertEquals(3L * "image_conditions".length, need.terms["the largest program, loaded and packed"]) // files that hold their names
         assertEquals(2L * 3 * 1000, need.terms["conditions of the windows under way"]) // two branches, three windows under way
         val refused = assertThrows(ResourceException::class.java) { need.require("this clip", 1000) }
         assertTrue(refused.message!!, "6.00 kB for conditions" in refused.message!! && "--size" in refused.message!!)

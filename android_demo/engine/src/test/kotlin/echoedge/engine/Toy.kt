@@ -22,10 +22,12 @@ object Toy {
     )
 
     private val latents = intArrayOf(1, 2, 1, 2, 2)
+    private val one = intArrayOf(1, 1, 3, SIZE, SIZE)
+    private val four = intArrayOf(1, 4, 3, SIZE, SIZE)
     private val methods: Map<String, Map<String, Any>> = mapOf(
         "audio_encoder" to mapOf("forward" to method(listOf(spec("waveform", 1, 520)), listOf(spec("features", 1, 13, 2)))),
         "image_encoder" to mapOf("forward" to method(listOf(spec("portrait", 1, 3, SIZE, SIZE)), listOf(spec("tokens", 1, 2, 3)))),
-        "vae_encode" to stream("video", "latents", intArrayOf(1, 1, 3, SIZE, SIZE), intArrayOf(1, 4, 3, SIZE, SIZE), latents, latents),
+        "vae_encode" to stream("video", "latents", one, four, latents, latents),
         "text_conditions" to mapOf("forward" to method(listOf(spec("text", 1, 4, 3)), listOf(spec("text_k", 1), spec("text_v", 1)))),
         "image_conditions" to mapOf("forward" to method(listOf(spec("image", 1, 2, 3)), listOf(spec("image_k", 1), spec("image_v", 1)))),
         "audio_conditions" to mapOf("forward" to method(listOf(spec("audio", 1, 9, 2)), listOf(spec("audio_k", 1), spec("audio_v", 1)))),
@@ -40,15 +42,17 @@ object Toy {
                 listOf(spec("velocity", 1, 2, 3, 2, 2)),
             ),
         ),
-        "vae_decode" to stream("latents", "video", latents, latents, intArrayOf(1, 1, 3, SIZE, SIZE), intArrayOf(1, 4, 3, SIZE, SIZE)),
+        "vae_decode" to stream("latents", "video", latents, latents, one, four),
     )
 
     private val plan = mapOf(
         "format" to "echoedge.plan/1", "solver_name" to "euler", "schedule" to "flow", "shift" to 1.0,
-        "timesteps" to listOf(1000.0, 500.0), "sigmas" to listOf(1.0, 0.5, 0.0), "solver" to listOf(listOf(1.0, -0.5), listOf(1.0, -0.5, -0.5)),
+        "timesteps" to listOf(1000.0, 500.0), "sigmas" to listOf(1.0, 0.5, 0.0),
+        "solver" to listOf(listOf(1.0, -0.5), listOf(1.0, -0.5, -0.5)),
         "branches" to listOf(mapOf("name" to "all", "text" to "prompt"), mapOf("name" to "mute", "text" to "prompt", "audio" to false)),
         "guidance" to listOf(listOf(1.5, -0.5), listOf(1.0, 0.0)), "modality_weights" to List(2) { List(3) { listOf(1.0) } },
-        "reuse" to List(2) { listOf(false, false) }, "window" to mapOf("length" to 3, "overlap" to 1), "noise" to mapOf("seed" to 7),
+        "reuse" to List(2) { listOf(false, false) },
+        "window" to mapOf("length" to 3, "overlap" to 1), "noise" to mapOf("seed" to 7),
     )
 
     /** Writes it into a folder that is not there yet. */
@@ -79,7 +83,8 @@ object Toy {
             "files" to files.mapValues { (_, bytes) -> mapOf("sha256" to sha256(bytes), "bytes" to bytes.size) },
             "playing" to mapOf(
                 "latent_channels" to 2, "temporal_stride" to 4, "spatial_stride" to 8, "patch" to 2, "mask_channels" to 4,
-                "encode_unknown" to true, "text_length" to 8, "text_rows" to 4, "text_dim" to 3, "decoders" to mapOf("full" to "vae_decode"),
+                "encode_unknown" to true, "text_length" to 8, "text_rows" to 4, "text_dim" to 3,
+                "decoders" to mapOf("full" to "vae_decode"),
                 "hearing" to mapOf("context_frames" to 2),
             ),
             "memory" to mapOf(

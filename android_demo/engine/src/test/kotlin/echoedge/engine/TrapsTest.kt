@@ -64,11 +64,11 @@ class TrapsTest {
     }
 
     @Test
-    fun `a byte is divided before it is doubled`() {
+    fun `a byte is divided and not multiplied by a rounded quotient`() {
         assertTrue(found("signed") { case ->
             val pixels = case.array("pixels").pixels()
             val plane = pixels.height * pixels.width
-            mapOf("portrait" to FloatArray(3 * plane) { (pixels.bytes[it % plane * 3 + it / plane].toInt() and 0xFF) / 127.5f - 1f })
+            mapOf("portrait" to FloatArray(3 * plane) { (pixels.bytes[it % plane * 3 + it / plane].toInt() and 0xFF) * (2f / 255f) - 1f })
         })
     }
 

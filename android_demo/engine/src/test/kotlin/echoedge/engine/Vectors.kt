@@ -142,7 +142,8 @@ object Vectors {
             close(wanted[i].toDouble(), found[i].toDouble(), bound, wanted[i] == found[i])
         }
         is Map<*, *> -> wanted.keys.union((found as Map<*, *>).keys).firstNotNullOfOrNull { key ->
-            if (key !in wanted || key !in found) "has or lacks $key" else differs(wanted[key], found[key], bound, shorter)?.let { "$key $it" }
+            val there = key in wanted && key in found
+            if (there) differs(wanted[key], found[key], bound, shorter)?.let { "$key $it" } else "has or lacks $key"
         }
         is List<*> -> when {
             wanted.size != (found as List<*>).size -> "has ${found.size} entries, not ${wanted.size}"

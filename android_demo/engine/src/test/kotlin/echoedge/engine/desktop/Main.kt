@@ -95,7 +95,8 @@ private fun play(options: Options, served: ServedPrograms) {
 private fun told(played: Played, programs: Watched, ready: Long): Map<String, Any?> = mapOf(
     "latents" to played.latents.run { listOf(channels, frames, height, width) }, "frames" to played.frames,
     "evaluations" to played.evaluations, "calls" to programs.calls, "first_frame" to played.firstFrame,
-    "first_denoise_at" to programs.firstDenoise, "ready_at" to ready, "seconds" to played.seconds.mapKeys { (stage: Stage, _) -> stage.title },
+    "first_denoise_at" to programs.firstDenoise, "ready_at" to ready,
+    "seconds" to played.seconds.mapKeys { (stage: Stage, _) -> stage.title },
 )
 
 private fun little(played: Played): ByteArray = ByteBuffer.allocate(4 * played.latents.values.size).order(ByteOrder.LITTLE_ENDIAN)
