@@ -15,7 +15,7 @@ from .group import Group, levels, numbers, smooth
 # Largest differences of FFmpeg's planes from the formula of docs/PLAYERS.md, measured: flat 0.9 of a level (its integers have 15
 # bits, and it rounds twice); blocks of 2 × 2, whose chroma it takes from a wider filter, luma 0.9; a smooth picture 1.1 in chroma.
 FLAT, LUMA, SMOOTH = 1, 1, 2
-_RATES = (25, 24, 30, 12, 16, 50, 60, 1, 7, 29, 15)
+_RATES = (25, 24, 30, 12, 16, 50, 60, 1, 7, 29, 15, 128)
 
 
 def colour() -> Group:

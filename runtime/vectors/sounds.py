@@ -17,9 +17,8 @@ from .group import Float32, Group, numbers, saved
 
 RATE = 16000
 # Largest differences from an implementation of docs/PLAYERS.md in NumPy (tests/runtime/vectors/peer_sounds.py), measured over the
-# cases here: resampled 7.5e-6, of which 1.1e-5 of the value is FFmpeg's norm where it interpolates; loudness 2e-9 LUFS; level and
-# normalised 6e-8, one rounding; speech 4e-6.
-RESAMPLED, LUFS, SCALED, WHOLE = 2e-5, 1e-6, 2.4e-7, 2e-5
+# cases here: see test_bounds_have_room_and_no_more.
+RESAMPLED, LUFS, SCALED, WHOLE = 2e-5, 1e-6, 2.4e-7, 6e-5
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _GUID = bytes.fromhex("000000001000800000aa00389b71")
@@ -150,9 +149,11 @@ def _whole(group: Group, folder: Path) -> None:
     voice = spoken(0.1, 0.4)
     stereo = np.stack([voice, 0.5 * voice], 1)
     loud = np.clip(8 * voice, -1, 1)
+    click = 0.004 * voice
+    click[3000] = 0.9
     good = {
         "voice, 16 kHz": wav(voice, 16000), "voice read at 44.1 kHz": wav(voice, 44100), "stereo read at 48 kHz": wav(stereo, 48000),
-        "lifted": wav(voice * 0.5 + 0.2, 16000, 32, True), "quiet": wav(voice * 0.02, 22050, 24), "loud, clipped": wav(loud, 16000, 8),
+        "lifted": wav(voice * 0.5 + 0.2, 16000, 32, True), "quiet": wav(voice * 0.02, 22050, 24), "loud, clipped": wav(loud, 16000, 8), "a click beyond full scale": wav(click, 16000),
     }  # fmt: skip
     for number, (name, data) in enumerate(good.items()):
         path = saved(folder, "speech.wav", data)
