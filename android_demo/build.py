@@ -4,9 +4,9 @@
     python android_demo/build.py engine     compiles the engine alone and prints the path of its jar
     python android_demo/build.py classpath  prints the class path of engine and tests, compiled as by `test`
 
-What is needed: a JDK (8 to 25; Debian: default-jdk-headless), npm for the compiler, and for JUnit one of: Debian's package junit4,
-installed or to be had by apt, or a Maven repository in the home folder that holds it. What was fetched lies in out/android, and a
-second run needs no network. Status 3: something is missing that only whoever runs this can install; the sentence says what.
+What is needed: a JDK (11 or later; Debian: default-jdk-headless), npm for the compiler, and for JUnit one of: Debian's package
+junit4, installed or to be had by apt, or a Maven repository in the home folder that holds it. What was fetched lies in out/android,
+and a second run needs no network. Status 3: something is missing that only whoever runs this can install; the sentence says what.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ MISSING = 3
 KOTLIN = "kotlin-compiler@2.4.20"
 KOTLIN_SHA512 = "IF5IVM7LpPhA/ntHQQpaVt1yxpaaQovtEVYLyqWMuaLr0XelLPPm7/sM6HLhtcRjjjoSsK7I7lP2kzYJkMy73w=="
 COMPILER_JARS = (
-    "kotlin-compiler.jar", "kotlin-stdlib.jar", "kotlin-reflect.jar", "kotlin-script-runtime.jar", "kotlinx-coroutines-core-jvm.jar",
-    "annotations-13.0.jar",
+    "kotlin-compiler.jar", "kotlin-stdlib.jar", "kotlin-reflect.jar", "kotlin-script-runtime.jar",
+    "kotlinx-coroutines-core-jvm.jar", "annotations-13.0.jar",
 )  # fmt: skip
 STDLIB = "kotlin-stdlib.jar"
 FLAGS = ("-jvm-target", "1.8", "-Xjdk-release=1.8", "-Werror", "-progressive")
-JUNIT = {"junit4.jar": "junit/junit/4.13.2/junit-4.13.2.jar", "hamcrest.jar": "org/hamcrest/hamcrest-core/1.3/hamcrest-core-1.3.jar"}
+JUNIT = {
+    "junit4.jar": "junit/junit/4.13.2/junit-4.13.2.jar",
+    "hamcrest.jar": "org/hamcrest/hamcrest-core/1.3/hamcrest-core-1.3.jar",
+}
 JUNIT_SHA256 = {  # of the Maven files; Debian's are vouched for by apt
     "junit4.jar": "8e495b634469d64fb8acfa3495a065cbacc8a0fff55ce1e31007be4c16dc57d3",
     "hamcrest.jar": "66fdef91e9739348df7a096aa384a5685f4e875584cce89386a7a47251c4d8e9",
@@ -63,7 +66,7 @@ def java() -> str:
     if found is None:
         raise Missing("There is no JDK here. Install one (Debian: apt-get install default-jdk-headless), then run this again.")
     if not (Path(found).resolve().parents[1] / "lib" / "ct.sym").is_file():
-        raise Missing(f"{found} belongs to a Java without a compiler. Install a JDK (Debian: apt-get install default-jdk-headless).")
+        raise Missing(f"{found} belongs to a Java without a compiler. Install a JDK (Debian: default-jdk-headless).")
     return found
 
 
@@ -99,7 +102,9 @@ def check_sha512(path: Path, expected: str) -> None:
     """Raises Missing: a file is not the one that was published. `expected`: base64, as the registry states it."""
     found = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
     if found != expected:
-        raise Missing(f"{path.name} has SHA-512 {found[:16]}…, not {expected[:16]}…: it is not what was published. Nothing was unpacked.")
+        raise Missing(
+            f"{path.name} has SHA-512 {found[:12]}…, not {expected[:12]}…: it is not what was published, and stays packed."
+        )
 
 
 def _member(archive: tarfile.TarFile, name: str):  # type: ignore[no-untyped-def]
@@ -188,9 +193,7 @@ def compiled(name: str, sources: Path, beside: Sequence[Path]) -> Path:
     folder = compiler()
     launch = [java(), "-Xmx1g", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", _path(folder / jar for jar in COMPILER_JARS)]
     own = ["org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", "-no-stdlib", "-no-reflect", *FLAGS]
-    ended = subprocess.run(
-        [*launch, *own, "-cp", _path([folder / STDLIB, *beside]), "-d", str(jar), *map(str, files)], check=False
-    )
+    ended = subprocess.run([*launch, *own, "-cp", _path([folder / STDLIB, *beside]), "-d", str(jar), *map(str, files)], check=False)
     if ended.returncode:
         stamp.unlink(missing_ok=True)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""A real bundle played by the Kotlin engine on this machine, its programs in `echoedge serve-programs`: the latents and frames of Python."""
+"""A real bundle played by the Kotlin engine, its programs in `echoedge serve-programs`: the latents and frames of Python."""
 
 from __future__ import annotations
 
@@ -43,9 +43,8 @@ def of_python(bundle: Path, image: Path, audio: Path, seed: int) -> Played:
 
 
 def of_kotlin(bundle: Path, image: Path, audio: Path, seed: int, out: Path, *options: str) -> Played:
-    ended = desktop(
-        "play", bundle, "--image", image, "--audio", audio, "--prompt", PROMPT, "--seed", seed, "--out", out, *options, serving=(bundle,)
-    )
+    given = ("--image", image, "--audio", audio, "--prompt", PROMPT, "--seed", seed, "--out", out)
+    ended = desktop("play", bundle, *given, *options, serving=(bundle,))
     assert ended.returncode == 0, ended.stderr
     told = json.loads((out / "played.json").read_text())
     clip = Bundle.open(bundle).clip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import struct
@@ -39,16 +41,13 @@ def test_it_passes_its_own_tests_on_the_vectors_of_this_build(tmp_path: Path) ->
     assert process("vectors", "--out", tmp_path / "vectors").returncode == 0
     ended = built("test", ECHOEDGE_VECTORS=str(tmp_path / "vectors"))
     assert ended.returncode == 0, ended.stdout[-4000:]
-    vectors, tests = (int(found) for found in re.findall(r"^(\d+) (?:golden vectors|tests of the Kotlin engine)", ended.stdout, re.M))
+    vectors, tests = map(int, re.findall(r"^(\d+) (?:golden vectors|tests of the Kotlin engine)", ended.stdout, re.MULTILINE))
     assert vectors > 400 and tests > 2 * vectors
 
 
 @needs_kotlin
 def test_a_vector_that_differs_fails(tmp_path: Path) -> None:
     """Another number in a file of vectors that the index still vouches for is found."""
-    import hashlib
-    import json
-
     folder = tmp_path / "vectors"
     assert process("vectors", "--out", folder).returncode == 0
     numbers = bytearray((folder / "noise.bin").read_bytes())
@@ -61,7 +60,7 @@ def test_a_vector_that_differs_fails(tmp_path: Path) -> None:
     (folder / "index.json").write_text(json.dumps(index))
     ended = built("test", "VectorsTest", ECHOEDGE_VECTORS=str(folder))
     assert ended.returncode == 1
-    assert f"latents [0] is" in ended.stdout and "Failures: 1" in ended.stdout
+    assert "latents [0] is" in ended.stdout and "Failures: 1" in ended.stdout
 
 
 def test_it_knows_no_variant_by_name_and_no_library(tmp_path: Path) -> None:
@@ -70,7 +69,7 @@ def test_it_knows_no_variant_by_name_and_no_library(tmp_path: Path) -> None:
     assert found_in(VARIANTS, files) == []
     assert found_in(FOREIGN, files) == []
     one = tmp_path / "Bad.kt"
-    one.write_text("package echoedge.engine\nimport android.os.Build\nval wide = model == \"flash\"\n")
+    one.write_text('package echoedge.engine\nimport android.os.Build\nval wide = model == "flash"\n')
     assert found_in(VARIANTS, [one]) == found_in(FOREIGN, [one]) == ["Bad.kt"]
 
 

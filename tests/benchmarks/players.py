@@ -2,9 +2,9 @@
 
     python tests/benchmarks/players.py [--bundle BUNDLE] [--seconds 2] [--runs 5] [--record records/players.json]
 
-Without a bundle nano's student of two steps is exported first, in int8. Both play the same portrait and voice in fresh processes, in
-turn; the engine's programs run in `echoedge serve-programs`. Prints JSON; `--record` keeps it as docs/FIGURES.md shows it. Run it on a
-quiet machine, with `make android-test` done once.
+Without a bundle nano's student of two steps is exported first, in int8. Both play the same portrait and voice in fresh processes,
+in turn; the engine's programs run in `echoedge serve-programs`. Prints JSON; `--record` keeps it as docs/FIGURES.md shows it. Run
+it on a quiet machine, with `make android-test` done once.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ import numpy as np
 from echoedge.core.bundle import Bundle
 from echoedge.core.versions import library_versions
 from echoedge.core.weights.nano import assets
-from echoedge.docs.figures import REPOSITORY, write_figures
+from echoedge.docs.figures import REPOSITORY, Row, write_figures
 from echoedge.runtime.bench.clip import device_name
 from echoedge.runtime.play.pictures import read_portrait
 from echoedge.runtime.play.setting import Setting, Wanted
 from echoedge.runtime.play.speech import read_speech
 
 PROMPT, SEED = "a woman speaks", 1
+TIMES = ("to_first_denoise_ms", "whole_ms", "denoise_ms")
 SCRIPT = REPOSITORY / "android_demo" / "build.py"
 PORTRAIT = assets() / "demo" / "ada.png"
 
@@ -72,7 +73,7 @@ def play(bundle: Path, audio: Path, out: Path) -> None:
 def commands(bundle: Path, audio: Path, class_path: str) -> dict[str, list[str]]:
     """By player, without where to write."""
     served = [sys.executable, "-m", "echoedge.cli", "serve-programs", str(bundle)]
-    engine = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-cp", class_path, "echoedge.engine.desktop.MainKt"]
+    engine = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", class_path, "echoedge.engine.desktop.MainKt"]
     given = ["play", str(bundle), "--image", str(PORTRAIT), "--audio", str(audio), "--prompt", PROMPT, "--seed", str(SEED), "--out"]
     return {
         "python": [sys.executable, __file__, "--play", str(bundle), str(audio)],
@@ -86,8 +87,8 @@ def timed(command: list[str], out: Path) -> dict[str, Any]:
     arguments = [str(out) if word == "OUT" else word for word in command] + ([] if "OUT" in command else [str(out)])
     subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
     ended, told = time.time(), json.loads((out / "played.json").read_text())
-    first = told["first_denoise_at"] - 1000 * began
-    return told | {"to_first_denoise_ms": first, "whole_ms": 1000 * (ended - began), "denoise_ms": 1000 * told["seconds"]["denoise"]}
+    first, denoise = told["first_denoise_at"] - 1000 * began, 1000 * told["seconds"]["denoise"]
+    return told | {"to_first_denoise_ms": first, "whole_ms": 1000 * (ended - began), "denoise_ms": denoise}
 
 
 def main() -> None:
@@ -119,23 +120,26 @@ def main() -> None:
         frames = [np.fromfile(folder / f"{name}-1" / "frames.u8", np.uint8).astype(int) for name in runs]
         manifest = Bundle.open(bundle).manifest
     assert all(pair[0].shape == pair[1].shape for pair in (latents, frames))
-    rows = [
+    bits = [array.view(np.uint32) for array in latents]
+    rows: list[Row] = [
         {
             "player": name,
-            **{key: round(statistics.median(run[key] for run in runs[name]), 1) for key in ("to_first_denoise_ms", "whole_ms", "denoise_ms")},
-            "latents": latents[0].size, "latents_that_differ": int(np.sum(latents[place].view(np.uint32) != latents[0].view(np.uint32))),
-            "frames": runs[name][0]["frames"], "largest_difference": int(np.abs(frames[place] - frames[0]).max()),
+            **{key: round(statistics.median(run[key] for run in runs[name]), 1) for key in TIMES},
+            "latents": latents[0].size,
+            "latents_that_differ": int(np.sum(bits[place] != bits[0])),
+            "frames": runs[name][0]["frames"],
+            "largest_difference": int(np.abs(frames[place] - frames[0]).max()),
         }
         for place, name in enumerate(runs)
-    ]  # fmt: skip
+    ]
     print(json.dumps(rows, indent=1))
     if asked.record:
         conditions = (
-            f"{manifest.model.preset}, {manifest.weights.name}, {asked.seconds:g} s of speech at {manifest.clips[0].spec()}; medians of "
-            f"{asked.runs} fresh processes each, in turn, load {load:.1f}. The Kotlin engine runs in a Java virtual machine, its programs "
-            "in a second process, of Python: a host's figures, no phone's. Differences are from Python's player."
+            f"{manifest.model.preset}, {manifest.weights.name}, {asked.seconds:g} s of speech, {manifest.clips[0].spec()}; medians of "
+            f"{asked.runs} fresh processes each, in turn, load {load:.1f}. The Kotlin engine runs in a Java virtual machine, "
+            "its programs in a second process, of Python: a host's figures, no phone's. Differences are from Python's player."
         )
-        source = f'`python tests/benchmarks/players.py --record {asked.record}`, which writes this file.'
+        source = f"`python tests/benchmarks/players.py --record {asked.record}`, which writes this file."
         write_figures(
             asked.record, command=shlex.join(["python", *sys.argv]), source=source, hardware=device_name(),
             versions=library_versions(), conditions=conditions, figures={"players": rows},
