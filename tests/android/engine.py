@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -48,6 +49,17 @@ def built(*arguments: object, **environment: str) -> subprocess.CompletedProcess
     """android_demo/build.py as a command."""
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+def engine_files() -> list[Path]:
+    """The Kotlin files that a player on a phone consists of."""
+    return sorted((SOURCES / "main").rglob("*.kt"))
+
+
+def code_lines(text: str) -> int:
+    """Lines that hold more than a comment."""
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    return sum(1 for line in text.splitlines() if line.strip() and not line.strip().startswith("//"))
 
 
 @cache

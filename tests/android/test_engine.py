@@ -15,25 +15,15 @@ from pathlib import Path
 import pytest
 
 from ..commands import process
-from .engine import SOURCES, build, built, needs_kotlin
+from .engine import build, built, code_lines, engine_files, needs_kotlin
 
 VARIANTS = re.compile(r"\b(nano|flash|preview)\b", re.IGNORECASE)
 FOREIGN = re.compile(r"^import (?!kotlin\.|java\.|echoedge\.)", re.MULTILINE)
 JAVA_8 = 52  # major version of class files
 
 
-def engine_files() -> list[Path]:
-    return sorted((SOURCES / "main").rglob("*.kt"))
-
-
 def found_in(pattern: re.Pattern[str], paths: Iterable[Path]) -> list[str]:
     return [path.name for path in paths if pattern.search(path.read_text(encoding="utf-8"))]
-
-
-def code_lines(text: str) -> int:
-    """Lines that hold more than a comment."""
-    text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
-    return sum(1 for line in text.splitlines() if line.strip() and not line.strip().startswith("//"))
 
 
 @needs_kotlin

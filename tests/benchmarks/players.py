@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import wave
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,20 @@ from echoedge.runtime.bench.clip import device_name
 from echoedge.runtime.play.pictures import read_portrait
 from echoedge.runtime.play.setting import Setting, Wanted
 from echoedge.runtime.play.speech import read_speech
+from echoedge.tests.android.engine import code_lines, engine_files
 
 PROMPT, SEED = "a woman speaks", 1
 TIMES = ("to_first_denoise_ms", "whole_ms", "denoise_ms")
 SCRIPT = REPOSITORY / "android_demo" / "build.py"
 PORTRAIT = assets() / "demo" / "ada.png"
+
+
+def parts(files: Iterable[str]) -> dict[str, list[str]]:
+    """The engine's files by what they are for; what is named nowhere plays."""
+    strict, beside = ("Json", "Fields", "Manifest", "Plan", "Bundle", "Errors"), ("Golden", "BenchRecord", "Memory")
+    playing = [name for name in files if name not in strict + beside]
+    named = {"plays": playing, "reads a bundle and refuses what is wrong": [*strict], "proves, records and forecasts": [*beside]}
+    return {**named, "the engine": [*files]}
 
 
 def spoken(folder: Path, seconds: float) -> Path:
@@ -132,17 +142,20 @@ def main() -> None:
         }
         for place, name in enumerate(runs)
     ]
-    print(json.dumps(rows, indent=1))
+    files = {path.stem: code_lines(path.read_text(encoding="utf-8")) for path in engine_files()}
+    lines: list[Row] = [{"part": part, "lines": sum(files[name] for name in names)} for part, names in parts(files).items()]
+    print(json.dumps({"players": rows, "lines": lines}, indent=1))
     if asked.record:
+        shape = manifest.clips[0].spec()
         conditions = (
-            f"{manifest.model.preset}, {manifest.weights.name}, {asked.seconds:g} s of speech, {manifest.clips[0].spec()}; medians of "
+            f"{manifest.model.preset}, {manifest.weights.name}, {asked.seconds:g} s of speech, {shape}; medians of "
             f"{asked.runs} fresh processes each, in turn, load {load:.1f}. The Kotlin engine runs in a Java virtual machine, "
             "its programs in a second process, of Python: a host's figures, no phone's. Differences are from Python's player."
         )
         source = f"`python tests/benchmarks/players.py --record {asked.record}`, which writes this file."
         write_figures(
             asked.record, command=shlex.join(["python", *sys.argv]), source=source, hardware=device_name(),
-            versions=library_versions(), conditions=conditions, figures={"players": rows},
+            versions=library_versions(), conditions=conditions, figures={"players": rows, "lines": lines},
         )  # fmt: skip
     return None
 
