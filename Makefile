@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test smoke bench bench-peers bench-start figures lint clean
+.PHONY: demo test smoke android-test bench bench-peers bench-start figures lint clean
 
 demo: $(STAMP)
 	$(BIN)/echoedge demo --out out/demo --force
@@ -17,6 +17,11 @@ smoke: $(STAMP)
 	$(BIN)/echoedge animate out/smoke/nano.echoedge --image core/assets/demo/ada.png --audio core/assets/demo/hello.wav \
 		--prompt "a woman speaks" --out out/smoke/clip.mp4 --force
 	$(BIN)/echoedge verify out/smoke/nano.echoedge
+
+# The Kotlin engine: compiled, and held to golden vectors that this build writes. Needs a JDK and npm; says what is missing.
+android-test: $(STAMP)
+	$(BIN)/echoedge vectors --out out/vectors --force
+	ECHOEDGE_VECTORS=out/vectors $(BIN)/python android_demo/build.py test $(ARGS)
 
 # Beside the run that was kept last, with ratios. ARGS="--save NAME", "--beside NAME", or what pytest takes.
 bench: $(STAMP)

@@ -19,6 +19,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .api_players import serve_programs as serve_programs
+from .api_players import write_vectors as write_vectors
 from .api_studies import Place, Progress, Size, Warn, silent
 from .api_studies import compare_roundings as compare_roundings
 from .api_studies import distill as distill

@@ -26,6 +26,7 @@ from .doctor import doctor
 from .export import export
 from .inspect import inspect
 from .operators import bench_operators
+from .players import serve_programs, vectors
 from .quantize import quantize_app
 from .train import train_app
 from .verify import verify
@@ -39,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for _verb in (export, animate, verify, bench, inspect, bench_operators, doctor, demo):
+for _verb in (export, animate, verify, bench, inspect, bench_operators, doctor, demo, vectors, serve_programs):
     app.command()(_verb)
 app.add_typer(train_app, name="train")
 app.add_typer(distill_app, name="distill")

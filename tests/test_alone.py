@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from echoedge import api, api_studies
+from echoedge import api, api_players, api_studies
 from echoedge.core.errors import EchoEdgeError, OutputError
 from echoedge.core.files import CLAIM
 from echoedge.core.work import claimed
@@ -37,6 +37,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "record_baseline": {"preset": "nothing"},
     "search_recipe": {},
     "compare_roundings": {"work": "photos"},
+    "write_vectors": {},
 }  # fmt: skip
 LONG = ("train", "distill")  # where nothing is wrong
 RECORDING: dict[str, dict[str, Any]] = {"verify": {"engine": "nothing"}, "bench": {"engines": ["nothing"]}}
@@ -71,7 +72,7 @@ def writes(verb: str) -> bool:
     return bool({"out", "record"} & parameters.keys())
 
 
-MODULES = (api.__name__, api_studies.__name__)
+MODULES = (api.__name__, api_players.__name__, api_studies.__name__)
 
 
 def public() -> set[str]:

@@ -36,7 +36,7 @@ def test_who_may_import_whom(file: str | None, line: str, contract: str, tmp_pat
     package.mkdir()
     for name in FLOORS:
         shutil.copytree(ROOT / name, package / name, ignore=lambda _, names: [n for n in names if n in ("assets", "__pycache__")])
-    for name in ("__init__.py", "api.py", "api_studies.py"):
+    for name in ("__init__.py", "api.py", "api_players.py", "api_studies.py"):
         shutil.copy(ROOT / name, package / name)
     if file is not None:
         with (package / file).open("a") as changed:

@@ -295,10 +295,7 @@ class Manifest(Record):
             BundleError: it is cut off, not JSON, of another format, its checksum is of other bytes, or a field is missing, unknown
                 or wrong.
         """
-        try:
-            data = json.loads(text, object_pairs_hook=_without_duplicates, parse_float=_finite, parse_constant=_finite)
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{MANIFEST} is cut off or damaged ({error}). {MENDING}") from error
+        data = read_document(text)
         found = data.get("format") if isinstance(data, dict) else None
         try:
             if found == OLD_FORMAT:
@@ -310,6 +307,18 @@ class Manifest(Record):
             return cls.model_validate_json(json.dumps(data), strict=True)
         except ValidationError as error:
             raise BundleError(f"{MANIFEST} is not valid: {first_mistakes(error)}. {MENDING}") from error
+
+
+def read_document(text: bytes | str) -> Any:
+    """What a manifest's JSON says: no key twice, every number finite.
+
+    Raises:
+        BundleError: it is cut off, or no such JSON.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates, parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST} is cut off or damaged ({error}). {MENDING}") from error
 
 
 def _summed(text: bytes, digits: bytes) -> bytes:

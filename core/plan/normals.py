@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,7 @@ def noise(seed: int, shape: Sequence[int], first_frame: int = 0) -> Float32:
       32 bits as key.
     - A word u is the uniform (u + 0.5) / 2^32, never 0 or 1. Values 0 and 1 of the block are r·cos(2π·U(u1)) and r·sin(2π·U(u1))
       with r = sqrt(-2 ln U(u0)); values 2 and 3 come from u2 and u3 in the same way (Box and Muller 1958).
-    - `_log` and `_cos_sin_turns` use only float64 operations that IEEE 754 rounds exactly (+, -, ×, ÷, sqrt, no fused
+    - `log` and `cos_sin_turns` use only float64 operations that IEEE 754 rounds exactly (+, -, ×, ÷, sqrt, no fused
       multiply-add), so every language gets the same bits; each product r·cos, r·sin is rounded once, to nearest even, to float32.
 
     Raises:
@@ -64,25 +65,38 @@ def noise(seed: int, shape: Sequence[int], first_frame: int = 0) -> Float32:
     counter[0] = np.arange(blocks, dtype=np.uint64)
     for frame in range(frames):
         counter[1] = first_frame + frame
-        latents[frame] = _normals(philox(counter, (seed & _MASK32, seed >> 32))).T.reshape(-1)[:per_frame]
+        normals = box_muller(philox(counter, (seed & _MASK32, seed >> 32))).normals
+        latents[frame] = normals.T.reshape(-1)[:per_frame]  # rounded to float32
     return np.ascontiguousarray(latents.reshape(frames, channels, height, width).swapaxes(0, 1))
 
 
-def _normals(words: npt.NDArray[np.uint32]) -> Float32:
-    """Four standard normals [4, m] from the four words [4, m] of each block."""
-    uniform = (words.astype(np.float64) + 0.5) / 4294967296.0
-    radius = np.sqrt(-2.0 * _log(uniform[0::2]))  # [2, m]
-    cosine, sine = _cos_sin_turns(uniform[1::2])
-    normals = np.empty(words.shape, dtype=np.float32)
-    normals[0::2] = radius * cosine
-    normals[1::2] = radius * sine
-    return normals
+class BoxMuller(NamedTuple):
+    """What becomes of the words [4, m] of m blocks, float64: uniforms [4, m]; ln of those of words 0 and 2, cosines and sines of
+    those of words 1 and 3, [2, m]; normals [4, m], before they are rounded to float32."""
+
+    uniforms: Float64
+    logarithms: Float64
+    cosines: Float64
+    sines: Float64
+    normals: Float64
+
+
+def box_muller(words: npt.NDArray[np.uint32]) -> BoxMuller:
+    """Four standard normals from the four words of each block, uint32 [4, m]."""
+    uniforms = (words.astype(np.float64) + 0.5) / 4294967296.0
+    logarithms = log(uniforms[0::2])
+    radius = np.sqrt(-2.0 * logarithms)
+    cosines, sines = cos_sin_turns(uniforms[1::2])
+    normals = np.empty(words.shape)
+    normals[0::2] = radius * cosines
+    normals[1::2] = radius * sines
+    return BoxMuller(uniforms, logarithms, cosines, sines, normals)
 
 
 _LN2 = 0.6931471805599453
 
 
-def _log(x: Float64) -> Float64:
+def log(x: Float64) -> Float64:
     """ln x for normal x > 0, relative error below 4e-16.
 
     x = m · 2^e with m in [√½, √2); ln x = e · ln 2 + 2 s (1 + s²/3 + s⁴/5 + … + s²⁰/21), s = (m - 1) / (m + 1), by Horner's rule.
@@ -99,7 +113,7 @@ def _log(x: Float64) -> Float64:
     return power * _LN2 + 2.0 * s * series
 
 
-def _cos_sin_turns(u: Float64) -> tuple[Float64, Float64]:
+def cos_sin_turns(u: Float64) -> tuple[Float64, Float64]:
     """cos 2πu and sin 2πu for u in [0, 1), absolute error below 4e-16.
 
     The nearest quarter turn q = floor(4u + ½) leaves y = (4u - q) · π/2 in [-π/4, π/4] for the Taylor series up to y¹⁸ and y¹⁷, by

@@ -439,7 +439,7 @@ def _upstream_windows(total: int, rule: WindowRule, cross_fade: bool) -> list[Wi
 # ---- 3. The player's arithmetic -------------------------------------------------------------------------------------------------
 
 
-def _combine(terms: Iterable[tuple[float, Float32]]) -> Float32:
+def combine(terms: Iterable[tuple[float, Float32]]) -> Float32:
     """Σ weight · array by the accumulation rule at the head of this file."""
     total: Float64 | None = None
     for weight, array in terms:
@@ -473,7 +473,7 @@ def advance(plan: SamplingPlan, step: int, history: Sequence[Float32]) -> Float3
             f"Step {step} needs a history of {len(row)} arrays (noise and {len(row) - 1} velocities); got {len(history)}."
         )
     _require_alike(history, "The history")
-    return _combine(zip(row, history, strict=True))
+    return combine(zip(row, history, strict=True))
 
 
 def guide(plan: SamplingPlan, step: int, velocities: Mapping[str, Float32] | Sequence[Float32 | None]) -> Float32:
@@ -498,7 +498,7 @@ def guide(plan: SamplingPlan, step: int, velocities: Mapping[str, Float32] | Seq
             raise ConfigError(f"Step {step} needs the velocity of branch {plan.branches[index].name!r}.")
         terms.append((plan.guidance[step][index], velocity))
     _require_alike([velocity for _, velocity in terms], "The velocities")
-    return _combine(terms)
+    return combine(terms)
 
 
 def blend(parts: Sequence[tuple[Window, Float32]]) -> Float32:
@@ -522,7 +522,7 @@ def blend_frame(parts: Sequence[tuple[Window, Float32]], frame: int) -> Float32:
         if velocity.ndim != 4 or velocity.shape[1] != window.length:
             raise ConfigError(f"A velocity of shape {velocity.shape} does not fit a window of {window.length} latent frames.")
     _require_alike([velocity[:, 0] for _, velocity in parts], "The windows' velocities")
-    return _combine((w.weights[frame - w.start], velocity[:, frame - w.start]) for w, velocity in parts if w.start <= frame < w.end)
+    return combine((w.weights[frame - w.start], velocity[:, frame - w.start]) for w, velocity in parts if w.start <= frame < w.end)
 
 
 # ---- 4. Checks of options, for this file and those that build plans -------------------------------------------------------------

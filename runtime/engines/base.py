@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,21 @@ class Engine(Protocol):
     def has(self, program: str) -> bool: ...
 
 
+@runtime_checkable
+class Loads(Protocol):
+    """An engine whose programs can be loaded before their first run, and freed one by one."""
+
+    name: str
+
+    def load(self, program: str) -> None:
+        """Raises EngineError: there is no such program, or it cannot be loaded."""
+        ...
+
+    def free(self, program: str | None = None) -> int:
+        """Frees the file of a program, or all -> how many files. A later run loads its own again."""
+        ...
+
+
 def contiguous(array: Array) -> Array:
     """The array itself if it lies contiguously in memory, a copy otherwise."""
     return np.ascontiguousarray(array)
@@ -47,13 +62,18 @@ def program_called(bundle: Bundle, program: str, method: str, clip: ClipSpec) ->
     Raises:
         EngineError: there is no such program, or it has no such method.
     """
-    named = bundle.manifest.programs
-    if program not in bundle.roles and program not in named:
-        raise EngineError(f"The bundle has no program {program!r}. It has: {', '.join(named)}.")
-    record = bundle.program_for(program, clip) if program in bundle.roles else named[program]
+    record = program_named(bundle, program, clip)
     if method not in record.methods:
         raise EngineError(f"{program} has no method {method!r}. It has: {', '.join(record.methods)}.")
     return record
+
+
+def program_named(bundle: Bundle, program: str, clip: ClipSpec) -> Program:
+    """`program_called`, whatever its methods are. Raises as that."""
+    named = bundle.manifest.programs
+    if program not in bundle.roles and program not in named:
+        raise EngineError(f"The bundle has no program {program!r}. It has: {', '.join(named)}.")
+    return bundle.program_for(program, clip) if program in bundle.roles else named[program]
 
 
 def called_with(bundle: Bundle, program: str, method: str, clip: ClipSpec, inputs: Sequence[Array]) -> Program:

@@ -11,7 +11,7 @@ from ...core.errors import EngineError
 from ...core.files import available_memory
 from ...targets.executorch.backends import BACKENDS
 from ...targets.executorch.program_file import ProgramFile, registered_backends, set_threads, threads
-from .base import Array, called_with
+from .base import Array, called_with, program_named
 from .recent import Recent
 
 if TYPE_CHECKING:
@@ -58,6 +58,24 @@ class ExecuTorchEngine:
     def run(self, program: str, method: str, inputs: Sequence[Array]) -> list[Array]:
         record = called_with(self.bundle, program, method, self.clip, inputs)
         return self._file(record).run(record.prefix + method, inputs)
+
+    def load(self, program: str) -> None:
+        """Loads a program's file and its methods now, not at their first run.
+
+        Raises:
+            EngineError: there is no such program, or it cannot be loaded.
+        """
+        record = program_named(self.bundle, program, self.clip)
+        self._file(record).load([record.prefix + method for method in record.methods])
+
+    def free(self, program: str | None = None) -> int:
+        """Frees the file of a program, which other programs may share, or all files -> how many. A later run loads its own again.
+
+        Raises:
+            EngineError: there is no such program.
+        """
+        wanted = self.loaded if program is None else (program_named(self.bundle, program, self.clip).path,)
+        return sum(self._files.drop(path) for path in wanted)
 
     @property
     def threads(self) -> int:

@@ -39,6 +39,13 @@ class Recent(Generic[Key, Value]):
         while self._held:
             self._drop()
 
+    def drop(self, key: Key) -> bool:
+        """Frees what is held under a key -> whether there was anything."""
+        held = key in self._held
+        if held:
+            value, _ = self._held.pop(key)
+            self.close(value)
+        return held
+
     def _drop(self) -> None:
-        value, _ = self._held.pop(next(iter(self._held)))
-        self.close(value)
+        self.drop(next(iter(self._held)))

@@ -115,24 +115,19 @@ class ClipWriter:
             OutputError: FFmpeg refuses it.
         """
         import av
-        from av.video.reformatter import ColorRange, Colorspace
 
         expected = (self.height, self.width, 3)
         if frame.shape != expected or frame.dtype != np.uint8:
             raise InputError(
                 f"Frame {self.frames_written} is {frame.dtype} {list(frame.shape)}; it must be uint8 {list(expected)}."
             )
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
-        picture = picture.reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, interpolation=_interpolation()
-        )
+        picture = encodable(frame)
         picture.pts, picture.time_base = self.frames_written, Fraction(1, self.fps)
         with self._refusal_is_a_sentence():
             self._container.mux(self._video.encode(picture))
             if self.audio is not None:
-                start, end = (count * self.sample_rate // self.fps for count in (self.frames_written, self.frames_written + 1))
-                samples = np.clip(self.audio[start:end], -1, 1).astype(np.float32)
-                sound = av.AudioFrame.from_ndarray(np.pad(samples, (0, end - start - samples.size))[None], "fltp", "mono")
+                start, samples = frame_sound(self.audio, self.frames_written, self.fps, self.sample_rate)
+                sound = av.AudioFrame.from_ndarray(samples[None], "fltp", "mono")
                 sound.sample_rate, sound.pts, sound.time_base = self.sample_rate, start, Fraction(1, self.sample_rate)
                 self._container.mux(self._sound.encode(sound))
         self.frames_written += 1
@@ -158,6 +153,24 @@ class ClipWriter:
             if isinstance(error, OSError):  # of the disk; atomic_file knows what to say
                 raise
             raise OutputError(f"{self.path} was not written: FFmpeg cannot encode it ({error.strerror}).") from error
+
+
+def encodable(frame: Pixels) -> VideoFrame:
+    """A frame, uint8 [H, W, 3], as encoders take it: planes Y [H, W], U and V [H / 2, W / 2] of BT.709 in limited range."""
+    import av
+    from av.video.reformatter import ColorRange, Colorspace
+
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24").reformat(
+        format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, interpolation=_interpolation()
+    )
+
+
+def frame_sound(audio: Floats, number: int, fps: int, sample_rate: int) -> tuple[int, Floats]:
+    """The part of a film's sound [n] that belongs to the frame of that number: where it starts, and its samples, clipped to ±1,
+    silence behind the sound's end."""
+    start, end = (count * sample_rate // fps for count in (number, number + 1))
+    samples = np.clip(audio[start:end], -1, 1).astype(np.float32)
+    return start, np.pad(samples, (0, end - start - samples.size))
 
 
 def h264_encoder() -> str:

@@ -78,13 +78,21 @@ class Portrait:
 
     def pixels(self, height: int, width: int) -> Pixels:
         """uint8 [height, width, 3]: the kept part resized with Lanczos in 8 bits, as upstream resizes. Raises as `part`."""
-        return self._resized(self.part(height, width), height, width)
+        return self.resized(self.part(height, width), height, width)
 
-    def _resized(self, part: Part, height: int, width: int) -> Pixels:
+    def resized(self, part: Part, height: int, width: int) -> Pixels:
+        """A part of the picture, uint8 [height, width, 3]: across and then down, each rounded to 8 bits. In one call Pillow 13 begins
+        with what is cheaper, and earlier ones across, so that a portrait would depend on the version."""
+        left, top, right, bottom = self.box(part)
+        image, lanczos = self.picture.image, Image.Resampling.LANCZOS
+        across = image.resize((width, image.height), lanczos, box=(left, 0, right, image.height))
+        return np.array(across.resize((width, height), lanczos, box=(0, top, width, bottom)))
+
+    def box(self, part: Part) -> tuple[float, float, float, float]:
+        """left, top, right, bottom of a part, in pixels of the image as it was decoded."""
         image = self.picture.image
         across, down = image.width / self.picture.width, image.height / self.picture.height
-        box = (part.left * across, part.top * down, min(part.right * across, image.width), min(part.bottom * down, image.height))
-        return np.array(image.resize((width, height), Image.Resampling.LANCZOS, box=box))
+        return part.left * across, part.top * down, min(part.right * across, image.width), min(part.bottom * down, image.height)
 
     def shown(self, height: int, width: int) -> Pixels:
         """uint8 [h, w, 3]: the whole picture, faded where a clip of height × width does not reach, with the part that it shows as
@@ -93,7 +101,7 @@ class Portrait:
         scale = height / part.height
         shape = (round(whole_height * scale), round(whole_width * scale))
         if not is_cut(part, whole_height, whole_width) or max(shape) > _SHOWN_ASPECT * max(height, width):
-            return self._resized(part, height, width)
+            return self.resized(part, height, width)
         whole = np.array(self.picture.image.resize(shape[::-1], Image.Resampling.LANCZOS))
         faded = np.rint(255 - (255 - whole.astype(np.float32)) * np.float32(_FADE)).astype(np.uint8)
         kept = (

@@ -190,12 +190,7 @@ class Player:
         Raises:
             InputError: the speech is shorter than one frame.
         """
-        clip = self.config.clip
-        if len(speech) < clip.samples_per_frame:
-            raise InputError(f"The speech lasts {len(speech) / clip.sample_rate:.3f} s; one frame is {1 / clip.fps:.3f} s.")
-        frames = -(-len(speech) // clip.samples_per_frame)
-        latent_frames = -(-(frames - 1) // TEMPORAL_STRIDE) + 1
-        return frames, latent_frames if self.config.any_length else max(latent_frames, clip.latent_frames)
+        return clip_length(len(speech), self.config.clip, self.config.any_length)
 
     def start(self, seed: int, latent_frames: int) -> Float32:
         """The noise that a clip starts from, [C, F, h, w]."""
@@ -214,7 +209,7 @@ class Player:
         """Decodes a clip: uint8 [H, W, 3], one frame after the other; memory does not grow with the clip's length."""
         left = made.frames
         for video in self.video_of(made.latents, made.seconds, made.frames):
-            pixels = np.clip(np.rint((video.transpose(0, 2, 3, 1) + 1) * 127.5), 0, 255).astype(np.uint8)  # [1 or 4, H, W, 3]
+            pixels = pixels_of(video)
             yield from pixels[:left]
             left -= len(pixels)
 
@@ -376,6 +371,25 @@ class _Programs:
 
     def end(self, position: int) -> None:
         del self.windows[position]
+
+
+def clip_length(samples: int, clip: ClipSpec, any_length: bool = False) -> tuple[int, int]:
+    """Video frames of a clip whose speech has so many samples, and latent frames that hold them: those of a window at least, where
+    programs do not take clips of any length.
+
+    Raises:
+        InputError: the speech is shorter than one frame.
+    """
+    if samples < clip.samples_per_frame:
+        raise InputError(f"The speech lasts {samples / clip.sample_rate:.3f} s; one frame is {1 / clip.fps:.3f} s.")
+    frames = -(-samples // clip.samples_per_frame)
+    latent_frames = -(-(frames - 1) // TEMPORAL_STRIDE) + 1
+    return frames, latent_frames if any_length else max(latent_frames, clip.latent_frames)
+
+
+def pixels_of(video: Float32) -> NDArray[np.uint8]:
+    """Frames [t, 3, H, W] in [-1, 1] -> uint8 [t, H, W, 3]: rounded in float32, halves to even, and clipped."""
+    return np.clip(np.rint((video.transpose(0, 2, 3, 1) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 class timed:

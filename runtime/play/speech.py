@@ -84,7 +84,7 @@ def read_speech(
         heard = _heard(source, name, sample_rate, track, most_seconds)
     except av.FFmpegError as error:
         raise InputError(f"{name} is not a sound file in a known format, or is damaged ({error.strerror}).") from error
-    wave = _level_of_zero(heard.wave)
+    wave = without_offset(heard.wave)
     if wave.size * fps < sample_rate:
         raise InputError(f"{name} lasts {wave.size / sample_rate:.3f} s, less than one video frame ({1 / fps:.3f} s).")
     if _silent(wave, sample_rate):
@@ -180,7 +180,7 @@ def _heard(source: Path | bytes, name: str, sample_rate: int, track: int | None,
             heard = track_of(container, index, source, name, sample_rate, most_seconds)
         if count > 1:
             heard.said.insert(0, f"{name}: sound track {index + 1} of {count} is played (--audio-track chooses another).")
-        if track is not None or not _silent(_level_of_zero(heard.wave), sample_rate):
+        if track is not None or not _silent(without_offset(heard.wave), sample_rate):
             return heard
         first = first or heard
     assert first is not None  # there is a track
@@ -198,9 +198,9 @@ def _silent(wave: Floats, sample_rate: int) -> bool:
     return peak < 10 ** (SILENT_DBFS / 20) or loudness(wave, sample_rate) < SILENT_LUFS
 
 
-def _level_of_zero(wave: Floats) -> Floats:
+def without_offset(wave: Floats) -> Floats:
     """Without a constant offset, which nobody hears and every level counts."""
-    offset = float(wave.mean()) if wave.size else 0.0
+    offset = float(wave.mean(dtype=np.float64)) if wave.size else 0.0
     return wave - np.float32(offset) if abs(offset) > _CONSTANT else wave
 
 

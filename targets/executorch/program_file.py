@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,19 @@ class ProgramFile:
             raise EngineError(f"{method} of {self.path} failed in ExecuTorch: {error}") from error
         empty = np.empty(0, np.float32)  # the others are copied: the runtime uses its output buffers again
         return [np.array(x) if wanted is None or position in wanted else empty for position, x in enumerate(outputs)]
+
+    def load(self, methods: Iterable[str]) -> None:
+        """Loads these methods now, not at their first run; of a file whose weights lie in another one, the runtime loads a method
+        when it runs it.
+
+        Raises:
+            EngineError: one cannot be loaded.
+        """
+        if self._program is None:
+            self._program = self._open()
+        if self.data is None:
+            for method in methods:
+                self._loaded(method)
 
     def release(self) -> None:
         """Frees everything that loading and running left in memory; the next run loads the file again."""

@@ -468,15 +468,15 @@ def test_noise_is_standard_normal() -> None:
 def test_log_and_turns_are_accurate_at_the_ends_of_the_range() -> None:
     from mpmath import mp, mpf
 
-    from echoedge.core.plan.normals import _cos_sin_turns, _log
+    from echoedge.core.plan.normals import cos_sin_turns, log
 
     mp.dps = 40
     words = [0, 1, 2**29, 2**30 - 1, 2**30, 2**31 - 1, 2**31, 3 * 2**30, 2**32 - 1, *range(12345, 2**32, 2**32 // 500)]
     uniform = (np.array(words, dtype=np.float64) + 0.5) / 2**32
-    cosine, sine = _cos_sin_turns(uniform)
+    cosine, sine = cos_sin_turns(uniform)
     for index, word in enumerate(words):
         exact = (mpf(word) + mpf("0.5")) / 2**32
-        assert abs(mpf(_log(uniform)[index]) / mp.log(exact) - 1) < 4e-16  # measured 2.8e-16
+        assert abs(mpf(log(uniform)[index]) / mp.log(exact) - 1) < 4e-16  # measured 2.8e-16
         assert abs(mpf(cosine[index]) - mp.cos(2 * mp.pi * exact)) < 4e-16  # measured 1.6e-16
         assert abs(mpf(sine[index]) - mp.sin(2 * mp.pi * exact)) < 4e-16
 

@@ -1,0 +1,164 @@
+"""The Kotlin engine beside Python's player on one bundle: latents, frames, and the time to the first call of the denoiser.
+
+    python tests/benchmarks/players.py [--bundle BUNDLE] [--seconds 2] [--runs 5] [--record records/players.json]
+
+Without a bundle nano's student of two steps is exported first, in int8. Both play the same portrait and voice in fresh processes,
+in turn; the engine's programs run in `echoedge serve-programs`. Prints JSON; `--record` keeps it as docs/FIGURES.md shows it. Run
+it on a quiet machine, with `make android-test` done once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import wave
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from echoedge.core.bundle import Bundle
+from echoedge.core.versions import library_versions
+from echoedge.core.weights.nano import assets
+from echoedge.docs.figures import REPOSITORY, Row, write_figures
+from echoedge.runtime.bench.clip import device_name
+from echoedge.runtime.play.pictures import read_portrait
+from echoedge.runtime.play.setting import Setting, Wanted
+from echoedge.runtime.play.speech import read_speech
+from echoedge.tests.android.engine import code_lines, engine_files
+
+PROMPT, SEED = "a woman speaks", 1
+TIMES = ("to_first_denoise_ms", "whole_ms", "denoise_ms")
+SCRIPT = REPOSITORY / "android_demo" / "build.py"
+PORTRAIT = assets() / "demo" / "ada.png"
+
+
+def parts(files: Iterable[str]) -> dict[str, list[str]]:
+    """The engine's files by what they are for; what is named nowhere plays."""
+    strict, beside = ("Json", "Fields", "Manifest", "Plan", "Bundle", "Errors"), ("Golden", "BenchRecord", "Memory")
+    playing = [name for name in files if name not in strict + beside]
+    named = {"plays": playing, "reads a bundle and refuses what is wrong": [*strict], "proves, records and forecasts": [*beside]}
+    return {**named, "the engine": [*files]}
+
+
+def spoken(folder: Path, seconds: float) -> Path:
+    """A WAV of so many seconds of a demo voice, which is said again where it is shorter."""
+    with wave.open(str(assets() / "demo" / "hello.wav"), "rb") as whole, wave.open(str(folder / "voice.wav"), "wb") as voice:
+        voice.setparams(whole.getparams())
+        samples = np.frombuffer(whole.readframes(whole.getnframes()), "<i2")
+        voice.writeframes(np.resize(samples, round(seconds * whole.getframerate())).tobytes())
+    return folder / "voice.wav"
+
+
+def play(bundle: Path, audio: Path, out: Path) -> None:
+    """Python's player as `echoedge animate` runs it, but for the film: writes what the engine's command line writes."""
+    setting = Setting.of(Bundle.open(bundle), Wanted(prompt=PROMPT))
+    clip = setting.clip
+    portrait, speech = read_portrait(PORTRAIT, clip.height, clip.width), read_speech(audio, clip.sample_rate, clip.fps)
+    player = setting.player(len(speech) / clip.sample_rate)
+    run, told = player.engine.run, dict[str, Any]()
+
+    def watched(program: str, method: str, inputs: Any) -> Any:
+        if program == "denoise":
+            told.setdefault("first_denoise_at", round(1000 * time.time()))
+        return run(program, method, inputs)
+
+    player.engine.run = watched  # type: ignore[method-assign]
+    made = player.generate(portrait, speech, PROMPT, SEED)
+    frames = np.stack(list(player.frames_of(made)))
+    out.mkdir()
+    made.latents.tofile(out / "latents.f32")
+    frames.tofile(out / "frames.u8")
+    (out / "played.json").write_text(json.dumps(told | {"frames": len(frames), "seconds": made.seconds}))
+
+
+def commands(bundle: Path, audio: Path, class_path: str) -> dict[str, list[str]]:
+    """By player, without where to write."""
+    served = [sys.executable, "-m", "echoedge.cli", "serve-programs", str(bundle)]
+    engine = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", class_path, "echoedge.engine.desktop.MainKt"]
+    given = ["play", str(bundle), "--image", str(PORTRAIT), "--audio", str(audio), "--prompt", PROMPT, "--seed", str(SEED), "--out"]
+    return {
+        "python": [sys.executable, __file__, "--play", str(bundle), str(audio)],
+        "kotlin": [*engine, *given, "OUT", "--", *served],
+    }
+
+
+def timed(command: list[str], out: Path) -> dict[str, Any]:
+    """One clip: what was told, with milliseconds from the shell to the first call of the denoiser, and to the end."""
+    began = time.time()
+    arguments = [str(out) if word == "OUT" else word for word in command] + ([] if "OUT" in command else [str(out)])
+    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
+    ended, told = time.time(), json.loads((out / "played.json").read_text())
+    first, denoise = told["first_denoise_at"] - 1000 * began, 1000 * told["seconds"]["denoise"]
+    return told | {"to_first_denoise_ms": first, "whole_ms": 1000 * (ended - began), "denoise_ms": denoise}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of speech: beyond one, windows")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--record", type=Path, metavar="FILE", help="keep the figures there: records/players.json")
+    parser.add_argument("--play", nargs=3, type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.play:
+        return play(*asked.play)
+    load = os.getloadavg()[0]
+    class_path = subprocess.run([sys.executable, SCRIPT, "classpath"], check=True, capture_output=True, text=True).stdout.strip()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, bundle = Path(scratch), asked.bundle
+        if bundle is None:
+            bundle = folder / "nano.echoedge"
+            export = ["export", "--weights", "int8", "--steps", "2", "--jobs", "1", "--out", str(bundle)]
+            subprocess.run([sys.executable, "-m", "echoedge.cli", *export], check=True)
+        audio = spoken(folder, asked.seconds)
+        runs: dict[str, list[dict[str, Any]]] = {"python": [], "kotlin": []}
+        for number in range(asked.runs + 1):  # the first run of each warms the page cache and is left out
+            for name, command in commands(bundle, audio, class_path).items():
+                taken = timed(command, folder / f"{name}-{number}")
+                if number:
+                    runs[name].append(taken)
+        latents = [np.fromfile(folder / f"{name}-1" / "latents.f32", "<f4") for name in runs]
+        frames = [np.fromfile(folder / f"{name}-1" / "frames.u8", np.uint8).astype(int) for name in runs]
+        manifest = Bundle.open(bundle).manifest
+    assert all(pair[0].shape == pair[1].shape for pair in (latents, frames))
+    bits = [array.view(np.uint32) for array in latents]
+    rows: list[Row] = [
+        {
+            "player": name,
+            **{key: round(statistics.median(run[key] for run in runs[name]), 1) for key in TIMES},
+            "latents": latents[0].size,
+            "latents_that_differ": int(np.sum(bits[place] != bits[0])),
+            "frames": runs[name][0]["frames"],
+            "largest_difference": int(np.abs(frames[place] - frames[0]).max()),
+        }
+        for place, name in enumerate(runs)
+    ]
+    files = {path.stem: code_lines(path.read_text(encoding="utf-8")) for path in engine_files()}
+    lines: list[Row] = [{"part": part, "lines": sum(files[name] for name in names)} for part, names in parts(files).items()]
+    print(json.dumps({"players": rows, "lines": lines}, indent=1))
+    if asked.record:
+        shape = manifest.clips[0].spec()
+        conditions = (
+            f"{manifest.model.preset}, {manifest.weights.name}, {asked.seconds:g} s of speech, {shape}; medians of "
+            f"{asked.runs} fresh processes each, in turn, load {load:.1f}. The Kotlin engine runs in a Java virtual machine, "
+            "its programs in a second process, of Python: a host's figures, no phone's. Differences are from Python's player."
+        )
+        source = f"`python tests/benchmarks/players.py --record {asked.record}`, which writes this file."
+        write_figures(
+            asked.record, command=shlex.join(["python", *sys.argv]), source=source, hardware=device_name(),
+            versions=library_versions(), conditions=conditions, figures={"players": rows, "lines": lines},
+        )  # fmt: skip
+    return None
+
+
+if __name__ == "__main__":
+    main()
