@@ -23,6 +23,8 @@ from .api_studies import Place, Progress, Size, Warn, silent
 from .api_studies import compare_roundings as compare_roundings
 from .api_studies import distill as distill
 from .api_studies import distill_checkpoint as distill_checkpoint
+from .api_studies import fit as fit
+from .api_studies import fit_devices as fit_devices
 from .api_studies import hearing as hearing
 from .api_studies import search_recipe as search_recipe
 from .api_studies import steps_study as steps_study
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
     from .runtime.bench.operators import OperatorSpeeds
     from .runtime.bench.placement import Ran
     from .runtime.bench.presets import Preset
-    from .runtime.fit.devices import Device
-    from .runtime.fit.fit import Fit
     from .runtime.health import Health
     from .runtime.play.animate import Animated
     from .runtime.play.reference import Settings
@@ -498,71 +498,6 @@ def bench_operators(
     from .runtime.bench.operators import measure_operators
 
     return measure_operators(preset(model), ClipSpec(*size, frames), read_recipe(weights), text_rows, threads, rounds, progress)
-
-
-def fit(
-    *,
-    model: str = "nano",
-    weights: str = "int8",
-    size: Size | None = None,
-    frames: int = 25,
-    steps: int | None = None,
-    decoder: str = "full",
-    text_rows: int = 64,
-    seconds: float | None = None,
-    device: str = "host",
-    device_file: Place | None = None,
-    within: float | None = None,
-    threads: int | None = None,
-    rounds: int = 5,
-    progress: Progress = silent,
-) -> Fit:
-    """Whether a model would fit a device and how fast it would play there, forecast before anything is compiled; `.fits`, and
-    `.change` that would make it fit. The target is executorch on the processor.
-
-    model to text_rows: as of `export`, one decoder. seconds: of video, one window's by default. device: a name of the table, or of
-    `device_file`, or "host": this machine, whose rates are measured on `threads` threads in `rounds` rounds. within: the most
-    seconds that a second of video may take.
-
-    Raises:
-        ConfigError: an option or a device is unknown or out of range.
-        InputError: the file of devices cannot be read.
-    """
-    from .runtime.fit.devices import HOST, devices_of, find_device, read_table
-    from .runtime.fit.estimate import Rates, TableRates
-    from .runtime.fit.fit import fit as fitted
-    from .runtime.fit.workload import Workload, workload
-
-    host = device.strip().casefold() == HOST
-    if host:
-        _refuse("goes with a device of a table, not with host", {"device_file": (device_file, None)})
-    else:
-        _refuse("goes with --device host, which is measured", {"threads": (threads, None), "rounds": (rounds, 5)})
-        found = find_device(devices_of(read_table(None if device_file is None else Path(device_file))), device)
-    work = workload(model, weights, size=size, frames=frames, steps=steps, decoder=decoder, text_rows=text_rows, seconds=seconds)
-    if not host:
-        rates: Rates = TableRates(found)
-        return fitted(work, found, rates, within=within)
-    from .runtime.fit.host import host_device, measure_rates, stays_loaded
-
-    measured = measure_rates(work, rounds, threads, progress)
-    found = host_device(measured)
-
-    def stays(given: Workload) -> bool:
-        return stays_loaded(given, int(found.app_bytes.value))
-
-    return fitted(work, found, measured, within=within, stays=stays)
-
-
-def fit_devices(device_file: Place | None = None) -> tuple[Device, ...]:
-    """The devices that `fit` knows, or those of a file.
-
-    Raises:
-        InputError: the file cannot be read, or is no table of devices.
-    """
-    from .runtime.fit.devices import devices_of, read_table
-
-    return tuple(devices_of(read_table(None if device_file is None else Path(device_file))).values())
 
 
 @alone("contact sheet")

@@ -129,8 +129,10 @@ def _reason(forecast: Forecast) -> str:
     from ..core.files import human_bytes
 
     if not forecast.holds:
-        return f"{human_bytes(forecast.need.total)} of memory is needed, {human_bytes(forecast.allowed)} is allowed; {forecast.dominant}."
-    return f"a second of video takes {_seconds(forecast.per_second)}, {_seconds(forecast.within)} is wanted; {forecast.dominant}."
+        needed, allowed = human_bytes(forecast.need.total), human_bytes(forecast.allowed)
+        return f"{needed} of memory is needed, {allowed} is allowed; most is {forecast.dominant}."
+    takes, wanted = _seconds(forecast.per_second), _seconds(forecast.within)
+    return f"a second of video takes {takes}, {wanted} is wanted; most is {forecast.dominant}."
 
 
 def _loaded(forecast: Forecast) -> str:
@@ -141,7 +143,8 @@ def _sureness(device: Device) -> str:
     kinds = {figure.kind for figure in device.rates.values()} | {device.reached.kind}
     if kinds == {"measured"}:
         return "rates measured here, now"
-    return "a forecast from rates that nobody measured: expect it within a factor of two"
+    missing = "; memory that is moved is not counted" if device.bandwidth is None else ""
+    return f"a forecast: nobody measured these rates on this device{missing}"
 
 
 def _seconds(taken: float | None) -> str:
@@ -152,16 +155,20 @@ def _seconds(taken: float | None) -> str:
 
 def print_devices(devices: Sequence[Device]) -> None:
     table = Table(title="Devices, by published, reported (r), derived (d) and assumed (a) figures", title_justify="left")
-    for column in ("device", "chip", "memory", "an app", "int8", "fp16", "fp32", "memory moves", "storage reads"):
-        table.add_column(column, justify="left" if column in ("device", "chip") else "right")
+    for column in ("device", "memory", "an app", "int8", "fp16", "fp32", "moves", "reads"):
+        table.add_column(column, justify="left" if column == "device" else "right", no_wrap=column == "device")
     for one in devices:
         table.add_row(
-            one.name, one.chip, _figure(one.memory_bytes, 1 << 30, "GiB"), _figure(one.app_bytes, 1e9, "GB"),
-            *(_figure(one.rates[kind], 1e9, "G/s") for kind in ("int8", "fp16", "fp32")), _figure(one.bandwidth, 1e9, "GB/s"),
+            one.name, _figure(one.memory_bytes, 1 << 30, "GiB"), _figure(one.app_bytes, 1e9, "GB"),
+            *(_figure(one.rates[kind], 1e9, "") for kind in ("int8", "fp16", "fp32")), _figure(one.bandwidth, 1e9, "GB/s"),
             _figure(one.storage, 1e9, "GB/s"),
         )  # fmt: skip
     out.print(table)
-    out.print("[dim]Operations per second are peaks of the processor's cores; --json says where each figure comes from.[/]")
+    out.print(
+        "[dim]int8, fp16, fp32: billions of operations per second, peaks of the processor's cores. moves, reads: of memory and "
+        "storage. (r) reported by others, (d) derived, (a) assumed; without a mark published by the maker. "
+        "--json says where each figure comes from.[/]"
+    )
 
 
 def _figure(figure: object, unit: float, name: str) -> str:
@@ -169,5 +176,6 @@ def _figure(figure: object, unit: float, name: str) -> str:
 
     if not isinstance(figure, Figure):
         return "–"
-    mark = {"published": "", "measured": "", "reported": " (r)", "derived": " (d)", "assumed": " (a)"}[figure.kind]
-    return f"{figure.value / unit:,.3g} {name}{mark}" if figure.value < 1000 * unit else f"{figure.value / unit:,.0f} {name}{mark}"
+    mark = {"published": "", "measured": "", "reported": "(r)", "derived": "(d)", "assumed": "(a)"}[figure.kind]
+    value = figure.value / unit
+    return " ".join(part for part in (f"{value:,.3g}" if value < 1000 else f"{value:,.0f}", name, mark) if part)

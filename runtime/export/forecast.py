@@ -43,14 +43,14 @@ _MODALITIES: dict[str, Modality] = {f"{modality}_conditions": modality for modal
 STATE_PER_PIXEL = {"vae_encode": 1404, "vae_decode": 2366, "tiny_decode": 84}  # elements at full width
 
 
-def bits_of(recipe: WeightRecipe, program: str, module: str) -> int:
+def bits_of(recipe: WeightRecipe, program: str, module: str) -> float:
     """What a weight of this layer takes: 4-bit groups have a 16-bit scale each; the tables of palettes are less than a bit."""
     rule = recipe.rule_for(program, module)
     if rule is None or rule.weights == "fp32":
         return 32
     if rule.weights in PALETTES:
         return PALETTES[rule.weights] + 1
-    return 8 if rule.weights == "int8" else 4 + -(-16 // rule.group)
+    return 8 if rule.weights == "int8" else 4 + 16 / rule.group
 
 
 def _elements(*modules: object) -> int:
@@ -101,12 +101,14 @@ def program_weights(sizes: Architecture, recipe: WeightRecipe, roles: Iterable[s
             constants = sum(buffer.numel() for buffer in part.buffers())
             found[role] = FLOAT * (_elements(part) - linear + constants) + _stored(part, recipe, role, "")
         else:
-            found[role] = _encoder_elements(sizes, role) * bits_of(recipe, role, "blocks") // 8
+            found[role] = _stored_encoder(sizes.wav2vec2 if role == "audio_encoder" else sizes.clip, recipe, role)
     return found
 
 
-def _encoder_elements(sizes: Architecture, role: str) -> int:
-    return _count(sizes.wav2vec2 if role == "audio_encoder" else sizes.clip)
+def _stored_encoder(layout: EncoderConfig, recipe: WeightRecipe, role: str) -> int:
+    """Of an encoder, by the shapes of its tensors: matrices are layers; convolutions, norms and positions stay as they are."""
+    bits = {True: bits_of(recipe, role, "blocks"), False: 8 * FLOAT}
+    return sum(int(math.prod(shape) * bits[len(shape) == 2]) // 8 for shape in layout.tensors().values())
 
 
 class _VAEPart(nn.Module):
@@ -130,7 +132,7 @@ def _stored_coder(module: nn.Module, recipe: WeightRecipe, role: str) -> int:
 def _stored(module: nn.Module, recipe: WeightRecipe, program: str, prefix: str) -> int:
     """Bytes of a module's linear layers as a recipe stores them."""
     return sum(
-        layer.weight.numel() * bits_of(recipe, program, prefix + name) // 8
+        int(layer.weight.numel() * bits_of(recipe, program, prefix + name)) // 8
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear)
     )

@@ -1,7 +1,8 @@
 """What a program computes, counted on a module without weights: products with their shapes, and bytes of what has no products.
 
-A product is a linear layer, a convolution, or one of two activations. Bytes are those that each operator without products would read
-and write; views are free. Nothing here knows a device or a recipe: how a layer is stored decides later what a product costs.
+A product is a linear layer, a convolution, or one of two activations. Bytes are those that each operator without products
+would read and write; views are free. Nothing here knows a device or a recipe: how a layer is stored decides later what a product
+costs.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, CausalConv3d)
 class Product:
     """One product. `module`: the layer's name in its program, as recipes' patterns match it. `shape`: of a linear layer (rows,
     inputs, outputs); of a convolution (pictures, inputs, rows, columns, outputs, kernel rows, kernel columns, stride, groups); of
-    two activations (batch, rows, depth, columns). `flops`: two per multiplication and addition. `weights`: elements that are read."""
+    two activations (batch, rows, depth, columns). `flops`: two per multiplication and addition. `weights`: elements of them."""
 
     kind: Kind
     module: str

@@ -1,7 +1,7 @@
 """The table of devices, and its rules: every figure with its unit, where it comes from, and how sure it is.
 
-A rate is cores × clock × operations per cycle, of the cores that a runtime's threads run on. Nothing is taken for known that is not:
-a device without a figure says None, and the forecast leaves out what it would need.
+A rate is cores × clock × operations per cycle, of the cores that a runtime's threads run on. Nothing is taken for known
+that is not: a device without a figure says None, and the forecast leaves out what it would need.
 """
 
 from __future__ import annotations

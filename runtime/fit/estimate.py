@@ -34,7 +34,7 @@ ACTIVATIONS, LATENTS, PROCESS = "activations", "latents and frames", "the proces
 # ---- 1. Bytes -------------------------------------------------------------------------------------------------------------------
 
 
-def bits(work: Workload, role: str, product: Product) -> int:
+def bits(work: Workload, role: str, product: Product) -> float:
     """That a weight of this product takes; 0 of products of two activations."""
     if product.kind == "activations":
         return 0
@@ -58,7 +58,7 @@ def packed_bytes(work: Workload, role: str) -> int:
 def _packed(work: Workload, role: str, counted: Counted) -> int:
     """A layer that runs twice in a method is laid out once."""
     layers = {(product.module, product.weights): product for product in counted.products if product.weights}
-    return sum(product.weights * bits(work, role, product) // 8 for product in layers.values())
+    return sum(int(product.weights * bits(work, role, product)) // 8 for product in layers.values())
 
 
 def file_bytes(work: Workload) -> dict[str, int]:
@@ -114,7 +114,7 @@ def streamed_bytes(work: Workload, role: str) -> int:
 class Rates(Protocol):
     """How long a device takes for what is counted."""
 
-    def product(self, product: Product, kind: Type, bits: int) -> float: ...
+    def product(self, product: Product, kind: Type, bits: float) -> float: ...
 
     def moved(self, counted: Counted) -> float:
         """For all operators of a call that have no products."""
@@ -131,7 +131,7 @@ class TableRates:
 
     device: Device
 
-    def product(self, product: Product, kind: Type, bits: int) -> float:
+    def product(self, product: Product, kind: Type, bits: float) -> float:
         device = self.device
         computing = product.flops / (device.rates[kind].value * device.reached.value)
         reading = product.weights * bits / 8 / device.bandwidth.value if device.bandwidth else 0.0

@@ -47,7 +47,7 @@ RESIDENT = (
     "from echoedge.targets.executorch.program_file import runtime; runtime(); "
     "from echoedge.core.memory import peak_bytes; print(peak_bytes())"
 )
-Key = tuple[Kind, Type, int, tuple[int, ...]]
+Key = tuple[Kind, Type, float, tuple[int, ...]]
 
 
 # ---- 1. Parts -------------------------------------------------------------------------------------------------------------------
@@ -169,8 +169,9 @@ def process_bytes() -> int:
 
 @dataclass(frozen=True)
 class HostRates:
-    """What products and the rest took here, seconds. `wall`: by what is multiplied; `by_shape`: bytes per second of operators
-    without products; `copying`: bytes per second; `call`: of a call that computes nothing; `packing`: bytes of weights per second."""
+    """What products and the rest took here. `wall`, `cpu`: seconds by what is multiplied; `moving`: bytes per second of operators
+    without products; `copying`: bytes per second; `call`: seconds of a call that computes nothing; `packing`: bytes of weights per
+    second."""
 
     wall: dict[Key, float]
     cpu: dict[Key, float]
@@ -180,7 +181,7 @@ class HostRates:
     packing: float
     threads: int
 
-    def product(self, product: Product, kind: Type, bits: int) -> float:
+    def product(self, product: Product, kind: Type, bits: float) -> float:
         key = (product.kind, kind, bits, product.shape)
         if key in self.wall:
             return self.wall[key]

@@ -22,6 +22,7 @@ from ...core.weights.passport import Passport
 from ...core.weights.source import Making, roles_of
 from ...quantize.recipes import WeightRecipe, read_recipe
 from ..export.request import TEXT_ROWS, plan_of
+from ..registry import target_of
 from .counting import Counted, HollowSource, methods_of
 
 LONGEST = 3600.0  # seconds of video that are asked about
@@ -167,6 +168,11 @@ def workload(
         raise ConfigError(
             f"--size is {height}x{width}; nano was trained at {NANO_CLIP.height}x{NANO_CLIP.width} and reads no other."
         )
+    compiler = target_of("executorch")
+    refusals = (compiler.refuses(rule.weights, compiler.options()) for rule in recipe.rules)
+    for refusal in refusals:
+        if refusal is not None:
+            raise ConfigError(refusal)
     clip = ClipSpec(height, width, frames)
     sizes = sizes or Architecture(config)
     played = PLAN_PRESETS[config.name]
