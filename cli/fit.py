@@ -16,7 +16,7 @@ from .options import parse_size
 from .words import JsonOption, bars, out, refuse_options
 
 if TYPE_CHECKING:
-    from ..runtime.fit.devices import Device
+    from ..runtime.fit.devices import Device, Figure
     from ..runtime.fit.fit import Fit, Forecast
 
 ASKED_PANEL = "What would be compiled and played"
@@ -171,10 +171,8 @@ def print_devices(devices: Sequence[Device]) -> None:
     )
 
 
-def _figure(figure: object, unit: float, name: str) -> str:
-    from ..runtime.fit.devices import Figure
-
-    if not isinstance(figure, Figure):
+def _figure(figure: Figure | None, unit: float, name: str) -> str:
+    if figure is None:
         return "–"
     mark = {"published": "", "measured": "", "reported": "(r)", "derived": "(d)", "assumed": "(a)"}[figure.kind]
     value = figure.value / unit

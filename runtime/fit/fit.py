@@ -20,7 +20,7 @@ from .workload import Workload, changed, fewer_steps
 
 COARSER = {"fp32": ("int8", "int4"), "int8": ("mixed", "int4"), "mixed": ("int4",)}
 FRAMES = (13, 9, 5)  # of a window, tried below what is asked
-SMALLER = (3 / 4, 2 / 3, 1 / 2)  # of a picture's sides, each of the size before: three quarters, half, a quarter
+SMALLER = ((3, 4), (2, 3), (1, 2))  # of a picture's sides, each of the size before: three quarters, half, a quarter
 LEAST_SIDE = 64
 SLOWEST = 1e6  # seconds per second of video that somebody may ask for
 
@@ -188,8 +188,8 @@ def _size(work: Workload) -> Iterator[tuple[str, Workload]]:
     if work.built_in:
         return
     sides = (work.clip.height, work.clip.width)
-    for share in SMALLER:
-        height, width = (max(min(LEAST_SIDE, side), int(side * share) // SIZE_MULTIPLE * SIZE_MULTIPLE) for side in sides)
+    for part, whole in SMALLER:
+        height, width = (max(min(LEAST_SIDE, side), side * part // whole // SIZE_MULTIPLE * SIZE_MULTIPLE) for side in sides)
         if height * width < sides[0] * sides[1]:
             sides = (height, width)
             clip = ClipSpec(height, width, work.clip.frames, work.clip.fps, work.clip.sample_rate)
