@@ -25,6 +25,8 @@ from .api_studies import Place, Progress, Size, Warn, silent
 from .api_studies import compare_roundings as compare_roundings
 from .api_studies import distill as distill
 from .api_studies import distill_checkpoint as distill_checkpoint
+from .api_studies import fit as fit
+from .api_studies import fit_devices as fit_devices
 from .api_studies import hearing as hearing
 from .api_studies import search_recipe as search_recipe
 from .api_studies import steps_study as steps_study

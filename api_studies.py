@@ -1,4 +1,4 @@
-"""The part of `api` that trains and studies; `api` hands it on, and is what to call."""
+"""The part of `api` that trains, studies and forecasts; `api` hands it on, and is what to call."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from .core.alone import alone
 
 if TYPE_CHECKING:
+    from .runtime.fit.devices import Device
+    from .runtime.fit.fit import Fit
     from .runtime.studies.block_search import FoundForBlocks
     from .runtime.studies.hearing_study import HearingStudy
     from .runtime.studies.searches import NanoSearch
@@ -372,3 +374,71 @@ def compare_roundings(
     return searches.compare_roundings(
         Path(out), work=Path(work), clips=clips, played=played, force=force, progress=progress, report=report
     )
+
+
+def fit(
+    *,
+    model: str = "nano",
+    weights: str = "int8",
+    size: Size | None = None,
+    frames: int = 25,
+    steps: int | None = None,
+    decoder: str = "full",
+    text_rows: int = 64,
+    seconds: float | None = None,
+    device: str = "host",
+    device_file: Place | None = None,
+    within: float | None = None,
+    threads: int | None = None,
+    rounds: int = 5,
+    progress: Progress = silent,
+) -> Fit:
+    """Whether a model would fit a device and how fast it would play there, forecast before anything is compiled; `.fits`, and
+    `.change` that would make it fit. The target is executorch on the processor.
+
+    model to text_rows: as of `export`, one decoder. seconds: of video, one window's by default. device: a name of the table, or of
+    `device_file`, or "host": this machine, whose rates are measured on `threads` threads in `rounds` rounds. within: the most
+    seconds that a second of video may take.
+
+    Raises:
+        ConfigError: an option or a device is unknown or out of range.
+        InputError: the file of devices cannot be read.
+    """
+    from .core.errors import ConfigError
+    from .runtime.fit.devices import HOST, devices_of, find_device, read_table
+    from .runtime.fit.estimate import Rates, TableRates
+    from .runtime.fit.fit import fit as fitted
+    from .runtime.fit.workload import Workload, workload
+
+    host = device.strip().casefold() == HOST
+    if host and device_file is not None:
+        raise ConfigError(f"--device-file is {device_file}; it goes with a --device that it describes, and host is measured.")
+    if not host:
+        for name, value, usual in (("threads", threads, None), ("rounds", rounds, 5)):
+            if value != usual:
+                raise ConfigError(f"--{name} is {value!r}; it goes with --device host, which is measured, not with {device!r}.")
+        found = find_device(devices_of(read_table(None if device_file is None else Path(device_file))), device)
+    work = workload(model, weights, size=size, frames=frames, steps=steps, decoder=decoder, text_rows=text_rows, seconds=seconds)
+    if not host:
+        rates: Rates = TableRates(found)
+        return fitted(work, found, rates, within=within)
+    from .runtime.fit.host import host_device, measure_rates, stays_loaded
+
+    measured = measure_rates(work, rounds, threads, progress)
+    found = host_device(measured)
+
+    def stays(given: Workload) -> bool:
+        return stays_loaded(given, int(found.app_bytes.value))
+
+    return fitted(work, found, measured, within=within, stays=stays)
+
+
+def fit_devices(device_file: Place | None = None) -> tuple[Device, ...]:
+    """The devices that `fit` knows, or those of a file.
+
+    Raises:
+        InputError: the file cannot be read, or is no table of devices.
+    """
+    from .runtime.fit.devices import devices_of, read_table
+
+    return tuple(devices_of(read_table(None if device_file is None else Path(device_file))).values())

@@ -24,6 +24,7 @@ from .demo import demo
 from .distill import distill_app
 from .doctor import doctor
 from .export import export
+from .fit import fit
 from .inspect import inspect
 from .operators import bench_operators
 from .players import serve_programs, vectors
@@ -40,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for _verb in (export, animate, verify, bench, inspect, bench_operators, doctor, demo, vectors, serve_programs):
+for _verb in (export, fit, animate, verify, bench, inspect, bench_operators, doctor, demo, vectors, serve_programs):
     app.command()(_verb)
 app.add_typer(train_app, name="train")
 app.add_typer(distill_app, name="distill")

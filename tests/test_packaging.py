@@ -45,6 +45,7 @@ def test_the_wheel_holds_modules_and_assets_and_nothing_else(source: Path, tmp_p
     names, said = built(source, "wheel", tmp_path)
     modules = {path.relative_to(REPO) for floor in FLOORS for path in (REPO / floor).rglob("*.py")}
     assets = {path.relative_to(REPO) for path in (REPO / "core" / "assets").rglob("*") if path.is_file()}
+    assets.add(Path("runtime/fit/devices.json"))
     root = {Path(path.name) for path in REPO.glob("*.py")} - {Path("setup.py")}
     expected = {f"echoedge/{path.as_posix()}" for path in modules | assets | root}
     assert {name for name in names if ".dist-info/" not in name} == expected

@@ -70,7 +70,7 @@ def animated(bundle: Path, folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["--help", "inspect --help", "inspect"])
+@pytest.mark.parametrize("command", ["--help", "inspect --help", "inspect", "fit --devices"])
 def test_what_only_reads_imports_no_torch(command: str, bundle_path: Path) -> None:
     arguments = command.split() + ([str(bundle_path)] if command == "inspect" else [])
     assert unwanted(COMMAND_LINE.format(arguments=arguments), with_torch=False) == set()

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...core.bundle import DECODE_PROGRAMS
 from ...core.config import ClipSpec, ModelConfig
 from ...core.memory import Need
 from ...core.model.architecture import Architecture, skeleton
 from ...core.model.attention import PROJECTIONS, Modality
+from ...core.model.encoders import NanoEncoders
 from ...core.model.pretrained import EncoderConfig
 from ...core.model.programs import condition_shapes
 from ...core.model.transformer import Block, DiT
@@ -38,17 +39,18 @@ COPIES_HELD = 4  # of a model's weights in a job: its own, rewritten, traced, en
 _NOT_COMPILING = ("reference", "data", "proof")  # first words of jobs' names
 STATES_HELD = 4  # of a streaming program's states in its proof: recorded and computed, in and out
 ENCODERS_HELD = 3  # of an encoder's stored weights while it is lowered
+_MODALITIES: dict[str, Modality] = {f"{modality}_conditions": modality for modality in PROJECTIONS}
 STATE_PER_PIXEL = {"vae_encode": 1404, "vae_decode": 2366, "tiny_decode": 84}  # elements at full width
 
 
-def bits_of(recipe: WeightRecipe, program: str, module: str) -> int:
+def bits_of(recipe: WeightRecipe, program: str, module: str) -> float:
     """What a weight of this layer takes: 4-bit groups have a 16-bit scale each; the tables of palettes are less than a bit."""
     rule = recipe.rule_for(program, module)
     if rule is None or rule.weights == "fp32":
         return 32
     if rule.weights in PALETTES:
         return PALETTES[rule.weights] + 1
-    return 8 if rule.weights == "int8" else 4 + -(-16 // rule.group)
+    return 8 if rule.weights == "int8" else 4 + 16 / rule.group
 
 
 def _elements(*modules: object) -> int:
@@ -73,10 +75,64 @@ def condition_weights(sizes: Architecture, recipe: WeightRecipe, modality: Modal
     )
 
 
+def program_weights(sizes: Architecture, recipe: WeightRecipe, roles: Iterable[str], built_in: bool = False) -> dict[str, int]:
+    """Bytes of each program's weights as they are stored. `built_in`: of nano, whose encoders are small; else of a checkpoint."""
+    config, found = sizes.transformer, {}
+    coders: dict[str, Callable[[], nn.Module]] = {
+        "vae_encode": lambda: _VAEPart(skeleton(VAE, config.vae), "encoder", "conv1"),
+        "vae_decode": lambda: _VAEPart(skeleton(VAE, config.vae), "decoder", "conv2"),
+    }
+    for role in roles:
+        if role == "denoise":
+            found[role] = step_bytes(sizes, recipe)
+        elif role in _MODALITIES:
+            found[role] = condition_weights(sizes, recipe, _MODALITIES[role])
+        elif role in ("patch_conditions", "denoise_reusing"):
+            dit = skeleton(DiT, config)
+            found[role] = FLOAT * _elements(dit.patch_embedding, *((dit.head,) if role == "denoise_reusing" else ()))
+        elif role in coders:
+            found[role] = _stored_coder(coders[role](), recipe, role)
+        elif role == "tiny_decode":
+            found[role] = FLOAT * _count(sizes.tiny_vae)
+        elif built_in:
+            encoders = skeleton(NanoEncoders, config)
+            part = {"audio_encoder": encoders.audio, "image_encoder": encoders.image, "text_encoder": encoders.text}[role]
+            linear = sum(layer.weight.numel() for layer in part.modules() if isinstance(layer, nn.Linear))
+            constants = sum(buffer.numel() for buffer in part.buffers())
+            found[role] = FLOAT * (_elements(part) - linear + constants) + _stored(part, recipe, role, "")
+        else:
+            found[role] = _stored_encoder(sizes.wav2vec2 if role == "audio_encoder" else sizes.clip, recipe, role)
+    return found
+
+
+def _stored_encoder(layout: EncoderConfig, recipe: WeightRecipe, role: str) -> int:
+    """Of an encoder, by the shapes of its tensors: matrices are layers; convolutions, norms and positions stay as they are."""
+    bits = {True: bits_of(recipe, role, "blocks"), False: 8 * FLOAT}
+    return sum(int(math.prod(shape) * bits[len(shape) == 2]) // 8 for shape in layout.tensors().values())
+
+
+class _VAEPart(nn.Module):
+    """One way through a VAE, its layers named as in a program."""
+
+    def __init__(self, vae: VAE, *names: str) -> None:
+        super().__init__()
+        self.vae = nn.ModuleDict({name: getattr(vae, name) for name in names})
+
+
+def _stored_coder(module: nn.Module, recipe: WeightRecipe, role: str) -> int:
+    """Of a VAE's way, whose convolutions have rules of their own. Its two methods share what both use."""
+    total = 0
+    for name, layer in module.named_modules():
+        own = FLOAT * sum(parameter.numel() for parameter in layer.parameters(recurse=False))
+        rule = recipe.rule_for(role, name, "convolution") if isinstance(getattr(layer, "weight", None), Tensor) else None
+        total += own // 4 if rule is not None and rule.weights == "int8" else own
+    return total
+
+
 def _stored(module: nn.Module, recipe: WeightRecipe, program: str, prefix: str) -> int:
     """Bytes of a module's linear layers as a recipe stores them."""
     return sum(
-        layer.weight.numel() * bits_of(recipe, program, prefix + name) // 8
+        int(layer.weight.numel() * bits_of(recipe, program, prefix + name)) // 8
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear)
     )
@@ -93,6 +149,16 @@ def step_activations(model: ModelConfig, clip: ClipSpec) -> int:
     hidden = 2 * n * model.ffn_dim + 8 * n * model.dim
     logits = 2 * model.heads * query_chunk(model.heads, n, n) * n
     return FLOAT * (hidden + logits)
+
+
+def picture_bytes(model: ModelConfig, clip: ClipSpec) -> int:
+    """Of four frames of the VAE's widest layers."""
+    return FLOAT * 8 * model.vae.dim * clip.height * clip.width
+
+
+def state_bytes(model: ModelConfig, clip: ClipSpec, role: str) -> int:
+    """Of what a streaming program hands to its next call, of the released VAE's shape."""
+    return FLOAT * STATE_PER_PIXEL[role] * clip.height * clip.width * model.vae.dim // 96
 
 
 def needs(request: ExportRequest, shape: int) -> dict[str, Need]:
@@ -135,9 +201,8 @@ def checkpoint_needs(
     block = FLOAT * _elements(blocks[0])
     outer = FLOAT * (_elements(dit) - _elements(*blocks))
     conditions, activations = condition_bytes(config, clip, text_rows), step_activations(config, clip)
-    pixels = clip.height * clip.width
-    picture = FLOAT * 8 * config.vae.dim * pixels  # four frames of the VAE's widest layers
-    states = {name: FLOAT * STATE_PER_PIXEL[name] * pixels * config.vae.dim // 96 for name in ("vae_encode", *decoders)}
+    picture = picture_bytes(config, clip)
+    states = {name: state_bytes(config, clip, name) for name in ("vae_encode", *decoders)}
     vae = skeleton(VAE, config.vae)
     weights = {
         "audio_encoder": FLOAT * _count(sizes.wav2vec2), "image_encoder": FLOAT * _count(sizes.clip),
@@ -167,20 +232,24 @@ def checkpoint_needs(
             activations=2 * picture,
         ),
     }
-    step = step_bytes(sizes, recipe)
+    coders = ("audio_encoder", "image_encoder", "vae_encode", *decoders)
+    held = program_weights(sizes, recipe, ("denoise", *_MODALITIES, *coders))
+    step = held["denoise"]
     found["denoise"], found["data of denoise"] = need(embeddings=outer, weights=step, blocks=4 * block), need(weights=step)
     found["proof of denoise"] = need(weights=step, conditions=conditions, activations=activations)
     for modality in PROJECTIONS:
-        role, stored = f"{modality}_conditions", condition_weights(sizes, recipe, modality)
+        role = f"{modality}_conditions"
+        stored = held[role]
         found[role], found[f"data of {role}"] = need(embeddings=2 * outer, weights=stored, blocks=block), need(weights=stored)
         found[f"proof of {role}"] = need(weights=stored, conditions=2 * conditions)
     for role in ("patch_conditions", "denoise_reusing"):
         found[role] = need(embeddings=2 * outer, activations=conditions)
         found[f"data of {role}"] = found[f"proof of {role}"] = need(weights=outer, activations=conditions)
-    for name in ("audio_encoder", "image_encoder", "vae_encode", *decoders):
-        linear = name in ("audio_encoder", "image_encoder")  # the others are convolutions, which stay in full precision
-        stored = weights[name] * bits_of(recipe, name, "blocks") // 32 if linear else weights[name]
-        found[name] = need(mapped_weights=RELIEF_BYTES, weights=(ENCODERS_HELD if linear else LOWERED_CONVOLUTIONS) * stored)
+    for name in coders:
+        linear = name in ("audio_encoder", "image_encoder")  # the others are convolutions, which the compiler holds unrounded
+        stored = held[name]
+        lowered = ENCODERS_HELD * stored if linear else LOWERED_CONVOLUTIONS * weights[name]
+        found[name] = need(mapped_weights=RELIEF_BYTES, weights=lowered)
         found[f"data of {name}"] = need(weights=stored)
         found[f"proof of {name}"] = need(
             weights=2 * stored, state=STATES_HELD * states.get(name, 0), activations=picture if name in states else 0

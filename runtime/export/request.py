@@ -232,7 +232,7 @@ def nano_request(
         if said is not None:
             warn(said)
     return ExportRequest(
-        source, (clip,), _plan(played, clip, steps), recipe, (demo_material(clip, whole=True),),
+        source, (clip,), plan_of(played, clip, steps), recipe, (demo_material(clip, whole=True),),
         demo_material(clip, whole=True, number=1), target, compiler.options(**(options or {})), ("full",), source.config.text_len,
         student=student,
     )  # fmt: skip
@@ -280,7 +280,7 @@ def checkpoint_request(
     longest = max((len(rows) for rows in pack.values()), default=0)
     if longest >= text_rows:
         raise InputError(f"A prompt of {prompts} has {longest} tokens; --text-rows {text_rows} reads up to {text_rows - 1}.")
-    plan = _plan(played, clips[0], steps)
+    plan = plan_of(played, clips[0], steps)
     lost = [text for text in plan.texts.values() if pack and text not in pack]
     if lost:
         raise InputError(
@@ -297,7 +297,7 @@ def checkpoint_request(
     )  # fmt: skip
 
 
-def _plan(options: PlanOptions, clip: ClipSpec, steps: int | None) -> SamplingPlan:
+def plan_of(options: PlanOptions, clip: ClipSpec, steps: int | None) -> SamplingPlan:
     """The plan in windows of the clip's length.
 
     Raises:

@@ -1,0 +1,301 @@
+"""The rates of this machine, measured for what is asked: the products that take most of a film, as compiled programs.
+
+1. parts     products of a workload by their shapes, the largest first; and what has no products, on rows and on pictures
+2. measure   each compiled as a program of a bundle is, in turn, round by round, medians
+3. rates     a product that was measured takes what it took; another one goes by the nearest of its kind
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+
+from ...core.files import available_memory
+from ...core.model.programs import EntryPoint
+from ...core.model.vae import ChannelNorm
+from ...core.plan import check_count
+from ...quantize.recipes import Rule, WeightRecipe
+from ...targets.executorch.program_file import ProgramFile, set_threads, threads
+from ..bench.machine import device_name
+from ..bench.operators import Part, Ready, compile_part
+from .counting import Counted, Kind, Product, counted
+from .devices import HOST, Device, Figure
+from .estimate import Type, bits, file_bytes, type_of
+from .workload import Workload
+
+Progress = Callable[[str, int, int], None]
+MOST_PRODUCTS = 16  # compiled and timed, besides the largest of each kind; the others go by them
+SHARE = 0.97  # of the FLOPs, beyond which nothing more is timed
+ROWS, WIDTH = 448, 1536  # of what stands for operators on rows: a clip of 128x128x25 of flash
+CHANNELS, SIDE = 96, 128  # of what stands for operators on pictures
+COPY = 64 << 20  # bytes that are copied to learn how fast memory is
+PACKED = (1024, 4096)  # inputs and outputs of the layer that is loaded to learn how fast loading is
+RESIDENT = (
+    "import echoedge.runtime.bench.clip, echoedge.runtime.play.animate; "
+    "from echoedge.targets.executorch.program_file import runtime; runtime(); "
+    "from echoedge.core.memory import peak_bytes; print(peak_bytes())"
+)
+Key = tuple[Kind, Type, float, tuple[int, ...]]
+
+
+# ---- 1. Parts -------------------------------------------------------------------------------------------------------------------
+
+
+class Rows(nn.Module):
+    """Operators between the products of a transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.act = nn.LayerNorm(WIDTH, elementwise_affine=False), nn.GELU(approximate="tanh")
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return x + self.act(self.norm(x) * (scale + 1.0) + scale)
+
+
+class Pictures(nn.Module):
+    """Operators between the convolutions of a VAE."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.act = ChannelNorm(CHANNELS, 3), nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.act(self.norm(x[None]))[0]) * 0.5
+
+
+class Logits(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(x, -1)
+
+
+class Matrices(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.bmm(a, b)
+
+
+def keys_of(work: Workload) -> dict[Key, tuple[int, Product]]:
+    """FLOPs of a film by what is multiplied, the most first, and one product of each."""
+    found: dict[Key, tuple[int, Product]] = {}
+    for call in work.calls:
+        for product in call.counted.products:
+            key = (product.kind, type_of(work, call.role, product), bits(work, call.role, product), product.shape)
+            total = found[key][0] if key in found else 0
+            found[key] = (total + call.times * product.flops, product)
+    return dict(sorted(found.items(), key=lambda item: -item[1][0]))
+
+
+def chosen(work: Workload, most: int = MOST_PRODUCTS) -> list[Key]:
+    """What is timed: as many as make `SHARE` of the FLOPs, `most` at most, and the largest of each kind and type."""
+    every = keys_of(work)
+    total, done, picked = sum(flops for flops, _ in every.values()), 0, list[Key]()
+    for key, (flops, _) in every.items():
+        first = not any(key[:2] == other[:2] for other in picked)
+        if first or (done < SHARE * total and len(picked) < most):
+            picked.append(key)
+            done += flops
+    return picked
+
+
+def part_of(key: Key) -> Part:
+    """The product as a part of the operator bench."""
+    kind, _, _, shape = key
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator)
+
+    module: nn.Module
+    if kind == "linear":
+        rows, inputs, outputs = shape
+        module, given = nn.Sequential(nn.Linear(inputs, outputs)), (randn(1, rows, inputs),)
+    elif kind == "activations":
+        batch, rows, depth, columns = shape
+        module, given = Matrices(), (randn(batch, rows, depth), randn(batch, depth, columns))
+    else:
+        pictures, inputs, rows, columns, outputs, high, wide, stride, groups = shape
+        padding = (high // 2, wide // 2)
+        conv = nn.Conv2d(inputs, outputs, (high, wide), (1 if rows == 1 else stride, stride), padding, groups=groups)
+        module, given = nn.Sequential(conv), (randn(pictures, inputs, rows, columns),)
+    return Part(kind, module.eval().requires_grad_(False), given, 1)
+
+
+def recipe_of(key: Key) -> WeightRecipe:
+    """That stores its weights as the workload's does."""
+    kind, multiplied, width, _ = key
+    if multiplied == "fp32":
+        return WeightRecipe(name="fp32")
+    layers = "convolution" if kind == "convolution" else "linear"
+    return WeightRecipe(name="timed", rules=(Rule(weights="int8" if width == 8 else "int4", layers=layers),))  # type: ignore[arg-type]
+
+
+# ---- 2. Measure -----------------------------------------------------------------------------------------------------------------
+
+
+def _medians(calls: Sequence[Callable[[], object]], rounds: int, progress: Progress) -> list[tuple[float, float]]:
+    """Wall and CPU seconds of each call; the first round warms up."""
+    taken: list[list[tuple[float, float]]] = [[] for _ in calls]
+    for number in range(rounds + 1):
+        for found, call in zip(taken, calls, strict=True):
+            started, used = time.perf_counter(), time.process_time()
+            call()
+            found.append((time.perf_counter() - started, time.process_time() - used))
+        progress("rounds", number + 1, rounds + 1)
+    columns = [list(zip(*each[1:], strict=True)) for each in taken]
+    return [(statistics.median(wall), statistics.median(cpu)) for wall, cpu in columns]
+
+
+def _moved(module: nn.Module, *inputs: Tensor) -> Counted:
+    named = {f"input_{number}": x for number, x in enumerate(inputs)}
+    return counted(EntryPoint(module.to("meta"), named, ["y"]))
+
+
+def process_bytes() -> int:
+    """Resident bytes of a player's process before it loads a program."""
+    told = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True)
+    return int(told.stdout.split()[-1])
+
+
+@dataclass(frozen=True)
+class HostRates:
+    """What products and the rest took here. `wall`, `cpu`: seconds by what is multiplied; `moving`: bytes per second of operators
+    without products; `copying`: bytes per second; `call`: seconds of a call that computes nothing; `packing`: bytes of weights per
+    second."""
+
+    wall: dict[Key, float]
+    cpu: dict[Key, float]
+    moving: float
+    copying: float
+    call: float
+    packing: float
+    threads: int
+
+    def product(self, product: Product, kind: Type, bits: float) -> float:
+        key = (product.kind, kind, bits, product.shape)
+        if key in self.wall:
+            return self.wall[key]
+        like = [other for other in self.wall if other[:2] == key[:2]] or [other for other in self.wall if other[1] == kind]
+        nearest = min(like or self.wall, key=lambda other: abs(math.log(_flops(other) / product.flops)))
+        return product.flops / _flops(nearest) * self.wall[nearest]
+
+    def moved(self, counted: Counted) -> float:
+        return self.call + counted.moved / self.moving + counted.passed / self.copying
+
+    def loading(self, stored: int, packed: int) -> float | None:
+        return packed / self.packing
+
+    def best(self, kind: Type) -> float | None:
+        """The highest rate that a product of this type came to, per second."""
+        return max((_flops(key) / seconds for key, seconds in self.wall.items() if key[1] == kind), default=None)
+
+
+def _flops(key: Key) -> int:
+    kind, _, _, shape = key
+    if kind != "convolution":
+        return 2 * math.prod(shape)
+    pictures, inputs, rows, columns, outputs, high, wide, stride, groups = shape
+    out = (1 if rows == 1 else -(-rows // stride)) * -(-columns // stride)
+    return 2 * pictures * out * outputs * high * wide * inputs // groups
+
+
+def measure_rates(work: Workload, rounds: int = 5, on: int | None = None, progress: Progress = lambda *_: None) -> HostRates:
+    """Compiles and times what `work` multiplies most. `on`: so many threads, the runtime's choice by default.
+
+    Raises:
+        ConfigError: `rounds` or `on` is out of range.
+        ExportError: a product cannot be compiled.
+    """
+    check_count("rounds", rounds, 1, 1000)
+    if on is not None:
+        check_count("threads", on, 1, 1024)
+        set_threads(on)
+    generator = torch.Generator().manual_seed(1)
+    rows = (torch.randn(1, ROWS, WIDTH, generator=generator), torch.randn(1, 1, WIDTH, generator=generator))
+    pictures = (torch.randn(4, CHANNELS, SIDE, SIDE, generator=generator),)
+    logits = (torch.randn(12, ROWS, ROWS, generator=generator),)
+    keys = chosen(work)
+    rest = [(Rows, rows), (Pictures, pictures), (Logits, logits)]
+    with tempfile.TemporaryDirectory() as scratch:
+        ready: list[Ready] = []
+        total = len(keys) + len(rest) + 1
+        for key in keys:
+            progress("compile", len(ready), total)
+            ready.append(compile_part(part_of(key), recipe_of(key), _folder(scratch, len(ready))))
+        for kind, given in rest:
+            progress("compile", len(ready), total)
+            part = Part(kind.__name__, kind().eval().requires_grad_(False), given, 1)
+            ready.append(compile_part(part, WeightRecipe(name="fp32"), _folder(scratch, len(ready))))
+        empty = compile_part(
+            Part("empty", nn.Sequential(nn.ReLU()), (torch.zeros(1, 1, 8),), 1), WeightRecipe(name="fp32"), _folder(scratch, total)
+        )
+        packing = _packing(Path(scratch))
+        progress("compile", total, total)
+        source = np.ones(COPY, np.uint8)
+        calls = [*(each.run for each in ready), empty.run, lambda: source.copy()]
+        taken = _medians(calls, rounds, progress)
+    call = taken[-2][0]
+    moved = sum(_moved(kind().eval(), *given).moved for kind, given in rest)
+    moving = moved / max(1e-9, sum(wall - call for wall, _ in taken[len(keys) : len(keys) + len(rest)]))
+    products = dict(zip(keys, taken, strict=False))
+    return HostRates(
+        {key: max(1e-9, wall - call) for key, (wall, _) in products.items()}, {key: cpu for key, (_, cpu) in products.items()},
+        moving, COPY / taken[-1][0], call, packing, threads(),
+    )  # fmt: skip
+
+
+def _folder(scratch: str, number: int) -> Path:
+    folder = Path(scratch) / str(number)
+    folder.mkdir()
+    return folder
+
+
+def _packing(scratch: Path) -> float:
+    """Bytes of weights per second until a program of one large layer is loaded, its file in the system's cache."""
+    inputs, outputs = PACKED
+    folder = _folder(str(scratch), 10_000)
+    part = Part("packed", nn.Sequential(nn.Linear(inputs, outputs)), (torch.zeros(1, 1, inputs),), 1)
+    ready = compile_part(part, WeightRecipe(name="fp32"), folder)
+    path, found = ready.file.path, []
+    for _ in range(3):
+        started = time.perf_counter()
+        ProgramFile(path).run("forward", [part.inputs[0].numpy()])
+        found.append(time.perf_counter() - started)
+    return 4 * inputs * outputs / statistics.median(found)
+
+
+# ---- 3. Device ------------------------------------------------------------------------------------------------------------------
+
+
+def host_device(rates: HostRates) -> Device:
+    """This machine as a device: what is free of its memory, and its measured rates."""
+
+    def figure(value: float, source: str) -> Figure:
+        return Figure(value=value, kind="measured", source=source)
+
+    best = {kind: rates.best(kind) for kind in ("int8", "fp32")}  # type: ignore[arg-type]
+    told = f"the fastest of the products that were timed, {rates.threads} threads"
+    return Device(
+        name=HOST, system="linux" if sys.platform == "linux" else "other", chip=device_name(),
+        memory_bytes=figure(psutil.virtual_memory().total, "the system"), app_bytes=figure(available_memory(), "free now"),
+        rates={kind: figure(value, told) for kind, value in best.items() if value is not None},
+        reached=figure(1.0, "rates are of products as they are compiled"),
+        process_bytes=figure(process_bytes(), "a player's process before it loads a program"),
+        packing=figure(rates.packing, "a layer of 16 MB loaded from the system's cache"),
+        bandwidth=figure(2 * rates.copying, "a copy of 64 MB, read and written"), storage=None, threads=rates.threads,
+    )  # fmt: skip
+
+
+def stays_loaded(work: Workload, free: int) -> bool:
+    """Whether this machine's engine keeps all programs loaded: a third of the free memory holds their files."""
+    return sum(file_bytes(work).values()) <= free // 3
