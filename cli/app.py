@@ -19,6 +19,7 @@ from ..core.errors import EchoEdgeError
 from .animate import animate
 from .baseline import baseline_app
 from .bench import bench
+from .bench_job import bench_job
 from .checkpoint import checkpoint_app
 from .demo import demo
 from .distill import distill_app
@@ -39,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for _verb in (export, animate, verify, bench, inspect, bench_operators, doctor, demo):
+for _verb in (export, animate, verify, bench, inspect, bench_operators, bench_job, doctor, demo):
     app.command()(_verb)
 app.add_typer(train_app, name="train")
 app.add_typer(distill_app, name="distill")
