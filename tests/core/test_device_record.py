@@ -49,7 +49,8 @@ def test_clips_longer_than_a_window() -> None:
     found = Sustained.of(600, [100.0, 200.0, 300.0, 450.0, 600.0], FRAMES)
     assert found.first_fps == 0.25
     assert [(window.start_s, window.fps) for window in found.windows] == [
-        (90.0, 0.25), (180.0, 0.25), (300.0, 0.25), (450.0, pytest.approx(0.1667, abs=1e-4)), (600.0, pytest.approx(0.1667, abs=1e-4)),
+        (90.0, 0.25), (180.0, 0.25), (300.0, 0.25), (450.0, pytest.approx(0.1667, abs=1e-4)),
+        (600.0, pytest.approx(0.1667, abs=1e-4)),
     ]  # fmt: skip
     assert found.throttled_at_s == 450.0
 
@@ -82,7 +83,8 @@ def test_a_record_of_a_device_is_read_again_and_earlier_ones_too() -> None:
     ("changes", "words"),
     [
         ({"first_fps": 25.0}, "first_fps is 25, but the clips' times make it 12.5"),
-        ({"throttled_at_s": 90.0}, "throttled_at_s is 90.0"), ({"windows": [{"start_s": 0.0, "clips": 1, "fps": 1.0}]}, "windows are not"),
+        ({"throttled_at_s": 90.0}, "throttled_at_s is 90.0"),
+        ({"windows": [{"start_s": 0.0, "clips": 1, "fps": 1.0}]}, "windows are not"),
         ({"ends_s": [3.0, 2.0]}, "growing"),
     ],
 )  # fmt: skip

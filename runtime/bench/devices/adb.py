@@ -107,13 +107,13 @@ class AdbDevice(PosixDevice):
         self.make(folders)
         return status
 
-    def _start(self, action: str, word: str) -> None:
-        told = self.shell(
-            f"am start -W -S -n {self.app}/{ACTIVITY} --es bench {action} --es job {shlex.quote(word)} 2>&1 || true",
-            timeout=ANSWER_S,
-        )
+    def _start(self, action: str, word: str) -> str:
+        """The app's process."""
+        start = f"am start -W -S -n {self.app}/{ACTIVITY} --es bench {action} --es job {shlex.quote(word)} 2>&1"
+        told = self.shell(f'{start}; echo "process $(pidof {self.app})"')
         if "Error" in told:
-            self.blame(Ran(1, told, ""), f"starting {self.app}")
+            self.blame(Ran(1, told.partition("process ")[0], ""), f"starting {self.app}")
+        return (told.rpartition("process ")[2].split() or [""])[0]
 
     def _answer(self, word: str) -> Status:
         until = time.monotonic() + ANSWER_S
@@ -149,10 +149,9 @@ class AdbDevice(PosixDevice):
 
     def play(self, job: Job) -> Iterator[Status]:
         self.shell(f"cat > {self.folder}/{JOB}", given=job.model_dump_json())
-        self._start("run", job.job)
+        pid = self._start("run", job.job)
         last, told, memory = self._answer(job.job), time.monotonic(), time.monotonic()
         yield last
-        pid = ""
         while last.state not in ("done", "failed"):
             time.sleep(EVERY)
             running = self.shell(f"pidof {self.app} || true").strip()

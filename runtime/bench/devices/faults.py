@@ -120,7 +120,7 @@ FAULTS: dict[str, Fault] = {
         (r"No space left on device", r"[Dd]isk quota exceeded", r"There is not enough .*space", r"Write failed: .*space"),
     ),
     "refused": Fault(
-        (ADB, IOS, SSH), "{device} does not let files be written to {folder} ({said}).",
+        (ADB, SSH), "{device} does not let files be written to {folder} ({said}).",
         "On Android, start the app once by hand; on a board, choose a user who may write there.",
         (r"secure_mkdirs? failed", r"Permission denied$", r"Read-only file system", r"Operation not permitted"),
     ),
@@ -152,7 +152,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "unplugged": Fault(
         (ADB, IOS, SSH), "The connection to {device} was lost while it was measured.",
-        "{device} ends the job and removes the files by itself. Plug it in and run the same command again.",
+        "{cleans}. Plug it in, or see to the network, and run the same command again.",
         (r"lost connection", r"closed by remote host", r"Broken pipe", r"Timeout, server .* not responding", r"error: closed",
          r"CoreDeviceError error 4000", r"device disconnected", r"client_loop", r"Connection to .* closed"),
     ),

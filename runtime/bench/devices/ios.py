@@ -51,6 +51,7 @@ class IosDevice(Device):
     def words(self) -> dict[str, object]:
         return {
             "device": self.name, "means": "ios", "serial": self.serial, "app": self.app, "folder": self.folder, "tool": "devicectl",
+            "cleans": "The app ends; its files stay until the next benchmark, which removes them",
         }  # fmt: skip
 
     # ---- devicectl ----

@@ -168,6 +168,8 @@ class _Asked:
                 progress({"playing": "runs", "sustaining": "sustained", "cooling": "cooling"}[last.state], last.done, last.total)
         if last.state == "failed":
             self._failed(device, last)
+        clips = job.warm_up + job.runs + job.reload
+        progress("runs", clips, clips)  # a quick device may have been done between two looks
         after = device.reading()
         return self._record(device, self._result(device), waits, before, after)
 
@@ -196,7 +198,7 @@ class _Asked:
         words = {"app": last.app, "device": device.name, "said": last.message or "it does not say why"}
         if last.fault == "hot":
             raise fault("hot", waited="time", now=f"status {last.thermal_status}", limit=self.cooling, **words)
-        raise fault("memory", certain="as it says", **words) if last.fault == "memory" else fault("job", **words)
+        raise fault("job", **words)
 
     def _result(self, device: Device) -> Result:
         try:

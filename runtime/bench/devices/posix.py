@@ -54,7 +54,10 @@ class PosixDevice(Device):
 
     def words(self) -> dict[str, object]:
         """For the sentences of faults."""
-        return {"device": self.name, "means": self.means, "serial": self.serial, "app": self.app, "folder": self.folder}
+        return {
+            "device": self.name, "means": self.means, "serial": self.serial, "app": self.app, "folder": self.folder,
+            "tool": self.means, "cleans": "The device ends the job and removes the files by itself",
+        }  # fmt: skip
 
     def blame(self, ran: Ran, doing: str) -> NoReturn:
         """Raises the fault that a tool's words are a sign of."""

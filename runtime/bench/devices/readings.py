@@ -115,8 +115,8 @@ def pss_bytes(text: str) -> int | None:
 
 
 def last_exit(text: str, pid: str) -> tuple[int, str, str] | None:
-    """Of what `dumpsys activity exit-info PACKAGE` prints: reason, its word and the description of the process `pid`; None: not there
-    (Android 10 and before keep none)."""
+    """Of what `dumpsys activity exit-info PACKAGE` prints: reason, its word and description of the process `pid`; None: it is not
+    there (Android 10 and before keep none)."""
     for entry in re.split(r"ApplicationExitInfo #\d+:", text)[1:]:
         number = re.search(r"\bpid=(\d+)", entry)
         reason = re.search(r"(?<!sub)reason=(\d+)(?: \((.*?)\) (?=subreason|status|\s))?", entry)

@@ -1,7 +1,7 @@
 """The player of a board: does what docs/DEVICE_BENCH.md asks of an app, in the folder that a job lies in.
 
-It prints its status in lines of their own and writes result.json when it is done. Its exit status is 0 where the job is done, 3 where
-it failed and said so.
+It prints its status in lines of their own and writes result.json when it is done. Its exit status is 0 where the job is done, 3
+where it failed and said so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .... import __version__
 from ....core.bundle import Bundle
 from ....core.bundle.device_job import CONTRACT, JOB, RESULT, SAID, Job, Result, State, Status
 from ....core.bundle.fields import first_mistakes
-from ....core.errors import EchoEdgeError, InputError, ResourceError
+from ....core.errors import EchoEdgeError, InputError
 from ....core.files import atomic_file, ended_like_interrupted
 from ...play.material import Material
 from ...play.setting import Wanted
@@ -63,8 +63,6 @@ def run_job(folder: Path, say: Callable[[str], None]) -> int:
             result = _played(folder, job, progress)
             with atomic_file(folder / RESULT, force=True) as temporary:
                 temporary.write_text(result.model_dump_json(), encoding="utf-8")
-    except ResourceError as error:
-        tell("failed", fault="job", message=str(error))
     except EchoEdgeError as error:
         tell("failed", fault="job", message=str(error))
     else:

@@ -20,6 +20,7 @@ from echoedge.runtime.play.setting import Wanted
 
 from ...bench_records import bench_record
 
+PIDOF = "p=$(cat {pid} 2>/dev/null) && read -r _ _ state _ < /proc/$p/stat && [ $state != Z ] && echo $p"
 PHONE = Path(__file__).with_name("fakes") / "phone.py"
 THERMAL = """IsStatusOverride: false
 Thermal Status: {status}
@@ -71,16 +72,18 @@ class Lab:
         self.state: dict[str, Any] = {
             "devices": [["SERIAL1", "device", "Pixel_9"]], "phones": [IPHONE, SIMULATED], "host": "board",
             "record": record.to_dict(), "dumpsys battery": BATTERY.format(status=3, level=81),
-            "dumpsys thermalservice": THERMAL.format(status=0, skin=31.5), "dumpsys meminfo": "   TOTAL PSS:   412345   TOTAL RSS: 5",
+            "dumpsys thermalservice": THERMAL.format(status=0, skin=31.5),
+            "dumpsys meminfo": "           TOTAL PSS:   412345            TOTAL RSS:   522222",
         }  # fmt: skip
-        for place, names in (("bin", ("adb", "xcrun", "ssh", "scp")), ("device-bin", ("am", "pm", "pidof", "dumpsys", "echoedge"))):
+        for place, names in (("bin", ("adb", "xcrun", "ssh", "scp")), ("device-bin", ("am", "pm", "dumpsys", "echoedge"))):
             (folder / place).mkdir()
             for name in names:
                 self.program(folder / place / name, f'exec {sys.executable} -S {PHONE} {name} "$@"')
+        self.program(folder / "device-bin" / "pidof", PIDOF.format(pid=folder / "app.pid"))  # it is asked again and again
         (self.root / "data/local/tmp").mkdir(parents=True)
         monkeypatch.setenv("FAKE_DEVICE", str(folder))
         monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin")
-        monkeypatch.setattr(adb, "EVERY", 0.02)
+        monkeypatch.setattr(adb, "EVERY", 0.1)
         monkeypatch.setattr(cooling, "EVERY", 0.02)
 
     @staticmethod

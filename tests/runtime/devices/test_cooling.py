@@ -38,8 +38,9 @@ def test_it_waits_as_long_as_it_takes_and_no_longer() -> None:
     ("text", "means", "warmth", "reached"),
     [
         (None, "adb", Warmth("none"), True), (None, "adb", Warmth("light"), False), ("light", "adb", Warmth("light"), True),
-        ("light", "adb", Warmth("moderate"), False), (None, "ssh", Warmth(None, 55.0), True), (None, "ssh", Warmth(None, 55.1), False),
-        ("light", "ssh", Warmth(None, 99.0), None), ("40", "adb", Warmth("severe", None), None), (None, "host", Warmth(None, 99.0), True),
+        ("light", "adb", Warmth("moderate"), False), (None, "ssh", Warmth(None, 55.0), True),
+        (None, "ssh", Warmth(None, 55.1), False), ("light", "ssh", Warmth(None, 99.0), None),
+        ("40", "adb", Warmth("severe", None), None), (None, "host", Warmth(None, 99.0), True),
     ],
 )  # fmt: skip
 def test_what_is_cool_enough(text: str | None, means: str, warmth: Warmth, reached: bool | None) -> None:

@@ -86,13 +86,12 @@ CASES: dict[str, list[Case]] = {
     "no app": [("adb", {"installed": False}), ("ios", {"installed": False}), ("adb", {"fault": "app of another name"})],
     "no runner": [(BOARD, {"app": "/nowhere/echoedge"})],
     "version": [
-        ("adb", {"fault": "an old app"}), ("ios", {"fault": "an old app"}), (BOARD, {"fault": "an old app"}),
+        ("adb", {"fault": "another app"}), ("ios", {"fault": "another app"}), (BOARD, {"fault": "another app"}),
         (BOARD, {"fault": "an old runner"}),
     ],
     "no answer": [(way, {"fault": "no answer", "before": impatient}) for way in ("adb", "ios", BOARD)],
     "storage": [
-        ("adb", {"fault": "storage"}), ("ios", {"fault": "storage"}), (BOARD, {"fault": "storage"}), ("adb", {"fault": "little room"}),
-        ("ios", {"fault": "little room"}), (BOARD, {"fault": "little room"}),
+        (way, {"fault": when}) for when in ("storage", "little room") for way in ("adb", "ios", BOARD)
     ],
     "refused": [("adb", {"fault": "refused"}), (BOARD, {"fault": "refused"})],
     "busy": [("adb", {"before": busy}), (BOARD, {"before": busy})],
@@ -103,11 +102,13 @@ CASES: dict[str, list[Case]] = {
         ("host", {"before": warm_host, "cool": "50", "cool_timeout": 0.2}),
     ],
     "memory": [
-        ("adb", {"fault": "killed for memory"} | ended("3 (LOW_MEMORY)")), ("adb", {"fault": "killed for memory"} | ended("2 (SIGNALED)")),
+        ("adb", {"fault": "killed for memory"} | ended("3 (LOW_MEMORY)")),
+        ("adb", {"fault": "killed for memory"} | ended("2 (SIGNALED)")),
         ("adb", {"fault": "killed for memory"}), ("ios", {"fault": "killed for memory"}), (BOARD, {"fault": "killed for memory"}),
     ],
     "crashed": [
-        ("adb", {"fault": "a crash"} | ended("5 (APP CRASH(NATIVE))", "crash")), ("ios", {"fault": "a crash"}), (BOARD, {"fault": "a crash"}),
+        ("adb", {"fault": "a crash"} | ended("5 (APP CRASH(NATIVE))", "crash")), ("ios", {"fault": "a crash"}),
+        (BOARD, {"fault": "a crash"}),
     ],
     "ended": [
         ("adb", {"fault": "stopped by hand"} | ended("10 (USER REQUESTED)")), ("ios", {"fault": "stopped by hand"}),
@@ -116,7 +117,7 @@ CASES: dict[str, list[Case]] = {
     "silent": [(way, {"fault": "silent", "before": impatient}) for way in ("adb", "ios", BOARD)],
     "job": [(way, {"fault": "failed"}) for way in ("adb", "ios", BOARD)],
     "unplugged": [
-        (way, {"fault": when}) for when in ("unplugged while it is sent", "unplugged while it plays") for way in ("adb", "ios", BOARD)
+        (way, {"fault": f"unplugged while it {when}"}) for when in ("is sent", "plays") for way in ("adb", "ios", BOARD)
     ],
     "tool": [("adb", {"fault": "odd words"}), (BOARD, {"fault": "odd words"})],
     "no result": [(way, {"fault": "a wrong record"}) for way in ("adb", "ios", BOARD)],

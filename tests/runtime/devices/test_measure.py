@@ -164,7 +164,8 @@ def test_who_is_stopped_leaves_nothing(way: str, number: signal.Signals, lab: La
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "write adb, adb:SERIAL"), ("phone", "is 'phone'; write adb"), ("adb:", "is 'adb:'"), ("ssh", "is 'ssh'"), ("ssh:", "is 'ssh:'"),
+        ("", "write adb, adb:SERIAL"), ("phone", "is 'phone'; write adb"), ("adb:", "is 'adb:'"), ("ssh", "is 'ssh'"),
+        ("ssh:", "is 'ssh:'"),
         ("host:me", "is 'host:me'"), ("ssh:-oProxyCommand=evil", "no name of a device"), ("adb:a b", "no name of a device"),
     ],
 )  # fmt: skip
@@ -177,7 +178,8 @@ def test_what_a_device_cannot_do_is_refused_before_it_is_asked(lab: Lab) -> None
     for way, wanted, how, message in (
         ("adb", Wanted(engine="torch"), {}, "an app has one engine"), ("ios", Wanted(), {"cool": "40"}, "tells no temperature"),
         ("host", Wanted(), {"keep": True}, "this host keeps"), ("host", Wanted(), {"app": "x"}, "Leave it out"),
-        ("adb", replace(Wanted(), clip="64x64x9"), {}, "plays: 32x32x9"), ("ssh:board", Wanted(), {"cool": "cold"}, "write off, a temp"),
+        ("adb", replace(Wanted(), clip="64x64x9"), {}, "plays: 32x32x9"),
+        ("ssh:board", Wanted(), {"cool": "cold"}, "write off, a temp"),
     ):  # fmt: skip
         given: dict[str, Any] = dict(how)
         with pytest.raises(ConfigError, match=message):
