@@ -292,6 +292,14 @@ def bench(
     prompt: str | None = None,
     threads: int | None = None,
     baseline: Place | None = None,
+    device: str | None = None,
+    warm_up: int = 1,
+    sustained: float | None = None,
+    cool: str | None = None,
+    cool_timeout: float = 900.0,
+    app: str | None = None,
+    keep: bool = False,
+    with_serial: bool = False,
     record: bool = False,
     progress: Progress = silent,
     warn: Warn = print,
@@ -305,19 +313,54 @@ def bench(
     """
     from .core.bundle import Bundle
     from .core.bundle.records import keep_bench, recording
+    from .core.errors import ConfigError
     from .runtime.bench.clip import measure_engines, workload_of
     from .runtime.bench.compare import read_benches, require_alike
     from .runtime.play.setting import Setting, Wanted
 
     wanted = Wanted(clip=clip, decoder=decoder, prompts=None if prompts is None else Path(prompts), prompt=prompt, threads=threads)
+    if device is None:
+        of_devices: dict[str, tuple[Any, Any]] = {
+            "warm_up": (warm_up, 1), "sustained": (sustained, None), "cool": (cool, None), "cool_timeout": (cool_timeout, 900.0),
+            "app": (app, None), "keep": (keep, False), "with_serial": (with_serial, False),
+        }  # fmt: skip
+        _refuse("goes with a device", of_devices)
+    elif len(engines) > 1:
+        raise ConfigError(f"engines are {', '.join(engines)}; on a device one engine is measured at a time.")
     with recording(bundle, "benchmark", record, warn) as kept:
         opened = Bundle.open(bundle)
         for name, known in () if baseline is None else read_benches(baseline):
             require_alike(name, known.workload, str(bundle), workload_of(Setting.of(opened, wanted), prompt or ""))
-        found = measure_engines(opened, wanted, engines, runs, progress)
+        if device is None:
+            found = measure_engines(opened, wanted, engines, runs, progress)
+        else:
+            from .runtime.bench.devices.measure import Course, OnDevice, bench_device
+
+            how = OnDevice(device, Course(warm_up, sustained), cool, cool_timeout, app, keep, with_serial)
+            found = (bench_device(opened, replace(wanted, engine=engines[0]), runs, how, progress, warn),)
         for one in found if kept else ():
             keep_bench(opened, one)
     return found
+
+
+def bench_job(folder: Place, *, hello: str | None = None, say: Warn = print) -> int:
+    """Plays the job that `bench(device="ssh:…")` has put into `folder`, and says in lines of its own how far it is; gives the exit
+    status, 0 where it is done. hello: says only what it is, to the job of that word.
+
+    Raises:
+        InputError: there is no such folder, no job, or none that can be read.
+    """
+    from .core.bundle.device_job import SAID
+    from .core.errors import InputError
+    from .runtime.bench.devices import runner
+
+    place = Path(folder)
+    if not place.is_dir():
+        raise InputError(f"There is no folder {place}. `echoedge bench BUNDLE --device ssh:HOST` makes it.")
+    if hello is not None:
+        say(SAID + runner.hello(place, hello).model_dump_json())
+        return runner.DONE
+    return runner.run_job(place, say)
 
 
 def compare_benches(files: Sequence[Place], also: Sequence[BenchRecord] = ()) -> Compared:

@@ -19,6 +19,7 @@ from ..core.errors import EchoEdgeError
 from .animate import animate
 from .baseline import baseline_app
 from .bench import bench
+from .bench_job import bench_job
 from .checkpoint import checkpoint_app
 from .demo import demo
 from .distill import distill_app
@@ -41,7 +42,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for _verb in (export, fit, animate, verify, bench, inspect, bench_operators, doctor, demo, vectors, serve_programs):
+_VERBS = (export, fit, animate, verify, bench, inspect, bench_operators, bench_job, doctor, demo, vectors, serve_programs)
+for _verb in _VERBS:
     app.command()(_verb)
 app.add_typer(train_app, name="train")
 app.add_typer(distill_app, name="distill")

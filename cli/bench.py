@@ -10,7 +10,7 @@ import typer
 
 from .. import api
 from ..core.errors import ConfigError
-from .options import parse_names
+from .options import parse_duration, parse_names
 from .speeds import print_compared, print_speeds
 from .words import (
     ClipOption,
@@ -24,6 +24,8 @@ from .words import (
     told_of_records,
     warn,
 )
+
+PANEL = "On a device"
 
 
 def bench(
@@ -54,9 +56,46 @@ def bench(
     ] = None,
     record: RecordOption = False,
     as_json: JsonOption = False,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Where: adb or adb:SERIAL (Android), ios or ios:UDID, ssh:HOST (a board), or host.",
+            show_default="this process",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
+    warm_up: Annotated[int, typer.Option(min=1, help="Clips played before those that count.", rich_help_panel=PANEL)] = 1,
+    sustained: Annotated[
+        str | None,
+        typer.Option(
+            help="Then clips without a pause, such as 10m: speed over time, and where it throttles.", rich_help_panel=PANEL
+        ),
+    ] = None,
+    cool: Annotated[
+        str | None,
+        typer.Option(
+            help="Wait first until the device is cool: none, light or another word of Android's; degrees Celsius; or off.",
+            show_default="none for phones; 55 for boards; off for host",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
+    cool_timeout: Annotated[str, typer.Option(help="How long to wait for that.", rich_help_panel=PANEL)] = "15m",
+    app: Annotated[
+        str | None,
+        typer.Option(
+            help="Another identifier of the app; of a board, the path of its echoedge.", show_default=False, rich_help_panel=PANEL
+        ),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the bundle there: next time only what is new is sent.", rich_help_panel=PANEL)
+    ] = False,
+    with_serial: Annotated[
+        bool, typer.Option("--with-serial", help="Write the serial number, UDID or host into the record.", rich_help_panel=PANEL)
+    ] = False,
 ) -> None:
-    """Say how fast a bundle plays here, stage by stage; or set such records beside each other."""
+    """Say how fast a bundle plays here or on a device, stage by stage; or set such records beside each other."""
     if compare:
+        refuse_options(context, PANEL, "goes with a bundle that is played; --compare plays nothing")
         refuse_options(context, None, "goes with a bundle that is played; --compare plays nothing", ("paths", "compare", "as_json"))
         compared = api.compare_benches(paths)
         if as_json:
@@ -68,12 +107,17 @@ def bench(
         raise ConfigError(
             f"bench plays one bundle, and {len(paths)} paths are given. Records are set beside each other by --compare."
         )
+    if device is None:
+        refuse_options(context, PANEL, "goes with --device")
     (bundle,) = paths
+    seconds = None if sustained is None else parse_duration(sustained, "--sustained", 60, 6 * 3600)
+    patience = parse_duration(cool_timeout, "--cool-timeout", 0, 6 * 3600)
     engines = parse_names(engine, "--engine")
     with told_of_records(bundle), bars(as_json) as progress:
         found = api.bench(
             bundle, engines=engines, runs=runs, clip=shape_of(clip), decoder=decoder, prompts=prompts, prompt=prompt,
-            threads=threads, baseline=baseline, record=record, progress=progress, warn=warn,
+            threads=threads, baseline=baseline, device=device, warm_up=warm_up, sustained=seconds, cool=cool, cool_timeout=patience,
+            app=app, keep=keep, with_serial=with_serial, record=record, progress=progress, warn=warn,
         )  # fmt: skip
     beside = None if baseline is None else api.compare_benches([baseline], found)
     if as_json:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _WHOLE = re.compile(r"-?[0-9]{1,9}")  # more digits are no size, frame or block
 _ANY = -(10**9)  # what a number must be is said by what it is for
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+_DURATION, _TIMES = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)\s*([smh])"), {"s": 1, "m": 60, "h": 3600}
 _AMOUNT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([a-z]*)")
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 LEAST_BYTES, MOST_BYTES = 10**6, 10**15  # of memory: below, nothing runs; above, nobody has it
@@ -70,6 +71,21 @@ def parse_seconds(text: str, option: str, most: float = 30.0) -> tuple[float, ..
     if not all(_SECONDS.fullmatch(part) and float(part) <= most for part in parts):
         raise ConfigError(f"{option} is {text!r}; write seconds from 0 to {most:g} with commas between them, such as 0,0.5,2.")
     return tuple(float(value) for value in distinct((str(float(part)) for part in parts), option))
+
+
+def parse_duration(text: str, option: str, least: float, most: float) -> float:
+    """ "10m", "90s", "1.5h" -> seconds from `least` to `most`.
+
+    Raises:
+        ConfigError: it is no time with its unit, or out of this range.
+    """
+    match = _DURATION.fullmatch(text.strip().lower())
+    if match is None:
+        raise ConfigError(f"{option} is {text!r}; write a time with its unit, such as 90s, 10m or 1h.")
+    seconds = float(match[1]) * _TIMES[match[2]]
+    if not least <= seconds <= most:
+        raise ConfigError(f"{option} is {text!r}; it must be from {least:g}s to {most / 3600:g}h, such as 10m.")
+    return seconds
 
 
 def parse_size(text: str, option: str = "--size") -> tuple[int, int]:

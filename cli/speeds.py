@@ -39,12 +39,38 @@ def print_speeds(records: Sequence[BenchRecord]) -> None:
     table.add_row("load", *(_before_and_after(record.load_average_before, record.load_average_after) for record in records))
     if any(record.thermal_after for record in records):
         table.add_row("hottest sensor", *(_hottest(record) for record in records))
+    for name, told in _of_device(records[0]):
+        table.add_row(name, told)
     out.print(table)
     first, w = records[0], records[0].workload
     out.print(
         f"[dim]{escape(first.device)}; {w.shape}, {w.fps} fps; decoder {w.decoder}; prompt {escape(repr(w.prompt))}; "
         f"{w.steps} steps, {w.evaluations} evaluations; {first.runs} runs. {_whose(first)}[/]"
     )
+
+
+def _of_device(record: BenchRecord) -> list[tuple[str, str]]:
+    """What a benchmark with --device tells more; it is of one record alone."""
+    own = record.on_device
+    if own is None:
+        return []
+
+    def change(before: object, after: object, unit: str = "") -> str | None:
+        return None if before is None or after is None else f"{before} to {after}{unit}"
+
+    pairs = {
+        "waited until cool": None if own.cool is None else f"{own.cooled_s:.0f} s, {own.cool}",
+        "thermal status": change(own.before.thermal_status, own.after.thermal_status),
+        "battery": change(own.before.battery_percent, own.after.battery_percent, " %"),
+        "governors": ", ".join(sorted(set((own.after.governors or {}).values()))) or None,
+        "clocks": None if not own.after.clocks_mhz else ", ".join(f"{each:.0f}" for each in own.after.clocks_mhz.values()) + " MHz",
+        "peak share of memory (PSS)": None if own.peak_pss_bytes is None else _megabytes(own.peak_pss_bytes),
+    }  # fmt: skip
+    if own.sustained is not None:
+        last, at = own.sustained.windows[-1], own.sustained.throttled_at_s
+        pairs[f"{own.sustained.seconds / 60:g} min without a pause"] = f"{own.sustained.first_fps:.1f} to {last.fps:.1f} fps"
+        pairs["throttled from"] = "nowhere" if at is None else f"{at:.0f} s"
+    return [(name, told) for name, told in pairs.items() if told is not None]
 
 
 def print_compared(compared: Compared) -> None:

@@ -27,6 +27,7 @@ STAGE_NAMES = {
     "plan": "plan", "reference": "full-precision run", "programs": "programs", "proof": "proof of the files",
     "inputs": "changed inputs", "clip": "whole clip", "clips": "held-out clips", "silence": "clips with silence",
     "listen": "1 listen", "look": "2 look", "prepare": "3 prepare", "denoise": "4 denoise", "decode": "5 decode", "runs": "runs",
+    "sent": "files sent", "cooling": "cooling down", "sustained": "without a pause",
 }  # fmt: skip
 
 BundleArg = Annotated[Path, typer.Argument(help="A bundle, NAME.echoedge.", show_default=False)]

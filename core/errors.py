@@ -39,3 +39,11 @@ class ResourceError(EchoEdgeError):
 
 class TrainingError(EchoEdgeError):
     """A training has come to what cannot be gone on from."""
+
+
+class DeviceError(EchoEdgeError):
+    """A phone or a board cannot be reached, cannot play, or stopped playing. `fault`: its name in docs/DEVICE_BENCH.md."""
+
+    def __init__(self, message: str, fault: str = "") -> None:
+        super().__init__(message)
+        self.fault = fault

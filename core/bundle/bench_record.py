@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from .device_record import DeviceRun
 from .engine_record import EngineRecord
 from .fields import Count, Name, Record, Sha256
 
@@ -97,7 +98,7 @@ class BenchRecord(Record):
     second_load_ms: opening the engine and what first calls took longer than later ones, in a new process, and again in the same
     one. realtime_factor: above 1 is faster than life. peak_rss_bytes: resident, of the process that measured.
     peak_device_bytes: of a device's own memory. disk_bytes: of what the engine reads its programs from. thermal: degrees Celsius
-    by sensor. load_average: of the last minute.
+    by sensor. load_average: of the last minute. on_device: of a benchmark with --device, which records of other ones need not have.
     """
 
     format: Literal["echoedge.bench/1"] = "echoedge.bench/1"
@@ -130,6 +131,7 @@ class BenchRecord(Record):
     thermal_after: dict[str, float] | None
     load_average_before: Annotated[float, Field(ge=0)] | None
     load_average_after: Annotated[float, Field(ge=0)] | None
+    on_device: DeviceRun | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -141,6 +143,9 @@ class BenchRecord(Record):
             told = getattr(self, name)
             if abs(told - expected) > _AGREE * expected:
                 raise ValueError(f"{name} is {told:g}, but the clip's times make it {expected:g}")
+        sustained = None if self.on_device is None else self.on_device.sustained
+        if sustained is not None and (wrong := sustained.disagrees(self.frames)):
+            raise ValueError(wrong)
         return self
 
     @property

@@ -49,7 +49,7 @@ class Bundle:
         root = Path(path)
         data = _manifest_bytes(root)
         bundle = cls(root, _parsed_manifest(root, data), hashlib.sha256(data).hexdigest())
-        entries = bundle._entries()
+        entries = bundle.entries()
         bundle.seen.update((name, stat) for name in entries if (stat := _stat(root / name)))  # first: what changes later differs
         problems = [problem for name, entry in entries.items() if (problem := _problem(root, name, entry, verify))]
         if problems:
@@ -68,7 +68,7 @@ class Bundle:
             before, now = self.seen.get(name), _stat(self.root / name)
             if before is None or before == now:
                 continue
-            if now is None or _problem(self.root, name, self._entries()[name], verify=True):
+            if now is None or _problem(self.root, name, self.entries()[name], verify=True):
                 raise BundleError(
                     f"{self.root} was replaced while it was in use: {name} is not the file that was opened. Run the same command "
                     "again."
@@ -99,7 +99,7 @@ class Bundle:
     @property
     def bytes(self) -> int:
         """Of every file but the manifest and records."""
-        return sum(entry.bytes for entry in self._entries().values())
+        return sum(entry.bytes for entry in self.entries().values())
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -132,7 +132,7 @@ class Bundle:
         Raises:
             BundleError: the manifest lists no such file.
         """
-        return self.root / _lookup({*self._entries(), *(program.path for program in self.manifest.programs.values())}, name, "file")
+        return self.root / _lookup({*self.entries(), *(program.path for program in self.manifest.programs.values())}, name, "file")
 
     def program(self, name: str) -> Program:
         """The manifest's record of the program `name`; its file is `path(program.path)`.
@@ -187,7 +187,7 @@ class Bundle:
 
     def extra_files(self) -> tuple[str, ...]:
         """Files in the folder that the manifest does not list and that are no records, nor the claim of who writes one, sorted."""
-        known = {MANIFEST, *self._entries(), *(path.relative_to(self.root).as_posix() for path in self.record_files())}
+        known = {MANIFEST, *self.entries(), *(path.relative_to(self.root).as_posix() for path in self.record_files())}
         found = (Path(folder, name).relative_to(self.root).as_posix() for folder, _, names in os.walk(self.root) for name in names)
         return tuple(sorted(name for name in set(found) - known if not name.endswith(CLAIM)))
 
@@ -195,7 +195,7 @@ class Bundle:
         """The files of what was measured after the export, by name, which is by date; see `core.bundle.records`."""
         return tuple(sorted(self.root.glob(f"{RECORDS}/*.json")))
 
-    def _entries(self) -> dict[str, FileEntry]:
+    def entries(self) -> dict[str, FileEntry]:
         """Every file but the manifest; a program that is a folder is there as its files."""
         stored = (program.artifact for program in self.manifest.programs.values())
         files = (each for each in stored if not isinstance(each, FolderArtifact))

@@ -46,9 +46,20 @@ class Played:
 
 
 @dataclass(frozen=True)
+class Course:
+    """How clips are played beside those that count: `warm_up` in front of them, then, where `sustained` seconds are asked for, one
+    behind the other until they are over, then with `reload` one of a player that was opened again."""
+
+    warm_up: int = 1
+    sustained: float | None = None
+    reload: bool = True
+
+
+@dataclass(frozen=True)
 class Times:
     """Clips that were played one after the other. `opening`: seconds until a player was there, of the first and of one opened again
-    behind the last; `again`: the clip that that one played, None where there was none."""
+    behind the last; `again`: the clip that that one played, None where there was none; `ends`: seconds from the first clip of a
+    sustained run to the end of each."""
 
     first: Played
     runs: list[Played]
@@ -58,6 +69,7 @@ class Times:
     peak_bytes: int
     thermal: tuple[dict[str, float] | None, dict[str, float] | None]
     load: tuple[float | None, float | None]
+    ends: list[float] = field(default_factory=list)
 
     def load_seconds(self, played: Played, opening: float) -> float:
         """Opening, and what the first call of each method took longer than the median of later ones."""
@@ -106,11 +118,13 @@ class Stopwatch:
     progress: Progress = lambda *_: None
     done: int = field(default=0, init=False)
 
-    def times(self, runs: int, reload: bool = True) -> Times:
-        """A first clip, `runs` that count, and, with `reload`, one of a player that was opened again."""
-        total, heat, load = runs + 1 + reload, thermal(), load_average()
+    def times(self, runs: int, reload: bool = True, warm_up: int = 1, sustained: float | None = None) -> Times:
+        """First clips, `runs` that count, then as `Course` says."""
+        total, heat, load = runs + warm_up + reload, thermal(), load_average()
         opening, player, engine = self._open()
-        first, *played = [self._played(player, engine, total) for _ in range(runs + 1)]
+        first, *played = [self._played(player, engine, total) for _ in range(warm_up + runs)]
+        played = played[warm_up - 1 :]
+        ends = [] if sustained is None else self._sustained(player, engine, sustained)
         heat_after, load_after, peak, threads = thermal(), load_average(), peak_bytes(), engine.threads
         second, again = 0.0, None
         if reload:
@@ -118,7 +132,16 @@ class Stopwatch:
             gc.collect()
             second, player, engine = self._open()
             again = self._played(player, engine, total)
-        return Times(first, played, (opening, second), again, threads, peak, (heat, heat_after), (load, load_after))
+        return Times(first, played, (opening, second), again, threads, peak, (heat, heat_after), (load, load_after), ends)
+
+    def _sustained(self, player: Player, engine: Timed, seconds: float) -> list[float]:
+        """Clips until `seconds` are over, at least one; the clock runs on between them."""
+        began, ends = time.perf_counter(), [0.0]
+        while ends[-1] < seconds:
+            self._play(player, engine)
+            ends.append(time.perf_counter() - began)
+            self.progress("sustained", min(round(ends[-1]), round(seconds)), round(seconds))
+        return ends[1:]
 
     def _open(self) -> tuple[float, Player, Timed]:
         started = time.perf_counter()
@@ -128,6 +151,12 @@ class Stopwatch:
         return time.perf_counter() - started, player, engine
 
     def _played(self, player: Player, engine: Timed, total: int) -> Played:
+        played = self._play(player, engine)
+        self.done += 1
+        self.progress("runs", self.done, total)
+        return played
+
+    def _play(self, player: Player, engine: Timed) -> Played:
         engine.calls = []
         started, cpu_started = time.perf_counter(), time.process_time()
         made = player.generate(self.case.portrait, self.case.speech, self.prompt, self.case.seed)
@@ -136,8 +165,6 @@ class Stopwatch:
             first_frame = first_frame or time.perf_counter() - started
             frames += 1
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu_started
-        self.done += 1
-        self.progress("runs", self.done, total)
         return Played(seconds, cpu, first_frame, made.seconds, engine.calls, frames, made.evaluations)
 
 
@@ -148,9 +175,16 @@ def measure(bundle: Bundle, wanted: Wanted, runs: int = 5, progress: Progress = 
     Raises:
         ConfigError, EngineError, InputError, ResourceError: as `Setting`.
     """
+    return measure_course(bundle, wanted, runs, Course(), None, progress)[0]
+
+
+def measure_course(
+    bundle: Bundle, wanted: Wanted, runs: int, course: Course, case: Material | None = None, progress: Progress = lambda *_: None
+) -> tuple[BenchRecord, list[float]]:
+    """As `measure`, by a course of its own, and of other material than the demo's; beside the record `Times.ends`. Raises as it."""
     setting = Setting.of(bundle, wanted)
     clip = setting.clip
-    case = demo_material(clip, whole=False)
+    case = case or demo_material(clip, whole=False)
     prompt = setting.prompt(wanted.prompt, case.prompt, any_of_several=True)
     engine = ""
 
@@ -160,13 +194,14 @@ def measure(bundle: Bundle, wanted: Wanted, runs: int = 5, progress: Progress = 
         engine = player.engine.name
         return player
 
-    times = Stopwatch(opened, case, prompt, progress=progress).times(runs)
+    times = Stopwatch(opened, case, prompt, progress=progress).times(runs, course.reload, course.warm_up, course.sustained)
     own = engine == bundle.manifest.target.name
-    return times.record(
+    record = times.record(
         workload=workload_of(setting, prompt), manifest_sha256=bundle.manifest_sha256, engine=EngineRecord.of(bundle, engine),
         mode="ahead-of-time" if own else "eager", savings=True, machine=this_machine(), peak_device_bytes=None,
         disk_bytes=bundle.bytes if own else None,
     )  # fmt: skip
+    return record, times.ends
 
 
 def workload_of(setting: Setting, prompt: str) -> Workload:
