@@ -122,7 +122,7 @@ class AdbDevice(PosixDevice):
             if status is not None:
                 return status
             time.sleep(EVERY / 4)
-        raise fault("no answer", seconds=f"{ANSWER_S:g}", said="", **self.words())
+        raise fault("no answer", seconds=f"{ANSWER_S:g}", said="no status of this job", **self.words())
 
     def _status(self, word: str) -> Status | None:
         text = self.shell(f"cat {self.folder}/{STATUS} 2>/dev/null || true")

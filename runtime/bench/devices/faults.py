@@ -112,7 +112,7 @@ FAULTS: dict[str, Fault] = {
         "Install the one that belongs to the other: both come from one release.",
     ),
     "no answer": Fault(
-        (ADB, IOS, SSH), "{app} on {device} was started and gave no answer in {seconds} s. {said}",
+        (ADB, IOS, SSH), "{app} on {device} was started and gave no answer in {seconds} s ({said}).",
         "Unlock the device, leave its screen on, and run the same command again.",
     ),
     "storage": Fault(
