@@ -17,9 +17,18 @@ def build() -> Group:
         for length, pad in ((8, 256), (64, 0)):
             ids, count = byte_ids(prompt, length, pad)
             given = {"prompt": prompt, "text_length": length, "pad_id": pad}
-            trap = "a prompt that is cut within a character" if 8 < len(prompt.encode()) and length == 8 else None
+            trap = "a prompt that is cut within a character" if len(prompt.encode()) > 8 and length == 8 else None
             group.case("ids", f"prompt {number}, {length} ids", given, {"ids": ids, "length": count}, trap=trap)
-    for rows, length, taken in ((5, 64, 8), (0, 64, 8), (63, 64, 64), (64, 64, 64), (7, 512, 8), (20, 300, 30), (1, 2, 2), (6, 7, 7)):
+    for rows, length, taken in (
+        (5, 64, 8),
+        (0, 64, 8),
+        (63, 64, 64),
+        (64, 64, 64),
+        (7, 512, 8),
+        (20, 300, 30),
+        (1, 2, 2),
+        (6, 7, 7),
+    ):
         embedding = numbers(70 + rows, rows, 4) if rows else np.zeros((0, 4), np.float32)
         text, bias = collapse_padding(embedding, length, taken)
         given = {"rows": embedding, "text_length": length, "text_rows": taken}
