@@ -274,7 +274,7 @@ def _tensors(group: Group, folder: Path) -> None:
     for number, (name, data) in enumerate(bad.items()):
         place = folder / f"bad-{number}"
         given = {"safetensors": group.file(f"tensors/bad-{number}.safetensors", data)}
-        group.refused("tensors", name, given, lambda place=place, data=data: _as_file(place, data), hide=f"{place}/")
+        group.refused("tensors", name, given, lambda place=place, data=data: _as_file(place, data), hide=f"{folder}/")
 
 
 def _as_file(root: Path, data: bytes) -> dict[str, np.ndarray]:
