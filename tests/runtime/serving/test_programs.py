@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from echoedge.runtime.engines import open_engine
 from echoedge.runtime.play.player import Player, PlayerConfig
 from echoedge.runtime.serving.programs import Server, _answer_all
 
+from ...commands import Run, complaint
 from .client import Client, ServedError, message, parsed
 
 BUNDLE = Path(__file__).parents[2] / "data" / "bundles" / "format-1"  # compiled by ExecuTorch for XNNPACK; a few hundred kilobytes
@@ -170,6 +172,11 @@ def test_a_bundle_that_is_replaced_is_told(tmp_path: Path) -> None:
         with pytest.raises(ServedError, match="was replaced while it was in use") as refused:
             client.ask(RUN, portrait())
         assert (refused.value.kind, refused.value.fatal) == ("bundle", False)
+
+
+def test_a_keyboard_is_no_player(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    assert "reads messages of another process, not a keyboard" in complaint(run("serve-programs", BUNDLE))
 
 
 def test_nobody_reads_any_more() -> None:

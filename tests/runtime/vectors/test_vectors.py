@@ -14,8 +14,10 @@ import pytest
 
 from echoedge.core.bundle.records import parse_record
 from echoedge.core.errors import OutputError
+from echoedge.runtime.vectors import json_numbers, write
 from echoedge.runtime.vectors.write import GROUPS, write_vectors
 
+from ...commands import Run, complaint
 from . import peer, peer_bundles, peer_sounds
 from .peer import RefusedError, differs, resolved
 
@@ -188,6 +190,16 @@ def test_a_folder_is_not_replaced_by_accident(folder: Path, tmp_path: Path) -> N
     with pytest.raises(OutputError):
         write_vectors(tmp_path / "photos", force=True)
     assert (tmp_path / "photos" / "a.jpg").read_text() == "dear"
+
+
+def test_the_command_writes_them(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "GROUPS", (json_numbers.build,))
+    count = len(json_numbers.build().cases)
+    told = json.loads(run("vectors", "--out", tmp_path / "v", "--json").out)
+    assert told == {"folder": str(tmp_path / "v"), "groups": {"numbers": count}}
+    assert sorted(path.name for path in (tmp_path / "v").iterdir()) == ["index.json", "numbers.bin", "numbers.json"]
+    assert "exists" in complaint(run("vectors", "--out", tmp_path / "v"))
+    assert f"{count} cases are in" in run("vectors", "--out", tmp_path / "v", "--force").out
 
 
 def test_bounds_have_room_and_no_more(folder: Path) -> None:
