@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -274,7 +275,7 @@ def _tensors(group: Group, folder: Path) -> None:
     for number, (name, data) in enumerate(bad.items()):
         place = folder / f"bad-{number}"
         given = {"safetensors": group.file(f"tensors/bad-{number}.safetensors", data)}
-        group.refused("tensors", name, given, lambda place=place, data=data: _as_file(place, data), hide=f"{folder}/")
+        group.refused("tensors", name, given, partial(_as_file, place, data), hide=f"{folder}/")
 
 
 def _as_file(root: Path, data: bytes) -> dict[str, np.ndarray]:
@@ -309,4 +310,4 @@ def _files(group: Group, whole: Path) -> None:
             Bundle.open(root)
             group.case("files", name, given, {})
         else:
-            group.refused("files", name, given, lambda root=root: Bundle.open(root), hide=f"{whole.parent}/")
+            group.refused("files", name, given, partial(Bundle.open, root), hide=f"{whole.parent}/")

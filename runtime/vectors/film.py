@@ -12,8 +12,8 @@ from ..play.opening import open_for_reading
 from ..play.player import pixels_of
 from .group import Group, levels, numbers, smooth
 
-# Largest differences of FFmpeg's planes from the formula of docs/PLAYERS.md, measured: flat 0.9 of a level (its integers have 15
-# bits, and it rounds twice); blocks of 2 × 2, whose chroma it takes from a wider filter, luma 0.9; a smooth picture 1.1 in chroma.
+# Largest differences of FFmpeg's planes from the formula of docs/PLAYERS.md, measured: one level, in luma and, of the smooth
+# picture, in chroma, which FFmpeg takes from more pixels than four; of flat and of grey pictures none in chroma.
 FLAT, LUMA, SMOOTH = 1, 1, 2
 _RATES = (25, 24, 30, 12, 16, 50, 60, 1, 7, 29, 15, 128)
 

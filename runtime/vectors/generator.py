@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,7 +76,7 @@ def build() -> Group:
         group.case("noise", name, given, {"latents": noise(seed, shape, first)})
     for name, seed in (("a negative seed", -1), ("a seed of 65 bits", 2**64)):
         given = {"seed": str(seed), "shape": [1, 1, 1, 1], "first_frame": 0}
-        group.refused("noise", name, given, lambda seed=seed: noise(seed, (1, 1, 1, 1)))
+        group.refused("noise", name, given, partial(noise, seed, (1, 1, 1, 1)))
     return group
 
 

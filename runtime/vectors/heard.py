@@ -19,8 +19,8 @@ PLAIN = Hearing(neighbours=2, context_frames=3)
 WHOLE = Hearing(neighbours=2, context_frames=4, window=(10, 5))
 TWO_ROWS = Hearing(rows_per_frame=2, beyond_frames=3, tail_frames=1, context_frames=2, window=(10, 5))
 LONG_TAIL = Hearing(tail_frames=4, context_frames=1)
-# Largest differences of docs/BUNDLE.md in NumPy's own sums (tests/runtime/vectors): normalised 2.4e-7, moments 3e-8 of values up to
-# 2; a pivot's root magnifies what is left of a singular matrix, hence the bound on moments.
+# Largest differences from another order of the sums (tests/runtime/vectors): normalised 4.8e-7, one rounding of values up to 4;
+# moments 1.2e-7. A pivot's root magnifies what rounding leaves of a singular matrix, hence the bound on moments.
 NORMALISED, MOMENTS = 1e-6, 2e-6
 
 _READ = (

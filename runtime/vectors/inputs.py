@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from ...core.config import ClipSpec
 from ...core.sampling.inputs import byte_ids, collapse_padding, known_latents
-from .group import Group, numbers
+from .group import Float32, Group, numbers
 
 _PROMPTS = ("", "a woman nods", "Zoë lächelt", "她在微笑", "a 😀 b", "abcdefgh", "abcdefgé", "abcdef😀", "\n\t ", "x" * 40)
 
@@ -36,12 +38,17 @@ def build() -> Group:
     for rows, length, taken in ((8, 64, 8), (9, 64, 8), (65, 64, 65)):
         embedding = numbers(80 + rows, rows, 4)
         given = {"rows": embedding, "text_length": length, "text_rows": taken}
-        call = lambda given=given: collapse_padding(given["rows"], given["text_length"], given["text_rows"])  # noqa: E731
+        call = partial(collapse_padding, embedding, length, taken)
         group.refused("text", f"{rows} rows do not fit {taken} of {length}", given, call)
     for encoded, frames in ((1, 7), (7, 7), (1, 1), (3, 3)):
         latents, clip = numbers(90 + frames, 1, 3, encoded, 2, 4), ClipSpec(16, 32, 4 * (frames - 1) + 1)
         portrait = np.zeros((1, 3, 16, 32), np.float32)
-        y = known_latents(portrait, clip, lambda _, latents=latents: latents, encode_unknown=encoded > 1)
+        y = known_latents(portrait, clip, partial(_encoded, latents), encode_unknown=encoded > 1)
         given = {"latents": latents, "mask_channels": 4, "frames": frames}
         group.case("known", f"{encoded} of {frames} latent frames", given, {"y": y})
     return group
+
+
+def _encoded(latents: Float32, _: Float32) -> Float32:
+    """What the encoder makes of the known frames: what is given."""
+    return latents

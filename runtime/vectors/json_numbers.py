@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 
@@ -82,5 +83,5 @@ def build() -> Group:
         read_document(text)
         group.case("document", f"document {number}", {"text": text}, {})
     for name, text in _BAD.items():
-        group.refused("document", name, {"text": text}, lambda text=text: read_document(text), must=name not in _MAY)
+        group.refused("document", name, {"text": text}, partial(read_document, text), must=name not in _MAY)
     return group

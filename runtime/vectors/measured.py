@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def build() -> Group:
     }.items():  # fmt: skip
         data = json.dumps(content | changes, indent=1).encode()
         given = {"record": group.file(f"records/{name.replace(' ', '-')}.json", data)}
-        group.refused("record", name, given, lambda data=data: _parsed(data))
+        group.refused("record", name, given, partial(_parsed, data))
     return group
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -85,7 +86,11 @@ def _parts(group: Group) -> None:
     for numbers in ((100, 0, 400), (0, 300, 400), (0, 0, 15), (-1, 0, 64)):
         given = _given(480, 640, 64, 64, crop=list(numbers))
         name = f"crop {','.join(map(str, numbers))}"
-        group.refused("part", name, given, lambda numbers=numbers: Crop(*numbers).part(480, 640))
+        group.refused("part", name, given, partial(_cropped, *numbers))
+
+
+def _cropped(top: int, left: int, size: int) -> Part:
+    return Crop(top, left, size).part(480, 640)
 
 
 def _given(image_height: int, image_width: int, height: int, width: int, **more: object) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import wave
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -177,7 +178,7 @@ def _whole(group: Group, folder: Path) -> None:
         path = saved(folder, "speech.wav", data)
         given = {"wav": group.file(f"wav/speech-{number}.wav", data), "sample_rate": RATE, "fps": 25}
         group.case("speech", name, given, {"speech": read_speech(path, RATE)}, within={"speech": WHOLE})
-    endless = wav(np.concatenate([voice[:2000], np.float32([np.inf, np.nan])]), 16000, 32, True)
+    endless = wav(np.concatenate([voice[:2000], np.array([np.inf, np.nan], np.float32)]), 16000, 32, True)
     bad = {
         "silent": wav(np.zeros(8000), 16000), "nearly silent": wav(voice * 2e-4, 16000, 32, True),
         "a constant": wav(np.full(8000, 0.5), 16000),
@@ -188,4 +189,4 @@ def _whole(group: Group, folder: Path) -> None:
     for number, (name, data) in enumerate(bad.items()):
         path = saved(folder, "bad.wav", data)
         given = {"wav": group.file(f"wav/bad-{number}.wav", data), "sample_rate": RATE, "fps": 25}
-        group.refused("speech", name, given, lambda path=path: read_speech(path, RATE), hide=f"{folder}/")
+        group.refused("speech", name, given, partial(read_speech, path, RATE), hide=f"{folder}/")

@@ -95,6 +95,7 @@ def build() -> Group:
 def _combinations(group: Group) -> None:
     zero = np.array([-0.0, 0.0, 1.5, -0.0], np.float32)
     big = np.array([1e30, -3e38, 3e38, 65504.0], np.float32)
+    odd = np.array([1, 3, 5, 7], np.float32)
     endless = np.array([np.inf, -np.inf, np.inf, 1.0], np.float32)
     cases: dict[str, tuple[list[float], list[Float32], str | None]] = {
         "a sum begins with its first term": ([1.0, 2.0], [zero, zero], "0 + -0 is 0"),
@@ -106,8 +107,7 @@ def _combinations(group: Group) -> None:
         "beyond float32 between": ([3.0, -3.0, 1.0], [big, big, numbers(6, 4)], "float32 products"),
         "many terms": ([0.1 * (k + 1) for k in range(26)], [numbers(40 + k, 64) for k in range(26)], "another order"),
         "small weights": ([1.0, 1e-9, -1e-9], [numbers(7, 64), numbers(8, 64), numbers(9, 64)], "float32 sums"),
-        "halves": ([1.0, 2.0**-24, 2.0**-24], [np.float32([1, 3, 5, 7]), np.float32([1, 3, 5, 7]), np.float32([1, 3, 5, 7])],
-            "two roundings"),
+        "halves": ([1.0, 2.0**-24, 2.0**-24], [odd, odd, odd], "two roundings"),
         "guidance": ([1.5, -0.5], [numbers(10, 64), numbers(11, 64)], "v0 + g · (v - v0)"),
     }  # fmt: skip
     for name, (weights, arrays, trap) in cases.items():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 
 from ...core.config import ClipSpec
@@ -27,18 +30,17 @@ def build() -> Group:
     for total, length, overlap in ((6, 7, 3), (0, 3, 1)):
         given = {"total": total, "length": length, "overlap": overlap, "upstream_compat": False, "step": 0}
         rule = WindowRule(length=length, overlap=overlap)
-        group.refused(
-            "windows", f"{total} frames in windows of {length}", given, lambda total=total, rule=rule: windows(total, rule)
-        )
+        group.refused("windows", f"{total} frames in windows of {length}", given, partial(windows, total, rule))
     for total, length, overlap in ((8, 7, 3), (12, 7, 3), (10, 7, 6), (9, 7, 0), (15, 7, 1)):
         rule = WindowRule(length=length, overlap=overlap)
         spans = windows(total, rule)
         velocities = numbers(total, len(spans), 2, length, 2, 2)
-        given = {"total": total, "length": length, "overlap": overlap, "velocities": velocities}
+        arrays: dict[str, Any] = {"velocities": velocities}
+        sizes = {"total": total, "length": length, "overlap": overlap}
         group.case(
             "blend",
             f"blend of {total} frames in {length} - {overlap}",
-            given,
+            sizes | arrays,
             {"velocity": blend(list(zip(spans, velocities, strict=True)))},
         )
     for samples in _SAMPLES:
