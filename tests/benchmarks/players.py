@@ -1,4 +1,4 @@
-"""The Kotlin engine beside Python's player on one bundle: latents, frames, and the time to the first call of the denoiser.
+"""The Kotlin engine: golden vectors passed, and beside Python's player on one bundle latents, frames, time to the first denoising.
 
     python tests/benchmarks/players.py [--bundle BUNDLE] [--seconds 2] [--runs 5] [--record records/players.json]
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import statistics
 import subprocess
@@ -101,6 +102,21 @@ def timed(command: list[str], out: Path) -> dict[str, Any]:
     return told | {"to_first_denoise_ms": first, "whole_ms": 1000 * (ended - began), "denoise_ms": denoise}
 
 
+def held_to_vectors(folder: Path) -> Row:
+    """How many golden vectors of this build, and tests in all, the engine has passed.
+
+    Raises:
+        SystemExit: it has not.
+    """
+    subprocess.run([sys.executable, "-m", "echoedge.cli", "vectors", "--out", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"ECHOEDGE_VECTORS": str(folder)}
+    ended = subprocess.run([sys.executable, SCRIPT, "test"], env=environment, capture_output=True, text=True, check=False)
+    found = re.findall(r"^(\d+) (?:golden vectors|tests of the Kotlin engine passed)", ended.stdout, re.MULTILINE)
+    if ended.returncode or len(found) != 2:
+        sys.exit(f"The engine does not pass its tests:\n{ended.stdout[-2000:]}")
+    return {"engine": "Kotlin", "vectors": int(found[0]), "tests": int(found[1])}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path)
@@ -115,6 +131,7 @@ def main() -> None:
     class_path = subprocess.run([sys.executable, SCRIPT, "classpath"], check=True, capture_output=True, text=True).stdout.strip()
     with tempfile.TemporaryDirectory() as scratch:
         folder, bundle = Path(scratch), asked.bundle
+        passed = [held_to_vectors(folder / "vectors")]
         if bundle is None:
             bundle = folder / "nano.echoedge"
             export = ["export", "--weights", "int8", "--steps", "2", "--jobs", "1", "--out", str(bundle)]
@@ -144,7 +161,7 @@ def main() -> None:
     ]
     files = {path.stem: code_lines(path.read_text(encoding="utf-8")) for path in engine_files()}
     lines: list[Row] = [{"part": part, "lines": sum(files[name] for name in names)} for part, names in parts(files).items()]
-    print(json.dumps({"players": rows, "lines": lines}, indent=1))
+    print(json.dumps({"vectors": passed, "players": rows, "lines": lines}, indent=1))
     if asked.record:
         shape = manifest.clips[0].spec()
         conditions = (
@@ -155,7 +172,7 @@ def main() -> None:
         source = f"`python tests/benchmarks/players.py --record {asked.record}`, which writes this file."
         write_figures(
             asked.record, command=shlex.join(["python", *sys.argv]), source=source, hardware=device_name(),
-            versions=library_versions(), conditions=conditions, figures={"players": rows, "lines": lines},
+            versions=library_versions(), conditions=conditions, figures={"vectors": passed, "players": rows, "lines": lines},
         )  # fmt: skip
     return None
 
