@@ -72,7 +72,7 @@ class Pictures(nn.Module):
         self.norm, self.act = ChannelNorm(CHANNELS, 3), nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x + self.act(self.norm(x[None]))[0]) * 0.5
+        return (x + self.act(self.norm(x))) * 0.5
 
 
 class Logits(nn.Module):
@@ -222,7 +222,7 @@ def measure_rates(work: Workload, rounds: int = 5, on: int | None = None, progre
         set_threads(on)
     generator = torch.Generator().manual_seed(1)
     rows = (torch.randn(1, ROWS, WIDTH, generator=generator), torch.randn(1, 1, WIDTH, generator=generator))
-    pictures = (torch.randn(4, CHANNELS, SIDE, SIDE, generator=generator),)
+    pictures = (torch.randn(1, 4, CHANNELS, SIDE, SIDE, generator=generator),)
     logits = (torch.randn(12, ROWS, ROWS, generator=generator),)
     keys = chosen(work)
     rest = [(Rows, rows), (Pictures, pictures), (Logits, logits)]
