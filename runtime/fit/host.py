@@ -117,6 +117,7 @@ def part_of(key: Key) -> Part:
         return torch.randn(*size, generator=generator)
 
     module: nn.Module
+    given: tuple[Tensor, ...]
     if kind == "linear":
         rows, inputs, outputs = shape
         module, given = nn.Sequential(nn.Linear(inputs, outputs)), (randn(1, rows, inputs),)

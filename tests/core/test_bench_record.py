@@ -35,7 +35,8 @@ def test_the_schema_takes_what_the_model_writes_and_no_less() -> None:
     assert validator.is_valid(told)
     assert BenchRecord.model_validate_json(json.dumps(told), strict=True) == bench_record()
     for name in told:
-        assert name in ("format", "on_device") or not validator.is_valid({key: value for key, value in told.items() if key != name}), name
+        without = {key: value for key, value in told.items() if key != name}
+        assert name in ("format", "on_device") or not validator.is_valid(without), name
     assert not validator.is_valid(told | {"speed": 1})
     assert not validator.is_valid(told | {"machine": told["machine"] | {"place": "fridge"}})
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from ....core.bundle.device_record import Means
 from ....core.errors import DeviceError
 
-ADB, IOS, SSH, HOST = "adb", "ios", "ssh", "host"
+ADB: Final = "adb"
+IOS: Final = "ios"
+SSH: Final = "ssh"
+HOST: Final = "host"
 
 
 @dataclass(frozen=True)

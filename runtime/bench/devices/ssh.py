@@ -32,7 +32,9 @@ class SshDevice(PosixDevice):
 
     def __init__(self, host: str, app: str | None = None) -> None:
         ported = _PORT.fullmatch(host)
-        self.host, self.port = (ported[1], ported[2]) if ported and host.count(":") == 1 else (host, None)
+        alone = ported is None or host.count(":") != 1
+        self.host: str = host if ported is None or alone else ported[1]
+        self.port: str | None = None if ported is None or alone else ported[2]
         self.serial, self.app, self.folder = host, app or RUNNER, FOLDER
         self.pid_file, self.ssh, self.scp = f"{FOLDER}.pid", "", ""
 
