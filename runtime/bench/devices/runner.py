@@ -14,19 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from .... import __version__
 from ....core.bundle import Bundle
 from ....core.bundle.device_job import CONTRACT, JOB, RESULT, SAID, Job, Result, State, Status
 from ....core.bundle.fields import first_mistakes
 from ....core.errors import EchoEdgeError, InputError
 from ....core.files import atomic_file, ended_like_interrupted
+from ....core.versions import library_versions
 from ...play.material import Material
 from ...play.setting import Wanted
 from ..clip import Course, measure_course
 from .host import host_reading
 
 DONE, FAILED = 0, 3
-APP = f"echoedge {__version__}"
+APP = f"echoedge {library_versions()['echoedge']}"
 
 
 def hello(folder: Path, word: str) -> Status:
