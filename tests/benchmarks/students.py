@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
+import sys
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 
 from echoedge.docs.figures import Row, write_figures
 from echoedge.runtime.bench.clip import device_name
-from echoedge.runtime.studies.steps_study import CLIPS, SEEDS, SHOWN, TASKS
+from echoedge.runtime.studies.steps_study import SHOWN, TASKS
 
 NAMES = {"i2v+a2v": "speech", "a2v": "voice", "t2v": "prompt"}
 JUDGED = ("frechet", "diversity", "motion", "mouth_amplitude", "lipsync")  # whose difference from the teacher has a t-value here
@@ -54,12 +56,13 @@ def main() -> None:
         for row in rows:
             print(name, row)
     if given.record:
+        *_, clips, seeds = json.loads(json.loads(next(given.study.glob("*.json")).read_text())["basis"])
         write_figures(
-            given.record, command="echoedge distill study STUDENT",
-            source=f"that command, and `python tests/benchmarks/students.py {given.study.name} --record records/students.json`.",
+            given.record, command="echoedge distill study",
+            source=f"that command, and `{shlex.join(['python', 'tests/benchmarks/students.py', *sys.argv[1:]])}`.",
             hardware=device_name(), versions={"torch": version("torch")},
             conditions=(
-                f"{CLIPS} held-out people and voices, {len(SEEDS)} seeds of noise each, full precision; distances to the teacher's "
+                f"{clips} held-out people and voices, {len(seeds)} seeds of noise each, full precision; distances to the teacher's "
                 "own clip of the same noise; t-values of the differences from the teacher, paired over clips (of the Fréchet "
                 "distance, which is one of a whole set, over seeds)."
                 + (f" The teacher at few steps: of {before['date']}, {before['hardware']}." if given.onto else "")

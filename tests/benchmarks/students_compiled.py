@@ -48,7 +48,7 @@ def keep(path: Path, rows: Sequence[Row], clips: int) -> None:
     write_figures(
         path, command="echoedge export --weights int8|int4 --steps 4|2",
         source=f"`{shlex.join(['python', 'tests/benchmarks/students_compiled.py', *sys.argv[1:]])}`.", hardware=device_name(),
-        versions={name: versions[name] for name in ("torch", "executorch") if name in versions},
+        versions={name: versions[name] for name in ("torch", "executorch", "onnxruntime") if name in versions},
         conditions=f"{clips} held-out people and voices, one seed of noise each, portrait and voice.",
         figures={"bundles": rows},
     )  # fmt: skip

@@ -25,7 +25,7 @@ from typing import Any
 from echoedge.docs.figures import Row, write_figures
 from echoedge.runtime.bench.clip import device_name
 
-COMMAND = "import sys; from echoedge.cli import app; sys.exit(app())"
+COMMAND = "from echoedge import cli; getattr(cli, 'main', cli.app)()"  # of every version
 STAGES = ("listen", "look", "prepare", "denoise", "decode")
 
 
