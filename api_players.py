@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 @alone("writing of vectors")
 def write_vectors(out: str | Path, *, force: bool = False) -> dict[str, int]:
-    """Writes golden vectors, what this player computes from given numbers, into the folder `out` (docs/PLAYERS.md) -> how many cases
-    each group has. Where nothing has changed the bytes are the same.
+    """Writes golden vectors, what this player computes from given numbers, into the folder `out` (docs/PLAYERS.md) -> how many
+    cases each group has. Where nothing has changed the bytes are the same.
 
     Raises:
         OutputError, ResourceError: as `runtime.vectors.write.write_vectors`.

@@ -32,7 +32,7 @@ from .commands import Run, complaint, process
 from .core.tiny_bundle import contents
 from .test_animate_cli import altered, broken_bundle, made
 
-COMMANDS = ["export", "animate", "verify", "bench", "inspect", "doctor", "demo", "train"]
+COMMANDS = ["export", "animate", "verify", "bench", "inspect", "doctor", "demo", "train", "vectors", "serve-programs"]
 
 
 # ---- help, version, wrong usage --------------------------------------------------------------------------------------------------

@@ -84,6 +84,14 @@ def test_what_plays_imports_no_exporter(command: str, bundle_path: Path, tmp_pat
     assert unwanted(COMMAND_LINE.format(arguments=arguments), with_torch=True) == set()
 
 
+def test_what_serves_programs_imports_no_exporter(bundle_path: Path) -> None:
+    serve = (
+        "import io; from echoedge import api; sink = io.BytesIO(); "
+        f"assert api.serve_programs({str(bundle_path)!r}, io.BytesIO(), sink); assert sink.getvalue().startswith(b'EEP1')"
+    )
+    assert unwanted(serve, with_torch=True) == set()
+
+
 def test_an_exporter_would_be_seen() -> None:
     seen = unwanted("import executorch.runtime, echoedge.core.model.transformer", with_torch=True)
     assert {"torchao", "executorch.exir", "executorch.runtime", "echoedge.core.model.transformer"} <= seen

@@ -81,8 +81,8 @@ class Portrait:
         return self.resized(self.part(height, width), height, width)
 
     def resized(self, part: Part, height: int, width: int) -> Pixels:
-        """A part of the picture, uint8 [height, width, 3]: across and then down, each rounded to 8 bits. In one call Pillow 13 begins
-        with what is cheaper, and earlier ones across, so that a portrait would depend on the version."""
+        """A part of the picture, uint8 [height, width, 3]: across and then down, each rounded to 8 bits. In one call Pillow 13
+        begins with what is cheaper, and earlier ones across, so that a portrait would depend on the version."""
         left, top, right, bottom = self.box(part)
         image, lanczos = self.picture.image, Image.Resampling.LANCZOS
         across = image.resize((width, image.height), lanczos, box=(left, 0, right, image.height))

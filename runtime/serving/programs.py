@@ -90,7 +90,9 @@ VERBS: Final[dict[str, Callable[[Server, dict[str, Any], dict[str, Array]], Answ
 LAST: Final = "shutdown"
 
 
-def serve(path: Path, source: Source, sink: Sink, *, engine: str = "auto", clip: str | None = None, threads: int | None = None) -> bool:
+def serve(
+    path: Path, source: Source, sink: Sink, *, engine: str = "auto", clip: str | None = None, threads: int | None = None
+) -> bool:
     """Opens a bundle, greets, and answers every request until the source ends or `shutdown` comes. -> whether it ended so; else the
     last answer was a fatal error, or nobody reads answers any more. See docs/PLAYERS.md."""
     try:
@@ -115,7 +117,8 @@ def _answer_all(server: Server, source: Source, sink: Sink) -> bool:
             if raw is None:
                 return True
             header = header_of(raw)
-            number, asked = header.get("id"), _text(header, "do")
+            number = header.get("id")
+            asked = _text(header, "do")
             if asked == LAST:
                 send(sink, {"id": number, "ok": True})
                 return True

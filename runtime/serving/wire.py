@@ -129,7 +129,7 @@ def send(sink: Sink, header: Mapping[str, Any], tensors: Mapping[str, Array] | N
         ProtocolError: a tensor has a type that no message has, or they are larger than a body may be.
         OSError: nobody reads any more.
     """
-    arrays = {name: np.ascontiguousarray(array) for name, array in (tensors or {}).items()}
+    arrays = {name: np.asarray(array) for name, array in (tensors or {}).items()}
     listed = []
     for name, array in arrays.items():
         if str(array.dtype) not in DTYPES:
@@ -145,7 +145,7 @@ def send(sink: Sink, header: Mapping[str, Any], tensors: Mapping[str, Array] | N
     for array in arrays.values():
         if array.size:
             little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-            _write(sink, little.reshape(-1).view(np.uint8).data)
+            _write(sink, np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
 
 
 def _write(sink: Sink, data: bytes | memoryview) -> None:

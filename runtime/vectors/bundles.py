@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -68,7 +69,9 @@ def _written(root: Path) -> Path:
     with BundleWriter(root) as writer:
         writer.add_bytes("plan.json", plans()["nano"].to_json().encode())
         writer.add_tensors("step_tables.safetensors", {"time": numbers(1, 8, 4), "modulation": numbers(2, 8, 6, 4)})
-        writer.add_tensors("prompts/all.safetensors", {"": numbers(3, 1, 4), "a woman nods": numbers(4, 5, 4), "Zoë lächelt": numbers(5, 3, 4)})
+        writer.add_tensors(
+            "prompts/all.safetensors", {"": numbers(3, 1, 4), "a woman nods": numbers(4, 5, 4), "Zoë lächelt": numbers(5, 3, 4)}
+        )
         writer.add_bytes("programs/weights.ptd", b"shared weights")
         for name, clip, prefix in (("denoise", NANO_CLIP, "a_"), (f"denoise-{_WIDE}", _WIDE, "b_")):
             writer.add_program(
@@ -138,19 +141,28 @@ def _listed(path: str) -> Change:
 _CHANGES: tuple[tuple[str, Change, bool], ...] = (
     ("a newer format", _at("format")("echoedge.bundle/3"), True), ("another format", _at("format")("other/2"), True),
     ("no format", _without("format"), True), ("a format that is a number", _at("format")(2), True),
-    ("no clips", _without("clips"), True), ("an empty list of clips", _at("clips")([]), True), ("a height that is a text", _at("clips", 0, "height")("64"), True),
-    ("frames that are no 4n+1", _at("clips", 0, "frames")(24), False), ("a rate of no whole frame", _at("clips", 0, "fps")(30), False),
+    ("no clips", _without("clips"), True), ("an empty list of clips", _at("clips")([]), True),
+    ("a height that is a text", _at("clips", 0, "height")("64"), True),
+    ("frames that are no 4n+1", _at("clips", 0, "frames")(24), False),
+    ("a rate of no whole frame", _at("clips", 0, "fps")(30), False),
     ("a clip twice", lambda content: content["clips"].append(content["clips"][0]), False),
-    ("no playing", _without("playing"), True), ("no hearing", _without("playing", "hearing"), True), ("a count below zero", _at("playing", "text_rows")(-1), False),
+    ("no playing", _without("playing"), True), ("no hearing", _without("playing", "hearing"), True),
+    ("a count below zero", _at("playing", "text_rows")(-1), False),
     ("another text encoder", _at("playing", "text_ids")("sentencepiece"), True), ("no programs", _without("programs"), True),
-    ("a program without methods", _without("programs", "denoise", "methods"), True), ("a program without a file", _without("programs", "denoise", "artifact"), True),
-    ("an artifact of another kind", _at("programs", "denoise", "artifact", "kind")("exe"), True), ("a program of a shape that is not there", _at("programs", "denoise", "clip")("8x8x9"), False),
-    ("two programs for one role", _at("programs", f"denoise-{_WIDE}", "clip")(str(NANO_CLIP)), False), ("no files", _without("files"), True),
-    ("a file outside", _listed("../outside"), True), ("a file from the root", _listed("/etc/passwd"), True), ("a file behind a dot", _listed("a/./b"), True),
-    ("a file with a backslash", _listed("a\\b"), True), ("a file with a drive", _listed("C:a"), True), ("an empty name", _listed("a//b"), True),
+    ("a program without methods", _without("programs", "denoise", "methods"), True),
+    ("a program without a file", _without("programs", "denoise", "artifact"), True),
+    ("an artifact of another kind", _at("programs", "denoise", "artifact", "kind")("exe"), True),
+    ("a program of a shape that is not there", _at("programs", "denoise", "clip")("8x8x9"), False),
+    ("two programs for one role", _at("programs", f"denoise-{_WIDE}", "clip")(str(NANO_CLIP)), False),
+    ("no files", _without("files"), True),
+    ("a file outside", _listed("../outside"), True), ("a file from the root", _listed("/etc/passwd"), True),
+    ("a file behind a dot", _listed("a/./b"), True),
+    ("a file with a backslash", _listed("a\\b"), True), ("a file with a drive", _listed("C:a"), True),
+    ("an empty name", _listed("a//b"), True),
     ("the manifest itself", _listed("manifest.json"), False), ("a record", _listed("records/a.json"), False),
     ("two files on a phone", _listed("PLAN.json"), False), ("a hash that is none", _at("files", "plan.json", "sha256")("12"), True),
-    ("a size that is none", _at("files", "plan.json", "bytes")(-1), True), ("weights that are not listed", _at("programs", "denoise", "artifact", "data")("programs/none.ptd"), True),
+    ("a size that is none", _at("files", "plan.json", "bytes")(-1), True),
+    ("weights that are not listed", _at("programs", "denoise", "artifact", "data")("programs/none.ptd"), True),
     ("a field that nobody knows", _at("surprise")(1), False),
 )  # fmt: skip
 
@@ -208,15 +220,20 @@ def _shorter(field: str) -> Change:
 _PLAN_CHANGES: tuple[tuple[str, Change, bool], ...] = (
     ("a plan of another format", _at("format")("echoedge.plan/2"), True), ("a plan without a format", _without("format"), True),
     ("another generator", _at("noise", "generator")("mt19937"), True), ("a seed of 65 bits", _at("noise", "seed")(2**64), True),
-    ("a seed with a fraction", _at("noise", "seed")(0.5), True), ("no solver", _without("solver"), True), ("a solver row less", _shorter("solver"), True),
-    ("a coefficient less", lambda content: content["solver"][2].pop(), True), ("a coefficient that is a text", _at("solver", 0, 0)("1"), True),
-    ("a row of guidance less", _shorter("guidance"), True), ("a weight of guidance less", lambda content: content["guidance"][1].pop(), True),
+    ("a seed with a fraction", _at("noise", "seed")(0.5), True), ("no solver", _without("solver"), True),
+    ("a solver row less", _shorter("solver"), True),
+    ("a coefficient less", lambda content: content["solver"][2].pop(), True),
+    ("a coefficient that is a text", _at("solver", 0, 0)("1"), True),
+    ("a row of guidance less", _shorter("guidance"), True),
+    ("a weight of guidance less", lambda content: content["guidance"][1].pop(), True),
     ("guidance that scales", _at("guidance", 0)([1.5, 0.5]), False), ("no branches", _at("branches")([]), True),
     ("two branches of one name", _at("branches", 1, "name")("prompt"), False), ("reuse before anything was computed", _early, True),
     ("a row of reuse less", _shorter("reuse"), True), ("slots for other branches", _at("residual_slots")([0]), True),
-    ("weights for two kinds", lambda content: content["modality_weights"][0].pop(), True), ("an overlap of a window", _at("window", "overlap")(7), True),
+    ("weights for two kinds", lambda content: content["modality_weights"][0].pop(), True),
+    ("an overlap of a window", _at("window", "overlap")(7), True),
     ("a window of no length", _at("window", "length")(0), True), ("another anchor", _at("window", "anchor")("middle"), True),
-    ("noise that stays", lambda content: content["sigmas"].__setitem__(-1, 0.1), False), ("timesteps that rise", lambda content: content["timesteps"].reverse(), False),
+    ("noise that stays", lambda content: content["sigmas"].__setitem__(-1, 0.1), False),
+    ("timesteps that rise", lambda content: content["timesteps"].reverse(), False),
     ("a field of a plan that nobody knows", _at("surprise")(1), False),
 )  # fmt: skip
 
@@ -239,19 +256,26 @@ def _tensors(group: Group, folder: Path) -> None:
     padded = _header('{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}     ', numbers(4, 2).tobytes())
     for number, data in enumerate((save(good), save(good, {"made": "by hand"}), padded)):
         found = _as_file(folder / f"good-{number}", data)
-        group.case("tensors", f"tensors {number}", {"safetensors": group.file(f"tensors/good-{number}.safetensors", data)}, {"tensors": found})
+        group.case(
+            "tensors",
+            f"tensors {number}",
+            {"safetensors": group.file(f"tensors/good-{number}.safetensors", data)},
+            {"tensors": found},
+        )
     body = numbers(5, 4).tobytes()
     one = '{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
     bad = {
         "nothing": b"", "seven bytes": b"\x01\0\0\0\0\0\0", "a header that is longer than the file": _header(one, body, 1 << 20),
-        "a header beyond all memory": _header(one, body, (1 << 63) + 5), "a header that is no JSON": _header("{a}", body), "numbers that are cut off": _header(one, body[:12]),
-        "a shape that does not fit": _header(one.replace("[4]", "[5]"), body), "offsets that run backwards": _header(one.replace("[0,16]", "[16,0]"), body),
+        "a header beyond all memory": _header(one, body, (1 << 63) + 5), "a header that is no JSON": _header("{a}", body),
+        "numbers that are cut off": _header(one, body[:12]),
+        "a shape that does not fit": _header(one.replace("[4]", "[5]"), body),
+        "offsets that run backwards": _header(one.replace("[0,16]", "[16,0]"), body),
         "offsets below zero": _header(one.replace("[0,16]", "[-16,0]"), body),
     }  # fmt: skip
     for number, (name, data) in enumerate(bad.items()):
         place = folder / f"bad-{number}"
         given = {"safetensors": group.file(f"tensors/bad-{number}.safetensors", data)}
-        group.refused("tensors", name, given, lambda place=place, data=data: _as_file(place, data), hide=f"{place}/")
+        group.refused("tensors", name, given, partial(_as_file, place, data), hide=f"{folder}/")
 
 
 def _as_file(root: Path, data: bytes) -> dict[str, np.ndarray]:
@@ -269,8 +293,10 @@ def _files(group: Group, whole: Path) -> None:
     contents = {path.relative_to(whole).as_posix(): path.read_bytes() for path in sorted(whole.rglob("*")) if path.is_file()}
     changes: dict[str, dict[str, bytes | None]] = {
         "whole": {}, "with a file more": {"notes.txt": b"no file of the bundle"}, "with a record": {"records/a.json": b"{}"},
-        "altered": {"programs/weights.ptd": b"shared weightz"}, "cut": {"programs/text.pte": b"no program"}, "longer": {"programs/text.pte": b"no program either."},
-        "missing": {"prompts/all.safetensors": None}, "without a program": {"programs/denoise.pte": None}, "without a manifest": {MANIFEST: None},
+        "altered": {"programs/weights.ptd": b"shared weightz"}, "cut": {"programs/text.pte": b"no program"},
+        "longer": {"programs/text.pte": b"no program either."},
+        "missing": {"prompts/all.safetensors": None}, "without a program": {"programs/denoise.pte": None},
+        "without a manifest": {MANIFEST: None},
     }  # fmt: skip
     for name, change in changes.items():
         place = f"bundles/{name.replace(' ', '-')}"
@@ -284,4 +310,4 @@ def _files(group: Group, whole: Path) -> None:
             Bundle.open(root)
             group.case("files", name, given, {})
         else:
-            group.refused("files", name, given, lambda root=root: Bundle.open(root), hide=f"{whole.parent}/")
+            group.refused("files", name, given, partial(Bundle.open, root), hide=f"{whole.parent}/")

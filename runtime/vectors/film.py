@@ -12,8 +12,8 @@ from ..play.opening import open_for_reading
 from ..play.player import pixels_of
 from .group import Group, levels, numbers, smooth
 
-# Largest differences of FFmpeg's planes from the formula of docs/PLAYERS.md, measured: flat 0.9 of a level (its integers have 15
-# bits, and it rounds twice); blocks of 2 × 2, whose chroma it takes from a wider filter, luma 0.9; a smooth picture 1.1 in chroma.
+# Largest differences of FFmpeg's planes from the formula of docs/PLAYERS.md, measured: one level, in luma and, of the smooth
+# picture, in chroma, which FFmpeg takes from more pixels than four; of flat and of grey pictures none in chroma.
 FLAT, LUMA, SMOOTH = 1, 1, 2
 _RATES = (25, 24, 30, 12, 16, 50, 60, 1, 7, 29, 15, 128)
 
@@ -24,7 +24,9 @@ def colour() -> Group:
     video = np.concatenate([halves, [-1.0, 1.0, -1.5, 1.5, 0.0, -0.0, 1e30, -1e30]]).astype(np.float32)
     video = np.concatenate([video, np.nextafter(video, np.float32(2)), np.nextafter(video, np.float32(-2))])
     video = np.resize(video, 3 * 3 * 10 * 10).reshape(3, 3, 10, 10)
-    group.case("pixels", "halves and ends", {"video": video}, {"pixels": pixels_of(video)}, trap="halves go to even, and in float32")
+    group.case(
+        "pixels", "halves and ends", {"video": video}, {"pixels": pixels_of(video)}, trap="halves go to even, and in float32"
+    )
     drawn = np.clip(0.6 * numbers(110, 4, 3, 16, 16), -1.2, 1.2)
     group.case("pixels", "drawn", {"video": drawn}, {"pixels": pixels_of(drawn)})
     for name, levels_of_one in (
@@ -75,4 +77,6 @@ def _times(group: Group, path: Path, fps: int, frames: int) -> None:
         "time_scale": scale, "ticks": np.array(ticks, np.int64),
         "microseconds": np.array([(2 * 10**6 * tick + scale) // (2 * scale) for tick in ticks], np.int64),
     }  # fmt: skip
-    group.case("times", f"{frames} frames at {fps}", {"fps": fps, "frames": frames}, expected, trap="a sum of rounded frame times drifts")
+    group.case(
+        "times", f"{frames} frames at {fps}", {"fps": fps, "frames": frames}, expected, trap="a sum of rounded frame times drifts"
+    )

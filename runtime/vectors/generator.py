@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,18 +23,42 @@ HARD = (
     (754802615, 1400442455, 427896938, 2147475994),
     (4283025930, 3221224673, 3788018317, 890080386),
 )
-_EDGES = (0, 1, 2**29 - 1, 2**29, 2**30 - 1, 2**30, 3 * 2**29, 2**31 - 1, 2**31, 3 * 2**30, 2**32 - 2, 2**32 - 1, 0xB504F333, 0xB504F334)
+_EDGES = (
+    0,
+    1,
+    2**29 - 1,
+    2**29,
+    2**30 - 1,
+    2**30,
+    3 * 2**29,
+    2**31 - 1,
+    2**31,
+    3 * 2**30,
+    2**32 - 2,
+    2**32 - 1,
+    0xB504F333,
+    0xB504F334,
+)
 _SHAPES = (
-    ("a window of nano", 0, (16, 3, 4, 4), 0), ("no multiple of four", 1, (3, 2, 3, 5), 0), ("one value", 2**32 - 1, (1, 1, 1, 1), 0),
+    ("a window of nano", 0, (16, 3, 4, 4), 0), ("no multiple of four", 1, (3, 2, 3, 5), 0),
+    ("one value", 2**32 - 1, (1, 1, 1, 1), 0),
     ("the largest seed", 2**64 - 1, (2, 2, 3, 3), 0), ("a seed above 2^63", 2**63, (1, 1, 2, 2), 0),
-    ("a seed above 2^32", 2**32 + 7, (4, 1, 2, 3), 0), ("later frames", 12345, (2, 2, 3, 3), 1000), ("many values", 42, (16, 5, 16, 16), 2),
+    ("a seed above 2^32", 2**32 + 7, (4, 1, 2, 3), 0), ("later frames", 12345, (2, 2, 3, 3), 1000),
+    ("many values", 42, (16, 5, 16, 16), 2),
 )  # fmt: skip
 
 
 def build() -> Group:
     group = Group("noise")
     counters = np.array(
-        [[0, 0, 0, 0], [2**32 - 1] * 4, [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], [1, 0, 0, 0], [0, 1, 0, 0], [7, 8, 9, 10]],
+        [
+            [0, 0, 0, 0],
+            [2**32 - 1] * 4,
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [1, 0, 0, 0],
+            [0, 1, 0, 0],
+            [7, 8, 9, 10],
+        ],
         np.uint64,
     ).T
     for number, key in enumerate(((0, 0), (2**32 - 1, 2**32 - 1), (0xA4093822, 0x299F31D0))):
@@ -40,7 +66,9 @@ def build() -> Group:
         group.case("philox", f"philox {number}", given, {"words": philox(counters, key)})
     counter = np.zeros((4, 1500), np.uint64)
     counter[0] = np.arange(1500)
-    _normals(group, "drawn", philox(counter, (2024, 1)), "a platform's log, cos and sin give other doubles, and so do fused operations")
+    _normals(
+        group, "drawn", philox(counter, (2024, 1)), "a platform's log, cos and sin give other doubles, and so do fused operations"
+    )
     _normals(group, "edges", np.array([[one, other, other, one] for one in _EDGES for other in _EDGES], np.uint32).T)
     _normals(group, "hard", np.array(HARD, np.uint32).T, "a platform's log, cos and sin give other float32")
     for name, seed, shape, first in _SHAPES:
@@ -48,7 +76,7 @@ def build() -> Group:
         group.case("noise", name, given, {"latents": noise(seed, shape, first)})
     for name, seed in (("a negative seed", -1), ("a seed of 65 bits", 2**64)):
         given = {"seed": str(seed), "shape": [1, 1, 1, 1], "first_frame": 0}
-        group.refused("noise", name, given, lambda seed=seed: noise(seed, (1, 1, 1, 1)))
+        group.refused("noise", name, given, partial(noise, seed, (1, 1, 1, 1)))
     return group
 
 

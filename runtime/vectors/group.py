@@ -70,7 +70,9 @@ class Group:
         return files | ({f"{self.name}.bin": bytes(self._arrays)} if self._arrays else {})
 
     def _add(self, kind: str, name: str, given: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
-        case = {"name": f"{self.name}/{name}", "kind": kind, "given": self._told(given)}
+        case: dict[str, Any] = {"name": f"{self.name}/{kind}/{name}", "kind": kind, "given": self._told(given)}
+        if case["name"] in (other["name"] for other in self.cases):
+            raise AssertionError(f"two cases are called {case['name']}")
         self.cases.append(case | {key: value for key, value in outcome.items() if value or key == "expected"})
 
     def _told(self, value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,7 +33,13 @@ def build() -> Group:
     every = np.arange(256, dtype=np.uint8)
     grey = np.stack([every, every[::-1], np.roll(every, 128)], -1).reshape(16, 16, 3)
     group.case("signed", "every level", {"pixels": grey}, {"portrait": to_signed(grey)}, trap="v · (2 / 255) - 1 differs")
-    for size, (height, width) in (((70, 66), (64, 64)), ((150, 90), (32, 32)), ((40, 90), (48, 32)), ((31, 29), (48, 48)), ((64, 64), (64, 64))):
+    for size, (height, width) in (
+        ((70, 66), (64, 64)),
+        ((150, 90), (32, 32)),
+        ((40, 90), (48, 32)),
+        ((31, 29), (48, 48)),
+        ((64, 64), (64, 64)),
+    ):
         pixels = levels(sum(size), *size, 3) if sum(size) % 2 else smooth(sum(size), *size)
         made = to_signed(_portrait(pixels).pixels(height, width))
         given = {"pixels": pixels, "height": height, "width": width}
@@ -79,7 +86,11 @@ def _parts(group: Group) -> None:
     for numbers in ((100, 0, 400), (0, 300, 400), (0, 0, 15), (-1, 0, 64)):
         given = _given(480, 640, 64, 64, crop=list(numbers))
         name = f"crop {','.join(map(str, numbers))}"
-        group.refused("part", name, given, lambda numbers=numbers: Crop(*numbers).part(480, 640))
+        group.refused("part", name, given, partial(_cropped, *numbers))
+
+
+def _cropped(top: int, left: int, size: int) -> Part:
+    return Crop(top, left, size).part(480, 640)
 
 
 def _given(image_height: int, image_width: int, height: int, width: int, **more: object) -> dict[str, object]:
@@ -93,12 +104,18 @@ def _numbers(part: Part) -> np.ndarray:
 
 def _resized(group: Group) -> None:
     for name, size, part, (height, width) in (
-        ("down", (40, 50), Part(0, 0, 40, 50), (16, 20)), ("up", (17, 16), Part(0, 0, 17, 16), (32, 32)), ("a part", (60, 44), Part(3.5, 0.3, 41.2, 41.2), (16, 16)),
-        ("as it is", (20, 20), Part(0, 0, 20, 20), (20, 20)), ("across alone", (24, 40), Part(0, 0, 24, 40), (24, 16)), ("down alone", (40, 24), Part(0, 0, 40, 24), (16, 24)),
-        ("a third", (50, 50), Part(1 / 3, 2 / 3, 48.7, 48.9), (17, 19)), ("far down", (90, 110), Part(0, 10, 90, 90), (8, 8)), ("an edge", (30, 30), Part(0, 0, 30, 29.99), (16, 16)),
+        ("down", (40, 50), Part(0, 0, 40, 50), (16, 20)), ("up", (17, 16), Part(0, 0, 17, 16), (32, 32)),
+        ("a part", (60, 44), Part(3.5, 0.3, 41.2, 41.2), (16, 16)),
+        ("as it is", (20, 20), Part(0, 0, 20, 20), (20, 20)), ("across alone", (24, 40), Part(0, 0, 24, 40), (24, 16)),
+        ("down alone", (40, 24), Part(0, 0, 40, 24), (16, 24)),
+        ("a third", (50, 50), Part(1 / 3, 2 / 3, 48.7, 48.9), (17, 19)), ("far down", (90, 110), Part(0, 10, 90, 90), (8, 8)),
+        ("an edge", (30, 30), Part(0, 0, 30, 29.99), (16, 16)),
         ("far from the edge", (16, 700), Part(0, 600.3, 16, 80.7), (16, 48)),
     ):  # fmt: skip
-        for kind, pixels in (("noise", levels(len(name), *size, 3)), ("black and white", (levels(9, *size, 3) >> 7) * np.uint8(255))):
+        for kind, pixels in (
+            ("noise", levels(len(name), *size, 3)),
+            ("black and white", (levels(9, *size, 3) >> 7) * np.uint8(255)),
+        ):
             portrait = _portrait(pixels)
             box = np.array(portrait.box(part), np.float64)
             given = {"pixels": pixels, "box": box, "height": height, "width": width}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import wave
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -57,7 +58,9 @@ def _chunk(name: bytes, body: bytes) -> bytes:
 def _coded(samples: NDArray[np.floating], bits: int, floating: bool) -> bytes:
     if floating:
         return samples.astype(f"<f{bits // 8}").tobytes()
-    whole = np.clip(np.rint(samples.astype(np.float64) * 2.0 ** (bits - 1)), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1).astype(np.int64)
+    whole = np.clip(np.rint(samples.astype(np.float64) * 2.0 ** (bits - 1)), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1).astype(
+        np.int64
+    )
     if bits == 8:
         return (whole + 128).astype(np.uint8).tobytes()
     every = whole.astype("<i8").reshape(-1, 1).view(np.uint8)[:, : bits // 8]
@@ -78,15 +81,20 @@ def recordings() -> dict[str, bytes]:
     ends = np.array([0, 1, -1, 0.5, -0.5, 1.5, -1.5, 2**-15, -(2**-15), 2**-16, 3 * 2**-16, 2**-31], np.float64)
     delayed = np.stack([drawn, -np.roll(drawn, 20) * np.float32(0.9)], 1)
     return {
-        "8 bits": wav(drawn, 8000, 8), "16 bits": wav(drawn, 16000), "24 bits": wav(drawn, 44100, 24), "32 bits": wav(drawn, 48000, 32),
-        "float": wav(drawn, 22050, 32, True), "double": wav(drawn.astype(np.float64) / 3, 16000, 64, True), "ends, 16 bits": wav(ends, 16000),
-        "ends, 32 bits": wav(ends, 16000, 32), "ends, 24 bits": wav(ends, 16000, 24), "float beyond one": wav(ends, 16000, 32, True),
-        "stereo, 16 bits": wav(both, 44100), "stereo, float": wav(both, 48000, 32, True), "stereo, 24 bits": wav(both, 16000, 24, extensible=True),
+        "8 bits": wav(drawn, 8000, 8), "16 bits": wav(drawn, 16000), "24 bits": wav(drawn, 44100, 24),
+        "32 bits": wav(drawn, 48000, 32),
+        "float": wav(drawn, 22050, 32, True), "double": wav(drawn.astype(np.float64) / 3, 16000, 64, True),
+        "ends, 16 bits": wav(ends, 16000),
+        "ends, 32 bits": wav(ends, 16000, 32), "ends, 24 bits": wav(ends, 16000, 24),
+        "float beyond one": wav(ends, 16000, 32, True),
+        "stereo, 16 bits": wav(both, 44100), "stereo, float": wav(both, 48000, 32, True),
+        "stereo, 24 bits": wav(both, 16000, 24, extensible=True),
         "one side silent": wav(both * np.array([0.0, 1.0]), 16000), "cancels": wav(np.stack([drawn, -0.9 * drawn], 1), 16000),
         "cancels, late": wav(delayed, 16000, 32, True), "extensible": wav(drawn, 16000, 16, extensible=True),
         "other chunks": wav(drawn[:300], 16000, chunks=_chunk(b"LIST", b"INFOISFT\x05\0\0\0Name\0\0") + _chunk(b"junk", b"123")),
         "odd bytes, 24 bits": wav(drawn[:301], 16000, 24), "odd bytes, 8 bits": wav(drawn[:333], 16000, 8),
-        "stream of unknown length": wav(drawn[:300], 16000, declared=0xFFFFFFFF), "shorter than declared": wav(drawn[:300], 16000, declared=5000),
+        "stream of unknown length": wav(drawn[:300], 16000, declared=0xFFFFFFFF),
+        "shorter than declared": wav(drawn[:300], 16000, declared=5000),
         "half a frame at the end": wav(both[:200], 16000, tail=b"\x11\x22"),
     }  # fmt: skip
 
@@ -128,7 +136,11 @@ def _resampled(group: Group, folder: Path) -> None:
 def _levels(group: Group) -> None:
     voice = spoken(0.1, 0.45)
     many = np.full(8000, 0.1, np.float32)
-    for name, sound in (("voice", voice[:2000]), ("lifted voice", voice[:2000] + np.float32(0.25)), ("a little", voice[:2000] + np.float32(9e-4))):
+    for name, sound in (
+        ("voice", voice[:2000]),
+        ("lifted voice", voice[:2000] + np.float32(0.25)),
+        ("a little", voice[:2000] + np.float32(9e-4)),
+    ):
         group.case("level", name, {"wave": sound}, {"wave": without_offset(sound)}, within={"wave": SCALED})
     many[::2] = 0.1 + 2**-12
     group.case(
@@ -136,7 +148,12 @@ def _levels(group: Group) -> None:
         trap="a mean that is summed in float32 is off",
     )  # fmt: skip
     silence = np.zeros(7000, np.float32)
-    sounds = {"voice": voice, "a short voice": voice[:1500], "silence": silence, "a pause within": np.concatenate([voice[:4000], silence, voice[:4000]])}
+    sounds = {
+        "voice": voice,
+        "a short voice": voice[:1500],
+        "silence": silence,
+        "a pause within": np.concatenate([voice[:4000], silence, voice[:4000]]),
+    }
     for name, sound in sounds.items():
         found = loudness(sound, RATE)
         given = {"wave": sound, "sample_rate": RATE}
@@ -152,20 +169,24 @@ def _whole(group: Group, folder: Path) -> None:
     click = 0.004 * voice
     click[3000] = 0.9
     good = {
-        "voice, 16 kHz": wav(voice, 16000), "voice read at 44.1 kHz": wav(voice, 44100), "stereo read at 48 kHz": wav(stereo, 48000),
-        "lifted": wav(voice * 0.5 + 0.2, 16000, 32, True), "quiet": wav(voice * 0.02, 22050, 24), "loud, clipped": wav(loud, 16000, 8), "a click beyond full scale": wav(click, 16000),
+        "voice, 16 kHz": wav(voice, 16000), "voice read at 44.1 kHz": wav(voice, 44100),
+        "stereo read at 48 kHz": wav(stereo, 48000),
+        "lifted": wav(voice * 0.5 + 0.2, 16000, 32, True), "quiet": wav(voice * 0.02, 22050, 24),
+        "loud, clipped": wav(loud, 16000, 8), "a click beyond full scale": wav(click, 16000),
     }  # fmt: skip
     for number, (name, data) in enumerate(good.items()):
         path = saved(folder, "speech.wav", data)
         given = {"wav": group.file(f"wav/speech-{number}.wav", data), "sample_rate": RATE, "fps": 25}
         group.case("speech", name, given, {"speech": read_speech(path, RATE)}, within={"speech": WHOLE})
-    endless = wav(np.concatenate([voice[:2000], np.float32([np.inf, np.nan])]), 16000, 32, True)
+    endless = wav(np.concatenate([voice[:2000], np.array([np.inf, np.nan], np.float32)]), 16000, 32, True)
     bad = {
-        "silent": wav(np.zeros(8000), 16000), "nearly silent": wav(voice * 2e-4, 16000, 32, True), "a constant": wav(np.full(8000, 0.5), 16000),
-        "too short": wav(voice[2000:2600], 16000), "no samples": wav(voice[:0], 16000), "not finite": endless, "no sound": b"RIFF\x04\0\0\0WAVE",
+        "silent": wav(np.zeros(8000), 16000), "nearly silent": wav(voice * 2e-4, 16000, 32, True),
+        "a constant": wav(np.full(8000, 0.5), 16000),
+        "too short": wav(voice[2000:2600], 16000), "no samples": wav(voice[:0], 16000), "not finite": endless,
+        "no sound": b"RIFF\x04\0\0\0WAVE",
         "empty": b"", "a text": b"This is no sound at all, and it is long enough to look like one.",
     }  # fmt: skip
     for number, (name, data) in enumerate(bad.items()):
         path = saved(folder, "bad.wav", data)
         given = {"wav": group.file(f"wav/bad-{number}.wav", data), "sample_rate": RATE, "fps": 25}
-        group.refused("speech", name, given, lambda path=path: read_speech(path, RATE), hide=f"{folder}/")
+        group.refused("speech", name, given, partial(read_speech, path, RATE), hide=f"{folder}/")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 
 from ...core.config import ClipSpec
@@ -10,7 +13,8 @@ from ...runtime.play.player import clip_length
 from .group import Group, numbers
 
 _CUTS = (
-    (7, 7, 3), (8, 7, 3), (11, 7, 3), (12, 7, 3), (30, 7, 3), (9, 7, 0), (14, 7, 0), (15, 7, 1), (10, 7, 6), (9, 3, 2), (3, 1, 0), (1, 1, 0),
+    (7, 7, 3), (8, 7, 3), (11, 7, 3), (12, 7, 3), (30, 7, 3), (9, 7, 0), (14, 7, 0), (15, 7, 1), (10, 7, 6), (9, 3, 2), (3, 1, 0),
+    (1, 1, 0),
     (100, 21, 6), (23, 21, 20),
 )  # fmt: skip
 _COMPAT = ((10, 4, 1, 0), (10, 4, 1, 1), (11, 4, 2, 1), (3, 4, 1, 0), (13, 5, 3, 2))
@@ -26,13 +30,19 @@ def build() -> Group:
     for total, length, overlap in ((6, 7, 3), (0, 3, 1)):
         given = {"total": total, "length": length, "overlap": overlap, "upstream_compat": False, "step": 0}
         rule = WindowRule(length=length, overlap=overlap)
-        group.refused("windows", f"{total} frames in windows of {length}", given, lambda total=total, rule=rule: windows(total, rule))
+        group.refused("windows", f"{total} frames in windows of {length}", given, partial(windows, total, rule))
     for total, length, overlap in ((8, 7, 3), (12, 7, 3), (10, 7, 6), (9, 7, 0), (15, 7, 1)):
         rule = WindowRule(length=length, overlap=overlap)
         spans = windows(total, rule)
         velocities = numbers(total, len(spans), 2, length, 2, 2)
-        given = {"total": total, "length": length, "overlap": overlap, "velocities": velocities}
-        group.case("blend", f"blend of {total} frames in {length} - {overlap}", given, {"velocity": blend(list(zip(spans, velocities, strict=True)))})
+        arrays: dict[str, Any] = {"velocities": velocities}
+        sizes = {"total": total, "length": length, "overlap": overlap}
+        group.case(
+            "blend",
+            f"blend of {total} frames in {length} - {overlap}",
+            sizes | arrays,
+            {"velocity": blend(list(zip(spans, velocities, strict=True)))},
+        )
     for samples in _SAMPLES:
         for frames in (25, 5):
             clip = ClipSpec(64, 64, frames)
@@ -51,7 +61,10 @@ def _cut(group: Group, total: int, rule: WindowRule, step: int) -> None:
     shares = np.zeros((len(spans), rule.length))
     for row, span in zip(shares, spans, strict=True):
         row[: span.length] = span.weights
-    expected = {"starts": np.array([span.start for span in spans], np.int64), "lengths": np.array([span.length for span in spans], np.int64)}
+    expected = {
+        "starts": np.array([span.start for span in spans], np.int64),
+        "lengths": np.array([span.length for span in spans], np.int64),
+    }
     given = {"total": total, "length": rule.length, "overlap": rule.overlap, "upstream_compat": rule.upstream_compat, "step": step}
     name = f"{total} frames in {rule.length} - {rule.overlap}" + (f", upstream, step {step}" if rule.upstream_compat else "")
     group.case("windows", name, given, {**expected, "shares": shares}, optional=rule.upstream_compat)

@@ -11,7 +11,8 @@ from .group import index
 
 INDEX = "index.json"
 GROUPS = (
-    json_numbers.build, generator.build, steps.build, windowing.build, sounds.build, heard.build, inputs.build, pictures.build, film.colour,
+    json_numbers.build, generator.build, steps.build, windowing.build, sounds.build, heard.build, inputs.build, pictures.build,
+    film.colour,
     film.mp4, bundles.build, measured.build,
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A client of `echoedge serve-programs`, written from docs/PLAYERS.md with the standard library and NumPy alone."""
+"""A client of `echoedge serve-programs`, written from docs/PLAYERS.md; what programs take it reads of the manifest."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from echoedge.core.bundle import Bundle
 
 HEAD = struct.Struct("<4sIQ")
 
@@ -25,7 +27,7 @@ class ServedError(Exception):
 def message(header: Any, tensors: dict[str, np.ndarray] | None = None, *, raw: bytes | None = None) -> bytes:
     """`raw`: a header that is no JSON, or not of these tensors."""
     tensors = tensors or {}
-    if tensors:
+    if tensors and raw is None:
         listed = [{"name": name, "dtype": str(array.dtype), "shape": list(array.shape)} for name, array in tensors.items()]
         header = {**header, "tensors": listed}
     told = json.dumps(header).encode() if raw is None else raw
@@ -63,9 +65,10 @@ class Client:
         greeting = self.receive()
         assert greeting is not None, self.end()
         self.greeting = greeting[0]
+        self.methods: dict[str, Any] = {}
         if self.greeting["ok"]:
-            manifest = json.loads((bundle / "manifest.json").read_bytes())
-            self.methods = {role: manifest["programs"][name]["methods"] for role, name in self.greeting["programs"].items()}
+            programs = Bundle.open(bundle).manifest.model_dump(mode="json")["programs"]
+            self.methods = {role: programs[name]["methods"] for role, name in self.greeting["programs"].items()}
 
     def __enter__(self) -> Client:
         return self
@@ -87,7 +90,9 @@ class Client:
         assert list(found) == [spec["name"] for spec in specs["outputs"]]
         return list(found.values())
 
-    def ask(self, header: dict[str, Any], tensors: dict[str, np.ndarray] | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def ask(
+        self, header: dict[str, Any], tensors: dict[str, np.ndarray] | None = None
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         self.number += 1
         self.send(message({**header, "id": self.number}, tensors))
         answer = self.receive()

@@ -134,7 +134,14 @@ def normals(given: Given, wrong: str) -> Answer:
     doubles[0::2], doubles[1::2] = radius * cosines, radius * sines
     if wrong == "noise in float32":
         doubles[0::2] = radius.astype(F32) * cosines.astype(F32)
-    return {"uniforms": u, "logarithms": logs, "cosines": cosines, "sines": sines, "doubles": doubles, "floats": doubles.astype(F32)}
+    return {
+        "uniforms": u,
+        "logarithms": logs,
+        "cosines": cosines,
+        "sines": sines,
+        "doubles": doubles,
+        "floats": doubles.astype(F32),
+    }
 
 
 def noise(given: Given, wrong: str) -> Answer:
@@ -168,10 +175,8 @@ def combine(weights: Any, arrays: Any, wrong: str = "") -> np.ndarray:
         return np.sum([(a.astype(F64) * w).astype(F32).astype(F64) for w, a in pairs], 0).astype(F32)
     total = pairs[0][1].astype(F64) * pairs[0][0] if wrong != "from zero" else 0.0 + pairs[0][1].astype(F64) * pairs[0][0]
     for w, a in pairs[1:]:
-        if wrong == "fused":
-            total = (a.astype(np.longdouble) * np.longdouble(w) + total).astype(F64)
-        else:
-            total = total + a.astype(F64) * w
+        wide = np.longdouble if wrong == "fused" else F64
+        total = (a.astype(wide) * wide(w) + total).astype(F64)
     return total.astype(F32)
 
 

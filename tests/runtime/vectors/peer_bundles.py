@@ -102,7 +102,12 @@ def resized(p: np.ndarray, box: np.ndarray, height: int, width: int, wrong: str 
         return along(along(p, top, bottom, height, wrong).swapaxes(0, 1), left, right, width, wrong).swapaxes(0, 1)
     inner = "" if wrong == "not rounded between" else wrong
     if wrong == "not rounded between":
-        wide = np.stack([np.tensordot(np.array(w), p.swapaxes(0, 1)[f : f + len(w)].astype(F64), 1) for f, w in taps(p.shape[1], left, right, width, "")])
+        wide = np.stack(
+            [
+                np.tensordot(np.array(w), p.swapaxes(0, 1)[f : f + len(w)].astype(F64), 1)
+                for f, w in taps(p.shape[1], left, right, width, "")
+            ]
+        )
         high = wide.swapaxes(0, 1) / 2**22
         rows = [np.tensordot(np.array(w), high[f : f + len(w)], 1) / 2**22 for f, w in taps(p.shape[0], top, bottom, height, "")]
         return np.rint(np.stack(rows)).clip(0, 255).astype(np.uint8)
@@ -171,7 +176,16 @@ def read_manifest(data: bytes) -> Any:
     hearing = field(playing, "hearing", dict)
     for name in ("rows_per_frame", "neighbours", "beyond_frames", "tail_frames", "context_frames"):
         field(hearing, name, int)
-    for name in ("latent_channels", "temporal_stride", "spatial_stride", "patch", "mask_channels", "text_length", "text_rows", "text_dim"):
+    for name in (
+        "latent_channels",
+        "temporal_stride",
+        "spatial_stride",
+        "patch",
+        "mask_channels",
+        "text_length",
+        "text_rows",
+        "text_dim",
+    ):
         field(playing, name, int)
     refuse(playing.get("text_ids") not in (None, "utf-8 bytes"))
     files = field(content, "files", dict)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,16 @@ import pytest
 
 from echoedge.core.bundle.records import parse_record
 from echoedge.core.errors import OutputError
-from echoedge.runtime.vectors.write import write_vectors
+from echoedge.runtime.vectors import json_numbers, write
+from echoedge.runtime.vectors.write import GROUPS, write_vectors
 
+from ...commands import Run, complaint
 from . import peer, peer_bundles, peer_sounds
 from .peer import RefusedError, differs, resolved
 
 ROOT = Path(__file__).parents[3]
 MOST_BYTES = 3_000_000
+PAGE = ROOT / "docs" / "PLAYERS.md"
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,14 @@ MISTAKES = {
     "integers": ("a seed through a double", "a signed seed"),
     "normals": ("a platform's log and cos", "uniforms without the half", "noise in float32"),
     "noise": ("half of the seed", "frames from zero"),
-    "combine": ("sums in float32", "products rounded to float32", "from zero", "weights of zero count", "from the last term", "fused"),
+    "combine": (
+        "sums in float32",
+        "products rounded to float32",
+        "from zero",
+        "weights of zero count",
+        "from the last term",
+        "fused",
+    ),
     "text_scale": ("a scale in double",),
     "step": ("sums in float32", "guidance as a difference", "from the last term"),
     "loop": ("every branch its own residual", "windows share residuals"),
@@ -130,3 +139,125 @@ def test_a_player_with_a_mistake_is_caught(kind: str, wrong: str, folder: Path) 
 def test_every_kind_has_a_mistake_that_is_caught(folder: Path) -> None:
     assert set(MISTAKES) | RIGHT == set(kinds(folder))
     assert not set(MISTAKES) & RIGHT
+
+
+# ---- the folder ------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_is_what_its_index_says(folder: Path) -> None:
+    index = json.loads((folder / "index.json").read_bytes())
+    assert index["format"] == "echoedge.vectors/1"
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    told = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in found.items()}
+    assert told.pop("index.json")["bytes"] < 100_000
+    assert told == index["files"]
+    assert sum(map(len, found.values())) <= MOST_BYTES
+    names = [case["name"] for case in cases(folder)]
+    assert len(names) == len(set(names)) == sum(group["cases"] for group in index["groups"].values())
+    for group in index["groups"].values():
+        for array in references(json.loads((folder / group["file"]).read_bytes())):
+            assert array["offset"] % 8 == 0
+            size = math.prod(array["shape"]) * np.dtype(array["dtype"]).itemsize
+            assert array["offset"] + size <= len(found[array["file"]])
+
+
+def references(value: Any) -> Iterator[dict[str, Any]]:
+    """Every array that JSON refers to."""
+    if isinstance(value, dict) and "dtype" in value:
+        yield value
+    elif isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from references(inner)
+
+
+def test_made_again_every_byte_is_the_same(folder: Path) -> None:
+    for build in GROUPS:
+        for name, data in build().written().items():
+            assert (folder / name).read_bytes() == data, name
+
+
+def test_no_number_that_comes_out_is_none(folder: Path) -> None:
+    for case in cases(folder):
+        for array in references(case.get("expected")):
+            assert np.isfinite(resolved(folder, array)).all(), case["name"]
+
+
+def test_a_folder_is_not_replaced_by_accident(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="exists"):
+        write_vectors(folder)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("dear")
+    with pytest.raises(OutputError):
+        write_vectors(tmp_path / "photos", force=True)
+    assert (tmp_path / "photos" / "a.jpg").read_text() == "dear"
+
+
+def test_the_command_writes_them(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "GROUPS", (json_numbers.build,))
+    count = len(json_numbers.build().cases)
+    told = json.loads(run("vectors", "--out", tmp_path / "v", "--json").out)
+    assert told == {"folder": str(tmp_path / "v"), "groups": {"numbers": count}}
+    assert sorted(path.name for path in (tmp_path / "v").iterdir()) == ["index.json", "numbers.bin", "numbers.json"]
+    assert "exists" in complaint(run("vectors", "--out", tmp_path / "v"))
+    assert f"{count} cases are in" in run("vectors", "--out", tmp_path / "v", "--force").out
+
+
+def test_bounds_have_room_and_no_more(folder: Path) -> None:
+    """Of what is a sum in an order of the player's own, the largest difference from another player's: above nothing, and well below
+    the bound that is allowed. Measured: resampled 1.0e-5 of 2e-5 (FFmpeg's norm), speech 3.0e-5 of 6e-5 (louder), normalised 4.8e-7
+    of 1e-6 (one rounding of values up to 4), levels of colour 1 of 1 and 1 of 2."""
+    most: dict[tuple[str, str, float], float] = {}
+    for case in cases(folder):
+        if "within" not in case:
+            continue
+        expected, given = resolved(folder, case["expected"]), resolved(folder, case["given"])
+        found = kinds(folder)[case["kind"]](given, "")
+        for field, bound in case["within"].items():
+            one, other = (np.atleast_1d(np.asarray(values[field], np.float64)) for values in (expected, found))
+            common = min(len(one), len(other))
+            off = float(np.abs(one[:common] - other[:common]).max())
+            key = (case["kind"], field, bound)
+            most[key] = max(most.get(key, 0.0), off)
+    assert len(most) >= 10
+    for (kind, field, bound), off in most.items():
+        assert off <= (bound if kind == "yuv" else 0.6 * bound), (kind, field)
+
+
+# ---- facts from outside ----------------------------------------------------------------------------------------------------------
+
+
+def test_bits_are_those_of_its_inventors(folder: Path) -> None:
+    """Known answers of Philox4x32-10 (Salmon et al., Random123, kat_vectors): counters and keys of zeros, of ones, of π."""
+    known = {
+        (0, 0): "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
+        (1, 1): "408f276d 41c83b0e a20bc7c6 6d5451fd",
+        (2, 2): "d16cfe09 94fdcceb 5001e420 24126ea1",
+    }
+    drawn = [resolved(folder, case["expected"])["words"] for case in cases(folder, "philox")]
+    for (key, column), words in known.items():
+        assert [f"{word:08x}" for word in drawn[key][:, column]] == words.split()
+
+
+def test_a_resampled_tone_is_that_tone(folder: Path) -> None:
+    """Beside what is expected a closed form: SciPy's polyphase filter and FFmpeg's agree on a sound that both pass."""
+    from scipy.signal import resample_poly
+
+    for case in cases(folder, "resample"):
+        given = resolved(folder, case["given"])
+        if "noise" not in case["name"]:
+            continue
+        expected = resolved(folder, case["expected"])["wave"]
+        up, down = (side // math.gcd(given["to"], given["from"]) for side in (given["to"], given["from"]))
+        other = resample_poly(given["wave"].astype(np.float64), up, down, window=("kaiser", 9.0))
+        common = slice(60, min(len(other), len(expected)) - 60)
+        alike = float(np.corrcoef(other[common], expected[common])[0, 1])
+        assert alike > 0.98, case["name"]  # the two differ where noise is near the limit that is cut off
+        assert float(np.corrcoef(other[common], np.roll(expected, 1)[common])[0, 1]) < 0.9, case["name"]
+
+
+def test_the_page_tells_every_kind_and_field(folder: Path) -> None:
+    page = PAGE.read_text()
+    for case in cases(folder):
+        assert f"\n| {case['kind']} | " in page, case["kind"]
+        for field in [*case["given"], *case.get("expected", {})]:
+            assert f"`{field}`" in page, (case["name"], field)
