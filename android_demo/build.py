@@ -189,9 +189,9 @@ def compiled(name: str, sources: Path, beside: Sequence[Path]) -> Path:
     stamp, jar = OUT / f"{name}.sha256", OUT / f"{name}.jar"
     if jar.is_file() and stamp.is_file() and stamp.read_text() == digest.hexdigest():
         return jar
+    runtime, folder = java(), compiler()
     print(f"Compiling {len(files)} Kotlin files: {name} …", file=sys.stderr, flush=True)
-    folder = compiler()
-    launch = [java(), "-Xmx1g", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", _path(folder / jar for jar in COMPILER_JARS)]
+    launch = [runtime, "-Xmx1g", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", _path(folder / jar for jar in COMPILER_JARS)]
     own = ["org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", "-no-stdlib", "-no-reflect", *FLAGS]
     ended = subprocess.run([*launch, *own, "-cp", _path([folder / STDLIB, *beside]), "-d", str(jar), *map(str, files)], check=False)
     if ended.returncode:
