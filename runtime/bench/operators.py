@@ -37,6 +37,7 @@ from .clip import device_name
 
 Progress = Callable[[str, int, int], None]
 PEAK_SIZE = 2048  # rows, columns and depth of the matrix products that the peak is read off
+TRIAL_SIZE = 256  # and of those that tell whether torch's integer product is one worth timing
 
 
 # ---- 1. Parts -------------------------------------------------------------------------------------------------------------------
@@ -236,7 +237,7 @@ def measure_operators(
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            calls = [*(part.run for part in ready), *peak_products()]
+            calls = [*(part.run for part in ready), *peak_products(PEAK_SIZE)]
             wall, cpu = _rounds(calls, rounds, progress)
         finally:
             torch.set_num_threads(before)
@@ -263,11 +264,43 @@ def _speed(ready: Ready, seconds: float, cpu_seconds: float, block: float, weigh
     )  # fmt: skip
 
 
-def peak_products(size: int = PEAK_SIZE) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Square matrix products of float32 and of 8-bit integers, as fast as torch has them."""
+def peak_products(size: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Square matrix products of float32 and of 8-bit integers, as fast as torch has them. On some processors its product of
+    integers is a plain loop, slower than that of floats: there the one of its quantised layers is taken, where oneDNN is."""
+    slow = _least_seconds(integer_product(TRIAL_SIZE)) > _least_seconds(float_product(TRIAL_SIZE))
+    return float_product(size), (quantised_product if slow and torch.backends.mkldnn.is_available() else integer_product)(size)
+
+
+def float_product(size: int) -> Callable[[], Tensor]:
     a, b = torch.randn(size, size), torch.randn(size, size)
-    codes = [torch.randint(-127, 128, (size, size), dtype=torch.int8) for _ in range(2)]
-    return lambda: torch.mm(a, b), lambda: torch._int_mm(codes[0], codes[1])
+    return lambda: torch.mm(a, b)
+
+
+def integer_product(size: int) -> Callable[[], Tensor]:
+    a, b = _codes(size), _codes(size)
+    return lambda: torch._int_mm(a, b)
+
+
+def quantised_product(size: int) -> Callable[[], Tensor]:
+    """What a layer gives whose inputs and weights [outputs, inputs] are of 8 bits, as float32."""
+    weights, scales, zeros = _codes(size), torch.ones(size), torch.zeros(size, dtype=torch.int64)
+    a, b = (_codes(size).int() + 128).to(torch.uint8), torch.ops.onednn.qlinear_prepack(weights, [size, size])
+    layer = torch.ops.onednn.qlinear_pointwise
+    return lambda: layer(a, 1.0, 128, b, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+
+
+def _codes(size: int) -> Tensor:
+    return torch.randint(-127, 128, (size, size), dtype=torch.int8)
+
+
+def _least_seconds(call: Callable[[], object], calls: int = 5) -> float:
+    """Of one call; the first prepares what later ones find, and others may be held up."""
+    seconds = []
+    for _ in range(calls):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 def _rounds(calls: Sequence[Callable[[], object]], rounds: int, progress: Progress) -> tuple[list[float], list[float]]:

@@ -20,9 +20,11 @@ from echoedge.runtime.bench.operators import (
     Part,
     _rounds,
     compile_part,
+    integer_product,
     measure_operators,
     parts,
     peak_products,
+    quantised_product,
 )
 from echoedge.targets.executorch.gate import flops
 from echoedge.targets.rewrites.savings import step_work
@@ -110,16 +112,38 @@ def test_rounds_take_turns_and_the_first_is_a_warm_up() -> None:
     assert told[-1] == ("rounds", 4, 4)
 
 
-def test_the_peak_is_that_of_square_products() -> None:
+def test_products_of_8_bit_integers_are_those_of_their_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit; a layer holds a row of weights for each of its outputs, and draws them first."""
+    a, b = torch.randint(-127, 128, (2, 64, 64), dtype=torch.int8, generator=torch.Generator().manual_seed(0))
+    drawn = iter((a, b, b, a))
+    monkeypatch.setattr(operators, "_codes", lambda _: next(drawn))
+    assert torch.equal(integer_product(64)().double(), a.double() @ b.double())
+    assert torch.equal(quantised_product(64)().double(), a.double() @ b.double().T)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_the_peak_is_of_square_products_and_not_of_a_loop(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch has no instructions for its product of integers, the quicker one of quantised layers is taken."""
+    seconds = {torch.float32: 1.0, torch.int32: 2.0 if slow else 0.5}
+    monkeypatch.setattr(operators, "_least_seconds", lambda call: seconds[call().dtype])
     fp32, int8 = peak_products(64)
     assert fp32().shape == int8().shape == (64, 64)
-    assert int8().dtype == torch.int32
+    assert int8().dtype == (torch.float32 if slow else torch.int32)
+
+
+PRODUCTS: list[int] = []  # the sizes of the products that the peak of `speeds` was read off
 
 
 @pytest.fixture(scope="module")
 def speeds() -> OperatorSpeeds:
     some = ("block", "linear, width to width", "layer norm")
+
+    def products(size: int) -> tuple[Callable[[], object], Callable[[], object]]:
+        PRODUCTS.append(size)
+        return peak_products(size)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(operators, "peak_products", products)
         patch.setattr(operators, "PEAK_SIZE", 256)
         chosen: Callable[..., list[Part]] = lambda *args: [part for part in parts(*args) if part.name in some]  # noqa: E731
         patch.setattr(operators, "parts", chosen)
@@ -136,6 +160,11 @@ def test_figures_follow_from_one_another(speeds: OperatorSpeeds) -> None:
     assert block.of_peak is not None and block.gflops is not None
     peaks = (speeds.peak_fp32, speeds.peak_int8)  # which is the larger one depends on the processor
     assert block.gflops / max(peaks) <= block.of_peak <= block.gflops / min(peaks)
+
+
+def test_the_peak_is_counted_at_the_size_that_was_timed(speeds: OperatorSpeeds) -> None:
+    assert PRODUCTS == [256]
+    assert min(speeds.peak_fp32, speeds.peak_int8) > 0.1  # 512 times as few where products of 2048 are counted as of 256
 
 
 def test_conditions_are_told(speeds: OperatorSpeeds) -> None:
