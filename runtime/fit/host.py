@@ -43,7 +43,7 @@ CHANNELS, SIDE = 96, 128  # of what stands for operators on pictures
 COPY = 64 << 20  # bytes that are copied to learn how fast memory is
 PACKED = (1024, 4096)  # inputs and outputs of the layer that is loaded to learn how fast loading is
 RESIDENT = (
-    "import echoedge.runtime.bench.clip, echoedge.runtime.play.animate; "
+    "import echoedge.cli.app, echoedge.runtime.bench.clip, echoedge.runtime.play.animate; "
     "from echoedge.targets.executorch.program_file import runtime; runtime(); "
     "from echoedge.core.memory import peak_bytes; print(peak_bytes())"
 )
@@ -170,25 +170,25 @@ def process_bytes() -> int:
 
 @dataclass(frozen=True)
 class HostRates:
-    """What products and the rest took here. `wall`, `cpu`: seconds by what is multiplied; `moving`: bytes per second of operators
-    without products; `copying`: bytes per second; `call`: seconds of a call that computes nothing; `packing`: bytes of weights per
-    second."""
+    """What products and the rest took here. `taken`: seconds by what is multiplied; `moving`: bytes per second of operators without
+    products; `copying`: bytes per second; `call`: seconds of a call that computes nothing; `packing`: bytes of weights per second.
+    `cpu`: the same in seconds that processors were at work, which other programs on the machine do not change much."""
 
-    wall: dict[Key, float]
-    cpu: dict[Key, float]
+    taken: dict[Key, float]
     moving: float
     copying: float
     call: float
     packing: float
     threads: int
+    cpu: HostRates | None = None
 
     def product(self, product: Product, kind: Type, bits: float) -> float:
         key = (product.kind, kind, bits, product.shape)
-        if key in self.wall:
-            return self.wall[key]
-        like = [other for other in self.wall if other[:2] == key[:2]] or [other for other in self.wall if other[1] == kind]
-        nearest = min(like or self.wall, key=lambda other: abs(math.log(_flops(other) / product.flops)))
-        return product.flops / _flops(nearest) * self.wall[nearest]
+        if key in self.taken:
+            return self.taken[key]
+        like = [other for other in self.taken if other[:2] == key[:2]] or [other for other in self.taken if other[1] == kind]
+        nearest = min(like or self.taken, key=lambda other: abs(math.log(_flops(other) / product.flops)))
+        return product.flops / _flops(nearest) * self.taken[nearest]
 
     def moved(self, counted: Counted) -> float:
         return self.call + counted.moved / self.moving + counted.passed / self.copying
@@ -198,7 +198,7 @@ class HostRates:
 
     def best(self, kind: Type) -> float | None:
         """The highest rate that a product of this type came to, per second."""
-        return max((_flops(key) / seconds for key, seconds in self.wall.items() if key[1] == kind), default=None)
+        return max((_flops(key) / seconds for key, seconds in self.taken.items() if key[1] == kind), default=None)
 
 
 def _flops(key: Key) -> int:
@@ -245,14 +245,17 @@ def measure_rates(work: Workload, rounds: int = 5, on: int | None = None, progre
         source = np.ones(COPY, np.uint8)
         calls = [*(each.run for each in ready), empty.run, lambda: source.copy()]
         taken = _medians(calls, rounds, progress)
-    call = taken[-2][0]
     moved = sum(_moved(kind().eval(), *given).moved for kind, given in rest)
-    moving = moved / max(1e-9, sum(wall - call for wall, _ in taken[len(keys) : len(keys) + len(rest)]))
-    products = dict(zip(keys, taken, strict=False))
-    return HostRates(
-        {key: max(1e-9, wall - call) for key, (wall, _) in products.items()}, {key: cpu for key, (_, cpu) in products.items()},
-        moving, COPY / taken[-1][0], call, packing, threads(),
-    )  # fmt: skip
+
+    def rates(which: int, cpu: HostRates | None = None) -> HostRates:
+        found = [max(1e-9, each[which]) for each in taken]
+        call, own = found[-2], [max(1e-9, each - found[-2]) for each in found]
+        products, others = own[: len(keys)], own[len(keys) : len(keys) + len(rest)]
+        return HostRates(
+            dict(zip(keys, products, strict=True)), moved / sum(others), COPY / found[-1], call, packing[which], threads(), cpu
+        )
+
+    return rates(0, rates(1))
 
 
 def _folder(scratch: str, number: int) -> Path:
@@ -261,18 +264,16 @@ def _folder(scratch: str, number: int) -> Path:
     return folder
 
 
-def _packing(scratch: Path) -> float:
-    """Bytes of weights per second until a program of one large layer is loaded, its file in the system's cache."""
+def _packing(scratch: Path) -> tuple[float, float]:
+    """Bytes of weights per second of wall and of CPU time until a program of one large layer is loaded, its file in the system's
+    cache."""
     inputs, outputs = PACKED
     folder = _folder(str(scratch), 10_000)
     part = Part("packed", nn.Sequential(nn.Linear(inputs, outputs)), (torch.zeros(1, 1, inputs),), 1)
     ready = compile_part(part, WeightRecipe(name="fp32"), folder)
-    path, found = ready.file.path, []
-    for _ in range(3):
-        started = time.perf_counter()
-        ProgramFile(path).run("forward", [part.inputs[0].numpy()])
-        found.append(time.perf_counter() - started)
-    return 4 * inputs * outputs / statistics.median(found)
+    path = ready.file.path
+    (taken,) = _medians([lambda: ProgramFile(path).run("forward", [part.inputs[0].numpy()])], 3, lambda *_: None)
+    return 4 * inputs * outputs / max(1e-9, taken[0]), 4 * inputs * outputs / max(1e-9, taken[1])
 
 
 # ---- 3. Device ------------------------------------------------------------------------------------------------------------------

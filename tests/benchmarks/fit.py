@@ -4,7 +4,7 @@
     python tests/benchmarks/fit.py phones [--record records/fit_phones.json]
 
 `host` compiles nano, and flash with two blocks of random weights at full width, each in three shapes, into FOLDER, where finished
-bundles are used again; forecasts each, then plays it in a process of its own, as `echoedge bench` does. Wall and CPU time, the peak
+bundles are used again; forecasts each, then plays it by `echoedge bench`. Wall and CPU time, the peak
 of resident memory, and how far the forecast is off. On a quiet machine: half an hour, 4 GB of disk. `--shapes` takes others.
 `phones` computes and measures nothing. Both print JSON; `--record` keeps it as docs/FIGURES.md shows it.
 """
@@ -15,10 +15,12 @@ import argparse
 import json
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,14 +36,15 @@ from echoedge.core.weights.random_checkpoint import write_random_checkpoint
 from echoedge.core.weights.source import CheckpointSource
 from echoedge.docs.figures import Row, write_figures
 from echoedge.quantize.recipes import read_recipe
-from echoedge.runtime.bench.clip import device_name, measure_apart
+from echoedge.runtime.bench.clip import device_name
 from echoedge.runtime.export.pipeline import export_bundle
 from echoedge.runtime.export.request import ExportRequest, plan_of
-from echoedge.runtime.fit.fit import Forecast, fit
+from echoedge.runtime.fit.estimate import seconds
+from echoedge.runtime.fit.fit import fit
 from echoedge.runtime.fit.host import host_device, measure_rates, stays_loaded
 from echoedge.runtime.fit.workload import Workload, workload
 from echoedge.runtime.play.material import demo_material
-from echoedge.runtime.play.setting import Wanted
+from echoedge.runtime.play.player import STAGES
 
 SHAPES = {"nano": ("64x64x9", "64x64x25", "64x64x49"), "flash": ("64x64x9", "128x128x9", "128x128x25")}
 STEPS = {"nano": 2, "flash": 2}
@@ -82,28 +85,39 @@ def work_of(model: str, clip: ClipSpec) -> Workload:
     return workload(model, "int8", size=(clip.height, clip.width), frames=clip.frames, steps=STEPS[model], sizes=sizes)
 
 
-def forecast_of(work: Workload, rounds: int) -> Forecast:
-    rates = measure_rates(work, rounds)
-    device = host_device(rates)
-    return fit(work, device, rates, stays=lambda given: stays_loaded(given, int(device.app_bytes.value))).forecast
+def played(bundle: Bundle, prompt: str | None, runs: int) -> dict[str, Any]:
+    """The record of `echoedge bench`, a process that knows no exporter."""
+    command = [sys.executable, "-m", "echoedge.cli", "bench", str(bundle.root), "--runs", str(runs), "--json"]
+    told = subprocess.run([*command, *(("--prompt", prompt) if prompt else ())], capture_output=True, text=True, check=True)
+    (record,) = json.loads(told.stdout)
+    return dict(record)
 
 
 def host_rows(models: list[str], shapes: list[str] | None, folder: Path, runs: int, rounds: int) -> Iterator[Row]:
     for model in models:
         for shape in shapes or SHAPES[model]:
             clip = parse_shape(shape, "--shapes")
-            bundle = bundle_of(model, clip, folder)
-            found = forecast_of(work_of(model, clip), rounds)
-            played = measure_apart(bundle, Wanted(prompt="a woman talks" if model == "flash" else None), runs)
-            peak, wall = played.peak_rss_bytes, played.clip.median
-            assert peak is not None
-            yield {
-                "model": model if model == "nano" else "flash, 2 blocks", "clip": str(clip),
-                "memory_forecast_mb": found.need.total / 1e6, "memory_measured_mb": peak / 1e6,
-                "memory_off": found.need.total / peak - 1, "time_forecast_ms": 1e3 * found.seconds.total,
-                "time_measured_ms": wall, "time_off": 1e3 * found.seconds.total / wall - 1, "cpu_measured_ms": played.cpu_ms,
-                "disk_forecast_mb": found.disk / 1e6, "disk_measured_mb": bundle.bytes / 1e6,
-            }  # fmt: skip
+            bundle, work = bundle_of(model, clip, folder), work_of(model, clip)
+            rates = measure_rates(work, rounds)
+            device = host_device(rates)
+            free = int(device.app_bytes.value)
+            found = fit(work, device, rates, stays=lambda given: stays_loaded(given, free)).forecast  # noqa: B023
+            assert rates.cpu is not None
+            cpu, record = seconds(work, rates.cpu), played(bundle, "a woman talks" if model == "flash" else None, runs)
+            pairs = {
+                "memory_mb": (found.need.total / 1e6, record["peak_rss_bytes"] / 1e6),
+                "wall_ms": (1e3 * found.seconds.total, record["clip"]["median"]),
+                "cpu_ms": (1e3 * cpu.total, record["cpu_ms"]),
+                "disk_mb": (found.disk / 1e6, bundle.bytes / 1e6),
+                **{f"{name}_ms": (1e3 * found.seconds.stages[name], record["stages"][name]["median"]) for name in STAGES},
+                **{f"{term.replace(' ', '_')}_mb": (count / 1e6, None) for term, count in found.need.terms.items()},
+            }
+            row: Row = {"model": model if model == "nano" else "flash, 2 blocks", "clip": str(clip)}
+            for name, (forecast, measured) in pairs.items():
+                row[f"{name}_forecast"] = round(forecast, 3)
+                if measured is not None:
+                    row |= {f"{name}_measured": round(measured, 3), f"{name}_off": round(forecast / measured - 1, 4)}
+            yield row
 
 
 # ---- phones ---------------------------------------------------------------------------------------------------------------------
@@ -140,7 +154,10 @@ def main() -> None:
         rows = list(phone_rows())
     else:
         asked.work.mkdir(parents=True, exist_ok=True)
-        rows = list(host_rows(asked.models, asked.shapes, asked.work, asked.runs, asked.rounds))
+        rows = []
+        for row in host_rows(asked.models, asked.shapes, asked.work, asked.runs, asked.rounds):
+            print(json.dumps(row), file=sys.stderr, flush=True)  # each took minutes
+            rows.append(row)
     print(json.dumps(rows, indent=1))
     if asked.record is None:
         return
