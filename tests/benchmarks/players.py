@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import shlex
 import statistics
 import subprocess
@@ -37,7 +38,7 @@ from echoedge.runtime.play.speech import read_speech
 from echoedge.tests.android.engine import code_lines, engine_files
 
 PROMPT, SEED = "a woman speaks", 1
-TIMES = ("to_first_denoise_ms", "whole_ms", "denoise_ms")
+TIMES = ("to_first_denoise_ms", "whole_ms", "denoise_ms", "cpu_ms")
 SCRIPT = REPOSITORY / "android_demo" / "build.py"
 PORTRAIT = assets() / "demo" / "ada.png"
 
@@ -93,13 +94,14 @@ def commands(bundle: Path, audio: Path, class_path: str) -> dict[str, list[str]]
 
 
 def timed(command: list[str], out: Path) -> dict[str, Any]:
-    """One clip: what was told, with milliseconds from the shell to the first call of the denoiser, and to the end."""
-    began = time.time()
+    """One clip: what was told, with milliseconds to the first call of the denoiser, to the end, and of CPU in all."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
     arguments = [str(out) if word == "OUT" else word for word in command] + ([] if "OUT" in command else [str(out)])
     subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
-    ended, told = time.time(), json.loads((out / "played.json").read_text())
+    ended, after, told = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN), json.loads((out / "played.json").read_text())
     first, denoise = told["first_denoise_at"] - 1000 * began, 1000 * told["seconds"]["denoise"]
-    return told | {"to_first_denoise_ms": first, "whole_ms": 1000 * (ended - began), "denoise_ms": denoise}
+    cpu = 1000 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return told | {"to_first_denoise_ms": first, "whole_ms": 1000 * (ended - began), "denoise_ms": denoise, "cpu_ms": cpu}
 
 
 def held_to_vectors(folder: Path) -> Row:
