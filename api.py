@@ -19,6 +19,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .api_players import bench_job as bench_job
 from .api_players import serve_programs as serve_programs
 from .api_players import write_vectors as write_vectors
 from .api_studies import Place, Progress, Size, Warn, silent
@@ -28,6 +29,8 @@ from .api_studies import distill_checkpoint as distill_checkpoint
 from .api_studies import fit as fit
 from .api_studies import fit_devices as fit_devices
 from .api_studies import hearing as hearing
+from .api_studies import inspect_checkpoint as inspect_checkpoint
+from .api_studies import inspect_weights as inspect_weights
 from .api_studies import search_recipe as search_recipe
 from .api_studies import steps_study as steps_study
 from .api_studies import study as study
@@ -39,8 +42,6 @@ if TYPE_CHECKING:
     from .core.bundle.baseline import Baseline
     from .core.bundle.bench_record import BenchRecord
     from .core.model.masks import Box
-    from .core.weights.checkpoints import Checkpoint
-    from .core.weights.nano import Inspected
     from .runtime.bench.compare import Compared
     from .runtime.bench.headroom import Headroom
     from .runtime.bench.neural_engine import Looked
@@ -343,26 +344,6 @@ def bench(
     return found
 
 
-def bench_job(folder: Place, *, hello: str | None = None, say: Warn = print) -> int:
-    """Plays the job that `bench(device="ssh:…")` has put into `folder`, and says in lines of its own how far it is; gives the exit
-    status, 0 where it is done. hello: says only what it is, to the job of that word.
-
-    Raises:
-        InputError: there is no such folder, no job, or none that can be read.
-    """
-    from .core.bundle.device_job import SAID
-    from .core.errors import InputError
-    from .runtime.bench.devices import runner
-
-    place = Path(folder)
-    if not place.is_dir():
-        raise InputError(f"There is no folder {place}. `echoedge bench BUNDLE --device ssh:HOST` makes it.")
-    if hello is not None:
-        say(SAID + runner.hello(place, hello).model_dump_json())
-        return runner.DONE
-    return runner.run_job(place, say)
-
-
 def compare_benches(files: Sequence[Place], also: Sequence[BenchRecord] = ()) -> Compared:
     """Records of benchmarks beside each other, those of `files` (records, what `bench --json` prints, baselines) before `also`; the
     first is the measure of the others.
@@ -442,30 +423,6 @@ def inspect(bundle: Place) -> Bundle:
     from .core.bundle import Bundle
 
     return Bundle.open(bundle)
-
-
-def inspect_checkpoint(folder: Place) -> Checkpoint:
-    """Opens a folder of released weights: `.accounts()` says of every component whether each tensor is there,
-    `.accounts(values=True)` also whether its numbers can be meant. Opening reads no data.
-
-    Raises:
-        CheckpointError: nothing known is there, or two files could be meant.
-    """
-    from .core.weights.checkpoints import Checkpoint
-
-    return Checkpoint.open(folder)
-
-
-def inspect_weights(file: Place) -> Inspected:
-    """What a weights file of the built-in model holds, of `train nano` or `distill nano`: whose it is, and of a student what it
-    was taught. The file is read whole.
-
-    Raises:
-        CheckpointError: it cannot be read, or its tensors are not exactly the model's.
-    """
-    from .core.weights.nano import inspect_nano
-
-    return inspect_nano(Path(file))
 
 
 def placements(bundle: Place, *, progress: Progress = silent) -> tuple[Ran, ...]:

@@ -1,7 +1,8 @@
-"""The part of `api` for players in other languages; `api` hands it on, and is what to call."""
+"""The part of `api` for players elsewhere, in other languages and on boards; `api` hands it on, and is what to call."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,3 +33,23 @@ def serve_programs(
     from .runtime.serving.programs import serve
 
     return serve(Path(bundle), source, sink, engine=engine, clip=clip, threads=threads)
+
+
+def bench_job(folder: str | Path, *, hello: str | None = None, say: Callable[[str], None] = print) -> int:
+    """Plays the job that `bench(device="ssh:…")` has put into `folder`, and says in lines of its own how far it is; gives the exit
+    status, 0 where it is done. hello: says only what it is, to the job of that word.
+
+    Raises:
+        InputError: there is no such folder, no job, or none that can be read.
+    """
+    from .core.bundle.device_job import SAID
+    from .core.errors import InputError
+    from .runtime.bench.devices import runner
+
+    place = Path(folder)
+    if not place.is_dir():
+        raise InputError(f"There is no folder {place}. `echoedge bench BUNDLE --device ssh:HOST` makes it.")
+    if hello is not None:
+        say(SAID + runner.hello(place, hello).model_dump_json())
+        return runner.DONE
+    return runner.run_job(place, say)

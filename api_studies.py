@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from .core.alone import alone
 
 if TYPE_CHECKING:
+    from .core.weights.checkpoints import Checkpoint
+    from .core.weights.nano import Inspected
     from .runtime.fit.devices import Device
     from .runtime.fit.fit import Fit
     from .runtime.studies.block_search import FoundForBlocks
@@ -442,3 +444,27 @@ def fit_devices(device_file: Place | None = None) -> tuple[Device, ...]:
     from .runtime.fit.devices import devices_of, read_table
 
     return tuple(devices_of(read_table(None if device_file is None else Path(device_file))).values())
+
+
+def inspect_checkpoint(folder: Place) -> Checkpoint:
+    """Opens a folder of released weights: `.accounts()` says of every component whether each tensor is there,
+    `.accounts(values=True)` also whether its numbers can be meant. Opening reads no data.
+
+    Raises:
+        CheckpointError: nothing known is there, or two files could be meant.
+    """
+    from .core.weights.checkpoints import Checkpoint
+
+    return Checkpoint.open(folder)
+
+
+def inspect_weights(file: Place) -> Inspected:
+    """What a weights file of the built-in model holds, of `train nano` or `distill nano`: whose it is, and of a student what it
+    was taught. The file is read whole.
+
+    Raises:
+        CheckpointError: it cannot be read, or its tensors are not exactly the model's.
+    """
+    from .core.weights.nano import inspect_nano
+
+    return inspect_nano(Path(file))
