@@ -161,7 +161,7 @@ class BenchRecord(
             "format", "date", "manifest_sha256", "engine", "mode", "savings", "machine", "threads", "versions", "workload", "runs",
             "stages", "programs", "clip", "step", "first_frame", "cpu_ms", "first_load_ms", "second_load_ms", "frames", "fps",
             "fps_without_decode", "realtime_factor", "peak_rss_bytes", "peak_device_bytes", "disk_bytes", "thermal_before",
-            "thermal_after", "load_average_before", "load_average_after",
+            "thermal_after", "load_average_before", "load_average_after", "on_device",
         )
         private val COUNTS = listOf("layers", "height", "width", "frames", "fps", "steps", "branches", "evaluations")
         private val FROM_ONE = 1..Long.MAX_VALUE
@@ -204,6 +204,7 @@ class BenchRecord(
             for (name in listOf("cpu_ms", "first_load_ms", "second_load_ms", "load_average_before", "load_average_after")) {
                 told(name) { number(it, FROM_ZERO) }
             }
+            maybe("on_device") { record(it) } // the host's, who alone reads it; players leave it out
             named("versions").forEach { (name, version) -> if (version !is String) fail("versions.$name", "is no text") }
             for (name in listOf("thermal_before", "thermal_after")) {
                 told(name) { named(it).forEach { (sensor, degrees) -> number("$name.$sensor", degrees, -1e9..1e9) } }
