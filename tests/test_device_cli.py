@@ -45,7 +45,7 @@ def test_a_fault_is_one_sentence(run: Run, lab: Lab, bundle_path: Path) -> None:
     lab.write(devices=[])
     ended = run("bench", bundle_path, "--device", "adb")
     assert "adb sees no device. Plug one in" in complaint(ended)
-    assert ended.err.startswith("device: ")
+    assert ended.err.strip().startswith("device: ")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,8 @@ def test_a_fault_is_one_sentence(run: Run, lab: Lab, bundle_path: Path) -> None:
         (["--device", "adb", "--engine", "auto,torch"], "one engine"),
         (["--device", "adb", "--cool", "cold"], "--cool is 'cold'; write off"),
         (["--device", "host", "--keep"], "--keep goes with a phone"),
+        (["--device", "adb", "--app", "a.b; reboot"], "of a phone it is an identifier such as ai.echoedge.demo"),
+        (["--device", "ios", "--app", "demo"], "of a phone it is an identifier such as ai.echoedge.demo"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_one_sentence(options: list[object], message: str, run: Run, bundle_path: Path) -> None:

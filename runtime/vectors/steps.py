@@ -13,7 +13,7 @@ from ...core.plan.phases import Phase
 from ...core.plan.plan import combine
 from ...core.plan.samplers import PLAN_PRESETS, AudioGuidance, FeatureReuse, NoGuidance, build_plan
 from ...core.sampling.loop import sample
-from ...core.weights.nano import read_passport
+from ...core.weights.nano import read_passport, student_path
 from ...quantize.distill.run import student_options
 from .group import Float32, Group, numbers
 
@@ -24,8 +24,9 @@ def plans() -> dict[str, SamplingPlan]:
     """Plans that between them have all that a plan can have: every preset, feature reuse of its own slots and of shared ones, other
     solvers, every number of steps of the shipped student, weights by latent frame, a seed of 64 bits."""
     nano, flash = PLAN_PRESETS["nano"], PLAN_PRESETS["flash"]
-    passport = read_passport()
-    students = {} if passport is None else {f"student-{n}": student_options(passport, n) for n in passport.allowed}
+    passport = read_passport(student_path())
+    assert passport is not None  # of the student that ships
+    students = {f"student-{n}": student_options(passport, n) for n in passport.allowed}
     reusing = FeatureReuse(threshold=0.2, skip_first=1)
     options = PLAN_PRESETS | students | {
         "reuse": replace(nano, reuse=reusing, guidance=AudioGuidance(1.5, skip_ratio=0.4)),

@@ -60,12 +60,6 @@ class AdbDevice(PosixDevice):
     def command(self, script: str) -> list[str]:
         return [self.adb, "-s", self.serial, "shell", "-T", script]
 
-    def shell(self, script: str, timeout: float = 60.0, given: str | None = None) -> str:
-        ran = run(self.command(script), timeout, given)
-        if ran.status:
-            self.blame(ran, "a command")
-        return ran.out
-
     def copy(self, source: Path, target: str) -> Ran:
         return run([self.adb, "-s", self.serial, "push", str(source), target], timeout=3600)
 

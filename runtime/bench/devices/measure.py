@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping
@@ -28,11 +29,12 @@ from .faults import fault
 from .host import host_reading
 from .ios import IosDevice
 from .readings import Reading
-from .runner import APP
+from .runner import own_name
 from .ssh import SshDevice
 
 Progress = Callable[[str, int, int], None]
 FORMS = "adb, adb:SERIAL, ios, ios:UDID, ssh:HOST or host"
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+")  # of an app; commands on the phone name folders by it
 ROOM = 64 << 20  # bytes that must be left on a device beside what is sent
 
 
@@ -63,6 +65,8 @@ def open_device(text: str, app: str | None = None) -> Device | None:
         return None
     if means in ("adb", "ios") and bool(colon) == bool(name):
         _plain(name)
+        if app is not None and not _IDENTIFIER.fullmatch(app):
+            raise ConfigError(f"--app is {app!r}; of a phone it is an identifier such as ai.echoedge.demo.")
         return AdbDevice(name or None, app) if means == "adb" else IosDevice(name or None, app)
     if means == "ssh" and name:
         _plain(name)
@@ -111,8 +115,8 @@ def _bench_host(bundle: Bundle, wanted: Wanted, runs: int, how: OnDevice, coolin
     record, ends = measure_course(bundle, wanted, runs, how.course, None, progress)
     after = host_reading()
     own = DeviceRun(
-        via="host", serial=None, app=APP, warm_up=how.course.warm_up, cool=_cool(cooling, cooled), cooled_s=round(cooled or 0, 1),
-        pushed_bytes=0, before=before.state, after=after.state, peak_pss_bytes=None,
+        via="host", serial=None, app=own_name(), warm_up=how.course.warm_up, cool=_cool(cooling, cooled),
+        cooled_s=round(cooled or 0, 1), pushed_bytes=0, before=before.state, after=after.state, peak_pss_bytes=None,
         sustained=_sustained(how.course, ends, record.frames),
     )  # fmt: skip
     return _with(record, own)

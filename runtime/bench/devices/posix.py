@@ -44,13 +44,16 @@ class PosixDevice(Device):
     def stop_script(self) -> str:
         """Ends the player, there."""
 
-    @abstractmethod
     def shell(self, script: str, timeout: float = 60.0, given: str | None = None) -> str:
         """What a script printed there.
 
         Raises:
             DeviceError: it failed, as `blame`.
         """
+        ran = run(self.command(script), timeout, given)
+        if ran.status:
+            self.blame(ran, "a command")
+        return ran.out
 
     def words(self) -> dict[str, object]:
         """For the sentences of faults."""

@@ -26,13 +26,17 @@ from ..clip import Course, measure_course
 from .host import host_reading
 
 DONE, FAILED = 0, 3
-APP = f"echoedge {library_versions()['echoedge']}"
+
+
+def own_name() -> str:
+    """What this player calls itself, with its version."""
+    return f"echoedge {library_versions()['echoedge']}"
 
 
 def hello(folder: Path, word: str) -> Status:
     """What is said before anything is sent: which contract is kept to, and how much room there is."""
     return Status(
-        job=word, state="ready", contract=CONTRACT, app=APP, free_bytes=shutil.disk_usage(folder).free,
+        job=word, state="ready", contract=CONTRACT, app=own_name(), free_bytes=shutil.disk_usage(folder).free,
         thermal_status=host_reading().state.thermal_status,
     )  # fmt: skip
 
@@ -47,7 +51,7 @@ def run_job(folder: Path, say: Callable[[str], None]) -> int:
 
     def tell(state: State, done: int = 0, total: int = 0, fault: str | None = None, message: str = "") -> None:
         status = Status(
-            job=job.job, state=state, contract=CONTRACT, app=APP, done=done, total=total, fault=fault, message=message
+            job=job.job, state=state, contract=CONTRACT, app=own_name(), done=done, total=total, fault=fault, message=message
         )  # fmt: skip
         say(SAID + status.model_dump_json())
 
@@ -58,7 +62,7 @@ def run_job(folder: Path, say: Callable[[str], None]) -> int:
     tell("loading")
     try:
         if job.contract != CONTRACT:
-            raise InputError(f"the job keeps to version {job.contract} of the contract, {APP} to {CONTRACT}")
+            raise InputError(f"the job keeps to version {job.contract} of the contract, {own_name()} to {CONTRACT}")
         with ended_like_interrupted():
             result = _played(folder, job, progress)
             with atomic_file(folder / RESULT, force=True) as temporary:
@@ -93,7 +97,7 @@ def _played(folder: Path, job: Job, progress: Callable[[str, int, int], None]) -
     before = host_reading()
     course = Course(job.warm_up, job.sustained_s, job.reload)
     record, ends = measure_course(bundle, wanted, job.runs, course, case, progress)
-    return Result(job=job.job, app=APP, record=record, before=before.state, after=host_reading().state, ends_s=ends or None)
+    return Result(job=job.job, app=own_name(), record=record, before=before.state, after=host_reading().state, ends_s=ends or None)
 
 
 def read_case(folder: Path, job: Job, bundle: Bundle) -> Material:

@@ -58,12 +58,6 @@ class SshDevice(PosixDevice):
         port = [] if self.port is None else ["-p", self.port]
         return [self.ssh, "-T", *OPTIONS, *port, self.host, f"sh -c {shlex.quote(script)}"]
 
-    def shell(self, script: str, timeout: float = 60.0, given: str | None = None) -> str:
-        ran = run(self.command(script), timeout, given)
-        if ran.status:
-            self.blame(ran, "a command")
-        return ran.out
-
     def copy(self, source: Path, target: str) -> Ran:
         port = [] if self.port is None else ["-P", self.port]
         return run([self.scp, "-q", *OPTIONS, *port, str(source), f"{self.host}:{target}"], timeout=3600)
