@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..runtime.fit.fit import Fit, Forecast
 
 ASKED_PANEL = "What would be compiled and played"
+MARKS = {"reported": "r", "derived": "d", "assumed": "a"}
 STAGES = {"listen": "1 listen", "look": "2 look", "prepare": "3 prepare", "denoise": "4 denoise", "decode": "5 decode"}
 
 
@@ -154,26 +155,24 @@ def _seconds(taken: float | None) -> str:
 
 
 def print_devices(devices: Sequence[Device]) -> None:
-    table = Table(title="Devices, by published, reported (r), derived (d) and assumed (a) figures", title_justify="left")
-    for column in ("device", "memory", "an app", "int8", "fp16", "fp32", "moves", "reads"):
+    table = Table(title="Devices", title_justify="left")
+    for column in ("device", "memory GiB", "an app GB", "int8 T/s", "fp32 T/s", "moves GB/s", "reads GB/s"):
         table.add_column(column, justify="left" if column == "device" else "right", no_wrap=column == "device")
     for one in devices:
-        table.add_row(
-            one.name, _figure(one.memory_bytes, 1 << 30, "GiB"), _figure(one.app_bytes, 1e9, "GB"),
-            *(_figure(one.rates[kind], 1e9, "") for kind in ("int8", "fp16", "fp32")), _figure(one.bandwidth, 1e9, "GB/s"),
-            _figure(one.storage, 1e9, "GB/s"),
+        figures = (
+            (one.memory_bytes, 1 << 30), (one.app_bytes, 1e9), (one.rates["int8"], 1e12), (one.rates["fp32"], 1e12),
+            (one.bandwidth, 1e9), (one.storage, 1e9),
         )  # fmt: skip
+        table.add_row(one.name, *(_figure(figure, unit) for figure, unit in figures))
     out.print(table)
     out.print(
-        "[dim]int8, fp16, fp32: billions of operations per second, peaks of the processor's cores. moves, reads: of memory and "
-        "storage. (r) reported by others, (d) derived, (a) assumed; without a mark published by the maker. "
-        "--json says where each figure comes from.[/]"
+        "[dim]r: reported by others, d: derived, a: assumed; without a letter published by the maker. int8, fp32: operations per "
+        "second, peaks of the processor's cores. moves, reads: of memory and of storage. --json says where each figure comes from, "
+        "and has fp16, which enters no forecast.[/]"
     )
 
 
-def _figure(figure: Figure | None, unit: float, name: str) -> str:
+def _figure(figure: Figure | None, unit: float) -> str:
     if figure is None:
         return "–"
-    mark = {"published": "", "measured": "", "reported": "(r)", "derived": "(d)", "assumed": "(a)"}[figure.kind]
-    value = figure.value / unit
-    return " ".join(part for part in (f"{value:,.3g}" if value < 1000 else f"{value:,.0f}", name, mark) if part)
+    return f"{figure.value / unit:.3g}{MARKS.get(figure.kind, '')}"

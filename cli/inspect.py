@@ -168,9 +168,10 @@ def inspect(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a bundle holds: programs, what the backend took, what left the step, plan, files, provenance. Of a folder of
-    released weights, whether every tensor is there; exit status 1 where one is not. Of the built-in model's weights, whose they
-    are."""
+    """Say what a bundle holds (programs, what the backend took, what left the step, plan, files), or what weights are.
+
+    Of a folder of released weights: whether every tensor is there; exit status 1 where one is not. Of the built-in model's file:
+    whose it is, and what a student was taught."""
     from ..core.bundle.records import read_records
     from ..core.files import human_bytes
     from ..core.metrics.psnr import in_words

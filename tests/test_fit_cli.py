@@ -15,6 +15,7 @@ def test_the_devices_are_listed(run: Run) -> None:
     assert told.status == 0
     assert "Pixel 9 Pro" in told.out
     assert "iPhone 17 Pro" in told.out
+    assert "…" not in told.out  # no figure is cut off, in 80 columns
     listed = json.loads(run("fit", "--devices", "--json").out)
     assert all(one["rates"]["int8"]["source"] for one in listed)
 
