@@ -14,6 +14,7 @@ import pytest
 
 from echoedge.core.bundle.records import parse_record
 from echoedge.core.errors import OutputError
+from echoedge.core.plan import SamplingPlan
 from echoedge.core.plan.samplers import PLAN_PRESETS
 from echoedge.runtime.vectors import json_numbers, write
 from echoedge.runtime.vectors.write import GROUPS, write_vectors
@@ -182,8 +183,8 @@ def test_every_plan_that_ships_is_stepped_through(folder: Path) -> None:
     stepped = {case["name"].removeprefix("steps/step/steps of ") for case in cases(folder, "step")}
     assert stepped >= {*PLAN_PRESETS, "student-1", "student-2", "student-4"}
     for steps in (1, 2, 4):
-        told = json.loads((folder / "plans" / f"student-{steps}.json").read_text())
-        assert (told["steps"], len(told["branches"])) == (steps, 1)
+        plan = SamplingPlan.from_json((folder / "plans" / f"student-{steps}.json").read_text())
+        assert (plan.steps, len(plan.branches)) == (steps, 1)
 
 
 def test_no_number_that_comes_out_is_none(folder: Path) -> None:
