@@ -104,8 +104,8 @@ class Lab:
         return bench_device(self.bundle, wanted or Wanted(), runs, OnDevice(text, **given), progress, self.warnings.append)
 
     def left(self) -> list[str]:
-        """Every file on the device."""
-        return sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
+        """Every file on the device, while others are removed."""
+        return sorted((Path(at) / name).relative_to(self.root).as_posix() for at, _, names in os.walk(self.root) for name in names)
 
     def folders_left(self) -> list[str]:
         return sorted(path.name for path in self.root.rglob("*bench*"))
