@@ -115,7 +115,7 @@ HIGH = (
 # The 3x3 convolutions of the VAE's residual blocks, four fifths of nano's decoder. What doubles pictures is given values that are
 # not normalised: rounding them too takes a random decoder at toy width from 45 dB to the bar of 40. The tiny decoder's are not
 # either: with weights as large as those of the tests' toy it comes to 20 dB. 1x1 convolutions gain less than rounding costs.
-RESIDUAL = Rule(programs="vae_decode", modules="*.residual.*", layers="convolution", weights="int8")
+RESIDUAL = Rule(programs="vae_*code", modules="*.residual.*", layers="convolution", weights="int8")
 PRESETS = {
     "fp32": WeightRecipe(name="fp32"),
     "int8": WeightRecipe(name="int8", rules=(*HIGH, Rule(weights="int8"), RESIDUAL)),

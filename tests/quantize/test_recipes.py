@@ -88,7 +88,9 @@ def test_what_a_preset_does_with_a_layer(name: str, program: str, module: str, w
         ("vae_decode", "vae.decoder.head.2.sum", False),
         ("vae_decode", "vae.decoder.upsamples.5.time_conv.newest", False),
         ("vae_decode", "vae.decoder.middle.1.to_qkv", False),
-        ("vae_encode", "vae.encoder.downsamples.0.residual.2.newest", False),
+        ("vae_encode", "vae.encoder.downsamples.0.residual.2.newest", True),
+        ("vae_encode", "vae.encoder.downsamples.2.resample.1", False),
+        ("vae_encode", "vae.encoder.conv1.newest", False),
         ("audio_encoder", "audio.present", False),
     ],
 )
