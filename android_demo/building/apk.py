@@ -25,6 +25,7 @@ from .sdk import Sdk, sdk
 APP = DEMO / "app" / "src" / "main"
 FOLDER = OUT / "apk"
 APK = OUT / "echoedge-demo.apk"
+PACKAGE = "ai.echoedge.demo"
 MINIMUM, TARGET = 26, 35
 EXECUTORCH = "org/pytorch/"
 PASSWORD = "android"  # of a debug key, as Android's own tools choose it: it protects nothing
@@ -95,9 +96,14 @@ def told(built: Built) -> str:
 def link_resources(tools: Sdk, source: Path, folder: Path) -> tuple[Path, Path]:
     """An APK of manifest and resources, and the folder of the Java file that names them."""
     compiled_resources, base, generated = folder / "resources.zip", folder / "base.apk", folder / "generated"
+    manifest = folder / "AndroidManifest.xml"
+    stated = (source / manifest.name).read_text(encoding="utf-8")
+    manifest.write_text(
+        stated.replace("<manifest ", f'<manifest package="{PACKAGE}" ', 1).replace("${executorchVersion}", "none"), encoding="utf-8"
+    )
     tools.run("aapt2", "compile", "--dir", source / "res", "-o", compiled_resources)
     tools.run(
-        "aapt2", "link", "-I", tools.framework, "--manifest", source / "AndroidManifest.xml", "--java", generated,
+        "aapt2", "link", "-I", tools.framework, "--manifest", manifest, "--java", generated,
         "--min-sdk-version", MINIMUM, "--target-sdk-version", TARGET, "--version-code", 1, "--version-name", version(),
         "--no-resource-removal", "-o", base, compiled_resources,
     )  # fmt: skip

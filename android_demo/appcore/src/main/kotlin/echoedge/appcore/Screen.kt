@@ -53,6 +53,9 @@ sealed class Event {
     /** A film is whole and can be shared. */
     class Film(val figures: List<Pair<String, String>>) : Event()
 
+    /** What the phone tells of its memory and warmth. */
+    class Phone(val text: String) : Event()
+
     class Verified(val rows: List<VerifyRow>) : Event()
 }
 
@@ -75,6 +78,7 @@ data class Screen(
     val figures: List<Pair<String, String>> = listOf(),
     val verified: List<VerifyRow> = listOf(),
     val message: Message? = null,
+    val phone: String = "",
 ) {
     private val idle: Boolean get() = work == Work.NOTHING
 
@@ -143,6 +147,7 @@ data class Screen(
         is Event.Prompt -> if (idle) copy(prompt = event.text) else this
         Event.FirstFrame -> if (work == Work.PLAYING) copy(firstFrame = true) else this
         is Event.Film -> if (work == Work.PLAYING) copy(film = true, figures = event.figures) else this
+        is Event.Phone -> copy(phone = event.text)
         is Event.Verified -> if (work == Work.VERIFYING) copy(verified = event.rows) else this
     }
 

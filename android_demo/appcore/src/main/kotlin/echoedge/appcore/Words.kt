@@ -42,19 +42,28 @@ object Words {
         Work.VERIFYING -> "Loading the bundle's proofs …"
     }
 
-    /** How far a clip is: the stage, in words, and its share. */
-    fun progress(stage: Stage, done: Int, total: Int, steps: Int, windows: Int): Pair<String, Double> {
+    /**
+     * How far a clip is, in words, and its share. [evaluated]: velocities of each step of a window. Windows of a long clip pass
+     * as a front, some steps apart, so of several there is no one step to name.
+     */
+    fun progress(stage: Stage, done: Int, total: Int, evaluated: List<Int>): Pair<String, Double> {
         val what = when (stage) {
             Stage.LISTEN -> "Listening: reading $done of $total"
-            Stage.LOOK -> "Looking: $done of $total"
-            Stage.PREPARE -> "Window $done of $total prepared"
-            Stage.DENOISE -> "Denoising: velocity $done of $total ($steps ${one(steps, "step")}, $windows ${one(windows, "window")})"
-            Stage.DECODE -> "Frames: latent frame $done of $total"
+            Stage.LOOK -> "Looking at the photograph: $done of $total"
+            Stage.PREPARE -> "Window $done of $total is prepared"
+            Stage.DENOISE -> denoising(done, total, evaluated)
+            Stage.DECODE -> "Making frames: $done of $total steps of the film"
         }
         return what to if (total > 0) done.toDouble() / total else 0.0
     }
 
-    private fun one(count: Int, word: String) = if (count == 1) word else "${word}s"
+    private fun denoising(done: Int, total: Int, evaluated: List<Int>): String {
+        val windows = total / maxOf(1, evaluated.sum())
+        if (windows > 1) return "Denoising $windows windows in ${evaluated.size} steps: velocity $done of $total"
+        var ends = 0
+        val step = evaluated.indexOfFirst { count -> done <= ends + count || run { ends += count; false } }
+        return "Denoising: step ${step + 1} of ${evaluated.size}, velocity $done of $total"
+    }
 
     /** How much of a bundle is there. */
     fun arriving(name: String, done: Long, total: Long): Pair<String, Double> =
