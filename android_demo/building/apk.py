@@ -19,6 +19,7 @@ from .classfile import ClassFile, class_bytes, reached, read_class, read_jars
 from .common import DEMO, OUT, Missing, Wrong, class_path, java, say
 from .dex import Dex, read_dex
 from .kotlin import STDLIB, appcore, compiled, compiler, engine
+from .lambdas import as_classes
 from .links import missing
 from .sdk import Sdk, sdk
 
@@ -119,8 +120,10 @@ def version() -> str:
 
 
 def chosen(jars: Sequence[Path], library: Path) -> tuple[dict[str, tuple[ClassFile, bytes]], int]:
-    """Classes of `jars`, and of `library` those that they name, directly or through others of it; and how many were left out."""
-    read = {each.name: (each, data) for _, data in class_bytes([*jars, library]) for each in [read_class(data)]}
+    """Classes of `jars`, and of `library` those that they name, directly or through others of it, lambdas as classes of their own; and
+    how many were left out."""
+    plain = (each for _, data in class_bytes([*jars, library]) for each in as_classes(data))
+    read = {name: (read_class(data), data) for name, data in plain}
     own = read_jars(jars)
     kept = reached(own, {name: each for name, (each, _) in read.items()})
     return {name: read[name] for name in sorted(kept)}, len(read) - len(kept)
@@ -146,7 +149,19 @@ def sign(tools: Sdk, unsigned: Path, signed: Path) -> None:
     key = OUT / "debug.keystore"
     if not key.is_file():
         keytool = Path(java()).with_name("keytool")
-        options = ("-genkeypair", "-keyalg", "RSA", "-keysize", "2048", "-validity", "10000", "-alias", "debug", "-dname", "CN=debug")
+        options = (
+            "-genkeypair",
+            "-keyalg",
+            "RSA",
+            "-keysize",
+            "2048",
+            "-validity",
+            "10000",
+            "-alias",
+            "debug",
+            "-dname",
+            "CN=debug",
+        )
         secrets = ("-storepass", PASSWORD, "-keypass", PASSWORD, "-storetype", "PKCS12", "-keystore", str(key))
         ended = subprocess.run([str(keytool), *options, *secrets], capture_output=True, text=True, check=False)
         if ended.returncode:
@@ -170,7 +185,7 @@ def signer(tools: Sdk, *arguments: object) -> str:
 def check_links(dex: Dex, own: Mapping[str, ClassFile], libraries: Mapping[str, ClassFile]) -> None:
     """Raises Wrong: it refers to what is not there, or asks for what Android's virtual machine lacks."""
     if dex.call_sites:
-        raise Wrong(f"{dex.call_sites} lambdas are made when they run, by a class that Android lacks. Compile them as classes.")
+        raise Wrong(f"{dex.call_sites} lambdas are made when they run, by a class that Android lacks.")
     if held := [name for name in dex.classes if name.startswith(EXECUTORCH)]:
         raise Wrong(f"{held[0]} is in the APK; ExecuTorch's classes come with its library.")
     if lines := missing(dex, own, libraries):

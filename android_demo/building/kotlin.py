@@ -19,8 +19,7 @@ COMPILER_JARS = (
     "kotlinx-coroutines-core-jvm.jar", "annotations-13.0.jar",
 )  # fmt: skip
 STDLIB = "kotlin-stdlib.jar"
-# Android has no LambdaMetafactory: lambdas become classes, for what runs there and, alike, for what is tested here.
-FLAGS = ("-jvm-target", "1.8", "-Werror", "-progressive", "-Xlambdas=class", "-Xsam-conversions=class", "-Xstring-concat=inline")
+FLAGS = ("-jvm-target", "1.8", "-Werror", "-progressive")
 DESKTOP = ("-Xjdk-release=1.8",)
 JUNIT = {
     "junit4.jar": "junit/junit/4.13.2/junit-4.13.2.jar",

@@ -70,7 +70,13 @@ class Sdk:
     @property
     def libraries(self) -> str:
         """Of the tools, as the linker of a process takes it."""
-        places = ("usr/lib/x86_64-linux-gnu/android", "usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib", "usr/lib/p7zip")
+        places = (
+            "usr/lib/x86_64-linux-gnu/android",
+            "usr/lib/x86_64-linux-gnu",
+            "lib/x86_64-linux-gnu",
+            "usr/lib",
+            "usr/lib/p7zip",
+        )
         return ":".join(str(self.root / place) for place in places)
 
     def run(self, name: str, *arguments: object) -> str:
