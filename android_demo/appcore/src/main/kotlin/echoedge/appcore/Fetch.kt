@@ -50,12 +50,12 @@ class Fetch(
         val have = part.length()
         val version = Validator.read(part)
         val resumes = have > 0 && version != null
-        if (!resumes) part.delete()
+        if (have > 0 && !resumes) part.delete()
         val headers = if (resumes) mapOf("Range" to "bytes=$have-", "If-Range" to version.orEmpty()) else mapOf()
         get(url, headers).use { answer ->
             when (answer.status) {
                 200 -> {
-                    part.delete()
+                    if (part.length() > 0) part.delete()
                     Validator.write(part, answer.version())
                 }
                 206 -> if (answer.begins(path) != have) {
