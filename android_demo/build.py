@@ -3,13 +3,14 @@
     python android_demo/build.py test       sets up what is missing, compiles what changed, runs JUnit, prints counts
     python android_demo/build.py engine     compiles the engine alone and prints the path of its jar
     python android_demo/build.py classpath  prints the class path of engine, app core and tests, compiled as by `test`
+    python android_demo/build.py plain      prints that class path with lambdas as classes, as the app has them
     python android_demo/build.py apk        builds, aligns, signs and checks the app, and prints what it is and is not
 
 What is needed: a JDK (11 or later; Debian: default-jdk-headless), npm for the compiler, and for JUnit one of: Debian's package
-junit4, installed or to be had by apt, or a Maven repository in the home folder that holds it. `apk` needs Debian's apt besides, whose
+junit4, installed or to be had by apt, or a Maven repository in the home folder that holds it. `apk` needs Debian's apt besides;
 packages of Android's tools are unpacked and not installed. What was fetched lies in out/android, and a second run needs no
-network. Status 3: something is missing that only whoever runs this can install; the sentence says what. Status 1: a test fails, or
-what was built is not as it should be.
+network. Status 3: something is missing that only whoever runs this can install; the sentence says what. Status 1: a test fails,
+or what was built is not as it should be.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 
 from building import apk
 from building.common import Missing, Wrong, class_path, java
-from building.kotlin import MODULES, engine, everything
+from building.kotlin import MODULES, engine, everything, plain
 
 MISSING = 3
 
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str]) -> int:
             return test(rest)
         if verb in ("engine", "classpath") and not rest:
             print(engine() if verb == "engine" else class_path(everything()))
+            return 0
+        if verb == "plain" and not rest:
+            print(class_path(plain(everything())))
             return 0
         if verb == "apk" and not rest:
             print(apk.told(apk.build()))

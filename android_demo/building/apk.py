@@ -1,7 +1,7 @@
 """The app's APK: compiled, dexed, linked with its resources, aligned, signed with a key of this machine, and looked at.
 
-What comes out has no native libraries: ExecuTorch's Java classes are not in it either, only referred to. It installs and shows its
-screens; it runs a model when it is built with Gradle, which fetches `org.pytorch:executorch-android`.
+What comes out has no native libraries: ExecuTorch's Java classes are not in it either, only referred to. It runs a model when it
+is built with Gradle, which fetches `org.pytorch:executorch-android`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .dex import Dex, read_dex
 from .kotlin import STDLIB, appcore, compiled, compiler, engine
 from .lambdas import as_classes
 from .links import missing
+from .manifest import mistakes, read_tree
 from .sdk import Sdk, sdk
 
 APP = DEMO / "app" / "src" / "main"
@@ -81,12 +82,12 @@ def told(built: Built) -> str:
     code = built.parts["classes.dex"]
     return "\n".join(
         (
-            f"{built.path}: {built.path.stat().st_size:,} bytes, of them {code:,} of code ({built.classes} classes; {built.left_out} of "
-            f"Kotlin's library that nothing names were left out), in {built.seconds:.1f} s.",
-            f"{len(built.dex.methods):,} methods and {len(built.dex.fields):,} fields are referred to, and each exists. Signed with a "
-            "debug key of this machine.",
-            "It holds no native libraries and none of ExecuTorch's classes: it installs and shows its screens, and runs no model until "
-            "it is built with Gradle, which fetches the real library (android_demo/README.md).",
+            f"{built.path}: {built.path.stat().st_size:,} bytes, of them {code:,} of code ({built.classes} classes; "
+            f"{built.left_out} of Kotlin's library that nothing names were left out), in {built.seconds:.1f} s.",
+            f"{len(built.dex.methods):,} methods and {len(built.dex.fields):,} fields are referred to, and each exists. "
+            "Signed with a debug key of this machine.",
+            "It holds no native libraries and none of ExecuTorch's classes: it runs no model until it is built with Gradle, which "
+            "fetches the real library (android_demo/README.md).",
         )
     )
 
@@ -120,8 +121,8 @@ def version() -> str:
 
 
 def chosen(jars: Sequence[Path], library: Path) -> tuple[dict[str, tuple[ClassFile, bytes]], int]:
-    """Classes of `jars`, and of `library` those that they name, directly or through others of it, lambdas as classes of their own; and
-    how many were left out."""
+    """Classes of `jars`, and of `library` those that they name, directly or through others of it, lambdas as classes of their own;
+    and how many were left out."""
     plain = (each for _, data in class_bytes([*jars, library]) for each in as_classes(data))
     read = {name: (read_class(data), data) for name, data in plain}
     own = read_jars(jars)
@@ -193,8 +194,14 @@ def check_links(dex: Dex, own: Mapping[str, ClassFile], libraries: Mapping[str, 
 
 
 def check_apk(tools: Sdk, path: Path) -> None:
-    """Raises Missing or Wrong: it is not aligned, or its signature does not hold."""
+    """Raises Missing or Wrong: it is not aligned, its signature does not hold, or its manifest is not this app's."""
     tools.run("zipalign", "-c", "-p", "4", path)
     told_of = signer(tools, "verify", "--verbose", "--min-sdk-version", MINIMUM, path)
     if "Verified using v2 scheme (APK Signature Scheme v2): true" not in told_of:
         raise Wrong(f"apksigner does not verify {path.name} by its second scheme: {told_of.strip()[:300]}")
+    stated = read_tree(tools.run("aapt2", "dump", "xmltree", "--file", "AndroidManifest.xml", path))
+    if found := mistakes(stated, PACKAGE, MINIMUM, TARGET):
+        raise Wrong("The manifest is not as it should be: " + " ".join(found))
+    with zipfile.ZipFile(path) as archive:
+        if archive.getinfo("resources.arsc").compress_type != zipfile.ZIP_STORED:  # from API 30 on it is mapped
+            raise Wrong("resources.arsc is compressed; phones refuse such an app.")

@@ -15,7 +15,7 @@ _NAMES = re.compile(r"L([\w/$]+);")
 
 @dataclass(frozen=True)
 class ClassFile:
-    """`members`: names and descriptors of its fields and methods; `parents`: classes it is made from; `mentions`: every class it names."""
+    """`members`: names and descriptors of its fields and methods; `parents`: classes it is made from; `mentions`: all it names."""
 
     name: str
     parents: tuple[str, ...]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -103,6 +105,15 @@ def beside(target: Path) -> Iterator[Path]:
         yield inner
 
 
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """One process at a time builds what is called so; others wait."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    with (OUT / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def class_path(jars: Iterable[Path]) -> str:
     """As Java takes it."""
     return os.pathsep.join(map(str, jars))
@@ -110,6 +121,4 @@ def class_path(jars: Iterable[Path]) -> str:
 
 def say(line: str) -> None:
     """How far the build is, for whoever waits."""
-    import sys
-
     print(line, file=sys.stderr, flush=True)

@@ -10,8 +10,8 @@ _MAP_CALL_SITES = 0x0007
 
 @dataclass(frozen=True)
 class Dex:
-    """Names are as class files have them: java/lang/String. `methods` and `fields`: (class, name, descriptor); `call_sites`: how many
-    instructions ask for a class of the virtual machine that Android lacks."""
+    """Names are as class files have them: java/lang/String. `methods` and `fields`: (class, name, descriptor); `call_sites`: how
+    many instructions ask for a class of the virtual machine that Android lacks."""
 
     types: frozenset[str]
     methods: frozenset[tuple[str, str, str]]

@@ -6,11 +6,14 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .common import DEMO, OUT, Missing, beside, class_path, java, npm_package, say, sha256
+from .classfile import class_bytes
+from .common import DEMO, OUT, Missing, alone, beside, class_path, java, npm_package, say, sha256
+from .lambdas import as_classes
 
 KOTLIN = "kotlin-compiler@2.4.20"
 KOTLIN_SHA512 = "IF5IVM7LpPhA/ntHQQpaVt1yxpaaQovtEVYLyqWMuaLr0XelLPPm7/sM6HLhtcRjjjoSsK7I7lP2kzYJkMy73w=="
@@ -105,8 +108,8 @@ def _of_debian(scratch: Path) -> dict[str, Path]:
 
 
 def compiled(name: str, sources: Sequence[Path], beside_it: Sequence[Path], flags: Sequence[str] = DESKTOP) -> Path:
-    """A jar of the Kotlin files under folders, compiled against `beside_it` where they, those or the compiler have changed. Java files
-    among them are read for what they declare, not compiled.
+    """A jar of the Kotlin files under folders, compiled against `beside_it` where they, those or the compiler have changed. Java
+    files among them are read for what they declare, not compiled.
 
     Raises:
         SystemExit: the compiler refuses them; it has said why.
@@ -117,19 +120,23 @@ def compiled(name: str, sources: Sequence[Path], beside_it: Sequence[Path], flag
     for path in (*beside_it, *files):
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
     stamp, jar = OUT / f"{name}.sha256", OUT / f"{name}.jar"
-    if jar.is_file() and stamp.is_file() and stamp.read_text() == digest.hexdigest():
-        return jar
+    with alone(name):
+        if not (jar.is_file() and stamp.is_file() and stamp.read_text() == digest.hexdigest()):
+            stamp.unlink(missing_ok=True)
+            say(f"Compiling {len(files)} files: {name} …")
+            _compile(files, beside_it, options, jar)
+            stamp.write_text(digest.hexdigest())
+    return jar
+
+
+def _compile(files: Sequence[Path], beside_it: Sequence[Path], options: Sequence[str], jar: Path) -> None:
     runtime, folder = java(), compiler()
-    say(f"Compiling {len(files)} files: {name} …")
-    jars = class_path(folder / jar for jar in COMPILER_JARS)
+    jars = class_path(folder / name for name in COMPILER_JARS)
     launch = [runtime, "-Xmx1g", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jars]
     own = ["org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", "-no-stdlib", "-no-reflect", *options]
     given = class_path([folder / STDLIB, *beside_it])
     if subprocess.run([*launch, *own, "-cp", given, "-d", str(jar), *map(str, files)], check=False).returncode:
-        stamp.unlink(missing_ok=True)
         sys.exit(1)
-    stamp.write_text(digest.hexdigest())
-    return jar
 
 
 def engine() -> Path:
@@ -140,6 +147,20 @@ def engine() -> Path:
 def appcore() -> Path:
     """The jar of what the app decides without Android."""
     return compiled("appcore", [APPCORE.main], [engine()])
+
+
+def plain(jars: Sequence[Path]) -> list[Path]:
+    """Jars as they are dexed, lambdas as classes, for a Java machine to try."""
+    made = []
+    for jar in jars:
+        target = OUT / "plain" / jar.name
+        target.parent.mkdir(exist_ok=True)
+        with zipfile.ZipFile(target, "w") as archive:
+            for _, data in class_bytes([jar]):
+                for name, each in as_classes(data):
+                    archive.writestr(f"{name}.class", each)
+        made.append(target)
+    return made
 
 
 def everything() -> list[Path]:

@@ -12,19 +12,24 @@ from .classfile import ClassFile
 from .dex import Dex
 
 # Of Java's classes, what API 23 lacks and is referred to: the API that has it.
+_BOXES = (("Boolean", "Z"), ("Byte", "B"), ("Double", "D"), ("Float", "F"), ("Integer", "I"), ("Long", "J"), ("Short", "S"))
 SINCE: dict[str, int] = {
-    "class java/time/Instant": 26, "class java/util/function/BiConsumer": 24, "class java/util/function/Function": 24,
-    **{f"java/lang/{box}.hashCode ({kind})I": 24 for box, kind in (
-        ("Boolean", "Z"), ("Byte", "B"), ("Double", "D"), ("Float", "F"), ("Integer", "I"), ("Long", "J"), ("Short", "S"))},
-    **{f"java/lang/{box}.{name}Unsigned ({kind}{kind}){gives}": 26 for box, kind in (("Integer", "I"), ("Long", "J"))
-       for name, gives in (("compare", "I"), ("divide", kind), ("remainder", kind))},
-    "class java/lang/invoke/MethodHandles$Lookup": 26, "java/lang/Math.multiplyExact (II)I": 24, "java/util/Map.forEach (Ljava/util/function/BiConsumer;)V": 24,
+    "class java/time/Instant": 26,
+    "class java/util/function/BiConsumer": 24,
+    "class java/util/function/Function": 24,
+    "class java/lang/invoke/MethodHandles$Lookup": 26,
+    "java/lang/Math.multiplyExact (II)I": 24,
+    "java/util/Map.forEach (Ljava/util/function/BiConsumer;)V": 24,
     "java/util/Map.getOrDefault (Ljava/lang/Object;Ljava/lang/Object;)Ljava/lang/Object;": 24,
     "java/util/concurrent/ConcurrentMap.computeIfAbsent (Ljava/lang/Object;Ljava/util/function/Function;)Ljava/lang/Object;": 24,
     "java/util/regex/Matcher.end (Ljava/lang/String;)I": 26,
     "java/util/regex/Matcher.group (Ljava/lang/String;)Ljava/lang/String;": 26,
     "java/util/regex/Matcher.start (Ljava/lang/String;)I": 26,
-}  # fmt: skip
+    **{f"java/lang/{box}.hashCode ({kind})I": 24 for box, kind in _BOXES},
+    **{f"java/lang/{box}.compareUnsigned ({kind}{kind})I": 26 for box, kind in _BOXES if kind in "IJ"},
+    **{f"java/lang/{box}.divideUnsigned ({kind}{kind}){kind}": 26 for box, kind in _BOXES if kind in "IJ"},
+    **{f"java/lang/{box}.remainderUnsigned ({kind}{kind}){kind}": 26 for box, kind in _BOXES if kind in "IJ"},
+}
 ANNOTATIONS = ("dalvik/annotation/", "org/jetbrains/annotations/")  # nobody looks them up when code runs
 BEGINS = 26  # the app's lowest API
 
@@ -32,7 +37,8 @@ BEGINS = 26  # the app's lowest API
 def missing(dex: Dex, own: Mapping[str, ClassFile], libraries: Mapping[str, ClassFile]) -> list[str]:
     """Classes and members that `dex` refers to and neither `own`, what it was made from, nor `libraries` has, as lines."""
     classes = {**libraries, **own}
-    found = {f"class {name}" for name in dex.types if len(name) > 1 and name not in classes and not name.startswith(ANNOTATIONS)}
+    named = {name for name in dex.types if not name.startswith(ANNOTATIONS)}
+    found = {f"class {name}" for name in named if name not in classes}
     for owner, name, descriptor in dex.methods | dex.fields:
         if owner in classes:
             declared, unknown = _declared(classes, owner, name, descriptor)

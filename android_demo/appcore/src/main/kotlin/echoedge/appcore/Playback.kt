@@ -121,7 +121,7 @@ class FrameStore(private val file: File, private val height: Int, private val wi
 }
 
 /** A clip that is looked at while it is played: its frames so far, its [voice], and which frame is due. */
-class Preview(folder: File, val clip: Clip, val voice: FloatArray, frames: Int) : AutoCloseable {
+class Reel(folder: File, val clip: Clip, val voice: FloatArray, frames: Int) : AutoCloseable {
     val store: FrameStore = FrameStore(File(folder, "frames-${System.nanoTime()}.rgb"), clip.height, clip.width)
     val playback: Playback = Playback(clip.fps, frames)
 

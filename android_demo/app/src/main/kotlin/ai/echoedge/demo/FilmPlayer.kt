@@ -8,7 +8,7 @@ import android.media.AudioTrack
 import android.os.Handler
 import android.os.Looper
 import echoedge.appcore.FilmPlan
-import echoedge.appcore.Preview
+import echoedge.appcore.Reel
 import java.nio.ByteBuffer
 
 /**
@@ -17,7 +17,7 @@ import java.nio.ByteBuffer
  *
  * @param show takes a picture on the main thread; it is drawn over when the next but one is shown.
  */
-class FilmPlayer(private val preview: Preview, private val show: (Bitmap) -> Unit) {
+class FilmPlayer(private val reel: Reel, private val show: (Bitmap) -> Unit) {
     private val main = Handler(Looper.getMainLooper())
     private val thread = Thread(::run, "film")
 
@@ -33,13 +33,13 @@ class FilmPlayer(private val preview: Preview, private val show: (Bitmap) -> Uni
     }
 
     private fun run() {
-        val clip = preview.clip
+        val clip = reel.clip
         val pictures = Pictures(clip.height, clip.width)
-        val voice = Voice(preview)
+        val voice = Voice(reel)
         try {
             var number = -1
             while (going) {
-                val playback = preview.playback
+                val playback = reel.playback
                 if (!voice.begun && playback.mayBegin()) voice.begin()
                 val position = if (voice.begun) voice.feed() else 0.0
                 if (playback.ended(position)) break
@@ -48,7 +48,7 @@ class FilmPlayer(private val preview: Preview, private val show: (Bitmap) -> Uni
                 val due = playback.frameAt(position)
                 if (due != null && due != number) {
                     number = due
-                    pictures.of(preview, due)?.let { bitmap -> main.post { if (going) show(bitmap) } }
+                    pictures.of(reel, due)?.let { bitmap -> main.post { if (going) show(bitmap) } }
                 }
                 Thread.sleep(STEP)
             }
@@ -66,18 +66,19 @@ class FilmPlayer(private val preview: Preview, private val show: (Bitmap) -> Uni
         private val scratch = ByteArray(height * width * 3)
         private var turn = 0
 
-        fun of(preview: Preview, number: Int): Bitmap? {
-            if (!preview.store.colours(number, colours, scratch)) return null
+        fun of(reel: Reel, number: Int): Bitmap? {
+            if (!reel.store.colours(number, colours, scratch)) return null
             turn = (turn + 1) % bitmaps.size
             return bitmaps[turn].also { it.setPixels(colours, 0, width, 0, 0, width, height) }
         }
     }
 
     /** The voice, and the time at which its clock stands. */
-    private class Voice(preview: Preview) {
-        private val rate = preview.clip.sampleRate
-        private val samples = preview.voice
+    private class Voice(reel: Reel) {
+        private val rate = reel.clip.sampleRate
+        private val samples = reel.voice
         private val track: AudioTrack? = made()
+        private val silence = ByteArray(rate / 5)
         private var fed = 0
         private var since = 0L
         private var before = 0.0
@@ -116,17 +117,20 @@ class FilmPlayer(private val preview: Preview, private val show: (Bitmap) -> Uni
 
         private fun clock(): Double = before + if (playing) (System.nanoTime() - since) / 1e9 else 0.0
 
-        /** Hands over what fits, and says how many seconds were heard. Behind the voice's end the clock runs on. */
+        /**
+         * Hands over what fits, and says how many seconds were heard. Behind the voice comes silence: a track that is not full does
+         * not begin, and one that runs dry stands still.
+         */
         fun feed(): Double {
             val track = track ?: return clock()
-            if (fed < samples.size) {
-                val count = minOf(samples.size - fed, rate / 10)
+            val count = minOf(samples.size - fed, rate / 10)
+            if (count > 0) {
                 val bytes = ByteBuffer.wrap(FilmPlan.pcm(samples, fed, count))
                 fed += maxOf(0, track.write(bytes, 2 * count, AudioTrack.WRITE_NON_BLOCKING)) / 2
+            } else {
+                track.write(ByteBuffer.wrap(silence), silence.size, AudioTrack.WRITE_NON_BLOCKING)
             }
-            val heard = track.playbackHeadPosition.toLong() and 0xFFFFFFFFL
-            val position = heard.toDouble() / rate
-            return if (heard < samples.size) position else maxOf(position, clock())
+            return (track.playbackHeadPosition.toLong() and 0xFFFFFFFFL).toDouble() / rate
         }
 
         fun close() {
@@ -134,7 +138,10 @@ class FilmPlayer(private val preview: Preview, private val show: (Bitmap) -> Uni
         }
     }
 
-    private companion object {
-        const val STEP = 8L // milliseconds between two looks at the clock
+    companion object {
+        private const val STEP = 8L // milliseconds between two looks at the clock
+
+        /** The first frame of a clip; null: it is gone. */
+        fun first(reel: Reel): Bitmap? = Pictures(reel.clip.height, reel.clip.width).of(reel, 0)
     }
 }

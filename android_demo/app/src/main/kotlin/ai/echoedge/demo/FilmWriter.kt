@@ -37,7 +37,7 @@ class FilmWriter(private val file: File, private val clip: Clip, speech: FloatAr
 
     init {
         encodeVoice()
-        muxer = MediaMuxer(partial.path, MediaMuxer.OutputFormat.MUXER_OUTPUT_MPEG_4)
+        muxer = guarded("the film's file") { MediaMuxer(partial.path, MediaMuxer.OutputFormat.MUXER_OUTPUT_MPEG_4) }
         video = try {
             encoder(videoFormat())
         } catch (error: EngineException) {
@@ -70,12 +70,13 @@ class FilmWriter(private val file: File, private val clip: Clip, speech: FloatAr
     /** Encodes the next frame. */
     fun frame(pixels: Pixels) = guarded("the encoder of the film") {
         val index = input(video) { drainVideo() }
+        val room = video.getInputBuffer(index)?.capacity() ?: 0 // asked for before the picture, which it would take away
         val image = video.getInputImage(index) ?: throw IllegalStateException("it takes no pictures")
         val yuv = Film.yuv(pixels)
         val planes = image.planes
         val sides = listOf(yuv.y to yuv.width, yuv.u to yuv.width / 2, yuv.v to yuv.width / 2)
         sides.forEachIndexed { at, (plane, width) -> Yuv.place(plane, width, planes[at].buffer, planes[at].rowStride, planes[at].pixelStride) }
-        video.queueInputBuffer(index, 0, yuv.y.size * 3 / 2, FilmPlan.videoTime(written++, clip.fps), 0)
+        video.queueInputBuffer(index, 0, room, FilmPlan.videoTime(written++, clip.fps), 0)
         drainVideo()
     }
 
@@ -83,23 +84,27 @@ class FilmWriter(private val file: File, private val clip: Clip, speech: FloatAr
     fun finish(): File = guarded("the encoder of the film") {
         val index = input(video) { drainVideo() }
         video.queueInputBuffer(index, 0, 0, FilmPlan.videoTime(written, clip.fps), MediaCodec.BUFFER_FLAG_END_OF_STREAM)
-        while (!drainVideo()) Thread.yield()
+        repeat(TRIES) { if (drainVideo(WAIT)) return@guarded whole() }
+        throw IllegalStateException("it does not end")
+    }
+
+    private fun whole(): File {
         writeSounds(Long.MAX_VALUE)
         muxer.stop()
-        whole = true
-        if (!partial.renameTo(file)) throw IOException("$partial cannot be renamed")
-        file
+        whole = partial.renameTo(file)
+        if (!whole) throw IOException("$partial cannot be renamed")
+        return file
     }
 
     /** Writes what the encoder has ready; gives whether that was all. */
-    private fun drainVideo(): Boolean = drain(video) { data, info ->
+    private fun drainVideo(wait: Long = 0): Boolean = drain(video, wait) { data, info ->
         writeSounds(info.presentationTimeUs)
         muxer.writeSampleData(videoTrack, data, info)
     }
 
-    private fun drain(codec: MediaCodec, take: (ByteBuffer, MediaCodec.BufferInfo) -> Unit): Boolean {
+    private fun drain(codec: MediaCodec, wait: Long, take: (ByteBuffer, MediaCodec.BufferInfo) -> Unit): Boolean {
         while (true) {
-            val index = codec.dequeueOutputBuffer(info, WAIT)
+            val index = codec.dequeueOutputBuffer(info, wait)
             if (index == MediaCodec.INFO_TRY_AGAIN_LATER) return false
             if (index == MediaCodec.INFO_OUTPUT_FORMAT_CHANGED) begin(codec.outputFormat)
             if (index < 0) continue
@@ -126,7 +131,7 @@ class FilmWriter(private val file: File, private val clip: Clip, speech: FloatAr
         }
     }
 
-    private fun encodeVoice() = guarded("the encoder of the voice") {
+    private fun encodeVoice(): Unit = guarded("the encoder of the voice") {
         val format = MediaFormat.createAudioFormat(MediaFormat.MIMETYPE_AUDIO_AAC, clip.sampleRate, 1)
         format.setInteger(MediaFormat.KEY_BIT_RATE, FilmPlan.SOUND_BITS)
         format.setInteger(MediaFormat.KEY_AAC_PROFILE, MediaCodecInfo.CodecProfileLevel.AACObjectLC)
@@ -137,7 +142,7 @@ class FilmWriter(private val file: File, private val clip: Clip, speech: FloatAr
                 sounds.add(Sample(ByteArray(info.size).also { data.get(it) }, info.presentationTimeUs, info.flags))
             }
             while (at <= voice.size) {
-                val index = input(codec) { drain(codec, ::keep) }
+                val index = input(codec) { drain(codec, 0, ::keep) }
                 val buffer = codec.getInputBuffer(index) ?: throw IllegalStateException("it has no buffer")
                 val count = minOf(buffer.remaining() / 2, voice.size - at)
                 buffer.put(FilmPlan.pcm(voice, at, count))
@@ -147,7 +152,8 @@ class FilmWriter(private val file: File, private val clip: Clip, speech: FloatAr
                 at += count
                 if (ends) break
             }
-            while (!drain(codec, ::keep)) Thread.yield()
+            repeat(TRIES) { if (drain(codec, WAIT, ::keep)) return@guarded }
+            throw IllegalStateException("it does not end")
         } finally {
             codec.release()
         }

@@ -28,9 +28,10 @@ import android.widget.TextView
 import android.widget.Toast
 import echoedge.appcore.Event
 import echoedge.appcore.PictureSize
-import echoedge.appcore.Preview
+import echoedge.appcore.Reel
 import echoedge.appcore.Screen
 import echoedge.appcore.Words
+import echoedge.appcore.Work
 import echoedge.engine.Pixels
 import java.io.File
 
@@ -38,7 +39,7 @@ import java.io.File
 class MainActivity : Activity() {
     private val session: Session get() = (application as App).session
     private var player: FilmPlayer? = null
-    private var seen: Preview? = null
+    private var seen: Reel? = null
     private var pictured: Pixels? = null
     private var filling = false
 
@@ -56,7 +57,7 @@ class MainActivity : Activity() {
         view<Button>(R.id.stop).setOnClickListener { session.cancel() }
         view<Button>(R.id.share).setOnClickListener { share() }
         view<Button>(R.id.verify).setOnClickListener { session.verify() }
-        view<ImageView>(R.id.film).setOnClickListener { session.preview?.let(::watch) }
+        view<ImageView>(R.id.film).setOnClickListener { session.reel?.let(::watch) }
         view<EditText>(R.id.prompt).addTextChangedListener(object : TextWatcher {
             override fun beforeTextChanged(text: CharSequence?, start: Int, count: Int, after: Int) = Unit
 
@@ -131,7 +132,9 @@ class MainActivity : Activity() {
         table(R.id.proofs, screen.verified.map { listOf(mark(it.passed), it.name, getString(R.string.measured, it.measured, it.demanded)) })
         if (screen.keepsScreenOn) window.addFlags(KEEP_ON) else window.clearFlags(KEEP_ON)
         showPortrait()
-        session.preview?.takeIf { screen.firstFrame && it !== seen }?.let(::watch)
+        session.reel?.takeIf { screen.firstFrame && it !== seen }?.let { reel ->
+            if (reel === session.watched && screen.work != Work.PLAYING) still(reel) else watch(reel)
+        }
     }
 
     private fun mark(passed: Boolean?): String =
@@ -177,12 +180,19 @@ class MainActivity : Activity() {
         return Bitmap.createBitmap(colours, width, height, Bitmap.Config.ARGB_8888)
     }
 
+    /** Shows the first frame of a clip that was seen. */
+    private fun still(reel: Reel) {
+        seen = reel
+        FilmPlayer.first(reel)?.let(view<ImageView>(R.id.film)::setImageBitmap)
+    }
+
     /** Shows a clip from its beginning, while it is made or again. */
-    private fun watch(preview: Preview) {
+    private fun watch(reel: Reel) {
         player?.stop()
-        seen = preview
+        seen = reel
+        session.watched = reel
         val image = view<ImageView>(R.id.film)
-        player = FilmPlayer(preview) { image.setImageBitmap(it) }.also(FilmPlayer::start)
+        player = FilmPlayer(reel) { image.setImageBitmap(it) }.also(FilmPlayer::start)
     }
 
     // ---- what is chosen ----
@@ -271,7 +281,7 @@ class MainActivity : Activity() {
             }
             true
         }
-        button.setOnClickListener { if (session.screen.work == echoedge.appcore.Work.RECORDING) session.endRecording() else record() }
+        button.setOnClickListener { if (session.screen.work == Work.RECORDING) session.endRecording() else record() }
         button.setOnKeyListener { _, code, event -> code == KeyEvent.KEYCODE_ENTER && event.repeatCount > 0 }
     }
 

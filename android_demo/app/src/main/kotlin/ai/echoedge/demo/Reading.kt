@@ -152,7 +152,7 @@ class Reading(private val context: Context, private val cancelled: () -> Boolean
     }
 
     private companion object {
-        const val LARGEST_CLIP = 1024 // sides of a clip; pictures are decoded to twice that at least
+        const val LARGEST_CLIP = 512 // sides of a clip; pictures are decoded to twice that at least, and whole below
         const val LARGEST_WAV = 200 shl 20
         const val WAIT = 10_000L // microseconds
         const val PCM_ENCODING = "pcm-encoding" // MediaFormat.KEY_PCM_ENCODING, API 24; without it samples have 16 bits

@@ -4,6 +4,7 @@ import android.media.AudioFormat
 import android.media.AudioRecord
 import android.media.MediaRecorder
 import echoedge.appcore.WavFile
+import echoedge.appcore.Words
 import echoedge.engine.InputException
 import java.io.File
 
@@ -37,7 +38,7 @@ class Recorder(private val file: File) {
             }
             recorder.startRecording()
             val seconds = WavFile(file, RATE).use { wav -> wav.also { take(recorder, it, told) }.seconds }
-            if (seconds < SHORTEST) throw InputException("Only %.1f s were recorded. Hold the button while you speak.".format(seconds))
+            if (seconds < SHORTEST) throw InputException("Only ${Words.seconds(seconds)} were recorded. Hold the button while you speak.")
         } catch (error: IllegalStateException) {
             throw InputException("The microphone failed (${error.message}). Try again.")
         } finally {

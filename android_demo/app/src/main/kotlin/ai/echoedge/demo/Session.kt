@@ -12,7 +12,7 @@ import echoedge.appcore.Import
 import echoedge.appcore.Mode
 import echoedge.appcore.Opened
 import echoedge.appcore.Playable
-import echoedge.appcore.Preview
+import echoedge.appcore.Reel
 import echoedge.appcore.Room
 import echoedge.appcore.Screen
 import echoedge.appcore.Shared
@@ -60,8 +60,11 @@ class Session(private val app: App) {
 
     /** The clip that is played or was played last, for the screen. */
     @Volatile
-    var preview: Preview? = null
+    var reel: Reel? = null
         private set
+
+    /** The clip that somebody has seen already: it does not begin again by itself when the phone is turned. */
+    var watched: Reel? = null
 
     /** The film that was made last. */
     @Volatile
@@ -76,13 +79,13 @@ class Session(private val app: App) {
 
     private var looking: ScheduledExecutorService? = null
 
-    /** Looks at the phone's memory and warmth every two seconds, while somebody sees them. */
+    /** Looks at the phone's memory and warmth every five seconds, while somebody sees them. */
     fun look(on: Boolean) {
         looking?.shutdownNow()
         looking = if (on) Executors.newSingleThreadScheduledExecutor() else null
         looking?.scheduleWithFixedDelay({
             say(Event.Phone(app.getString(R.string.phone_is, phone.memoryWords(), Words.warmth(phone.thermalStatus))))
-        }, 0, 2, TimeUnit.SECONDS)
+        }, 0, 5, TimeUnit.SECONDS)
     }
 
     /** Whether something is done that needs the process. */
@@ -94,6 +97,10 @@ class Session(private val app: App) {
     init {
         // A benchmark that lost its host has left its files; while one runs, they are its own.
         app.getExternalFilesDir(null)?.let { worker.execute { if (!BenchActivity.running) Bench.sweep(File(it, BenchActivity.FOLDER)) } }
+        worker.execute { // what a kill left
+            File(app.cacheDir, REEL).deleteRecursively()
+            SharedFiles.films(app).listFiles { _, name -> name.endsWith(".partial") }?.forEach { it.delete() }
+        }
     }
 
     /** Something happened. On any thread. */
@@ -151,7 +158,10 @@ class Session(private val app: App) {
     private fun opened(folder: File) {
         free()
         bundle = null
-        val found = Bundle.open(folder) { done, total -> told(Words.arriving(folder.name, done, total)) }
+        val found = Bundle.open(folder) { done, total ->
+            if (cancelled) throw CancelledException()
+            told(Words.arriving(folder.name, done, total))
+        }
         val problem = try {
             Playable.require(found)
             null
@@ -195,7 +205,7 @@ class Session(private val app: App) {
 
     private fun forecast(sound: Sound?): Forecast? {
         val seconds = sound?.run { length.toDouble() / rate } ?: return null
-        return bundle?.let { Room.forecast(it, seconds, phone.memory()) }
+        return bundle?.let { Room.forecast(it, seconds, roomWithHeld()) }
     }
 
     // ---- photograph and voice ----
@@ -245,9 +255,9 @@ class Session(private val app: App) {
         val mode = Room.mode(open, speech.size.toDouble() / clip.sampleRate, roomWithHeld())
         val frames = open.manifest.playing.length(speech.size, clip).first
         val began = System.nanoTime()
-        val seen = Preview(File(app.cacheDir, "preview"), clip, speech, frames)
-        preview?.close()
-        preview = seen
+        val seen = Reel(File(app.cacheDir, REEL), clip, speech, frames)
+        reel?.close()
+        reel = seen
         Shared.tooMany(SharedFiles.films(app).listFiles().orEmpty().asList()).forEach(File::delete)
         val file = File(SharedFiles.films(app), Shared.filmName(open.root.name))
         FilmWriter(file, clip, speech, frames).use { writer ->
@@ -266,9 +276,9 @@ class Session(private val app: App) {
     /** What may be taken, where programs that are loaded already are counted as free: they are used again, or freed before. */
     private fun roomWithHeld(): Room {
         val room = phone.memory()
-        val held = player?.takeIf { it.second == Mode.ALL_LOADED } ?: return room
+        if (player?.second != Mode.ALL_LOADED) return room
         val files = bundle?.manifest?.programs?.values?.associate { it.path to it.entry.bytes }?.values?.sum() ?: 0L
-        return if (held.first.clip == bundle?.manifest?.clips?.get(0)) room.copy(available = room.available + files) else room
+        return room.copy(available = room.available + files)
     }
 
     private fun player(open: Bundle, mode: Mode): Player {
@@ -311,6 +321,7 @@ class Session(private val app: App) {
     }
 
     private companion object {
+        const val REEL = "reel"
         val LONG = setOf(Work.FETCHING, Work.COPYING, Work.PLAYING, Work.VERIFYING)
     }
 }
