@@ -20,8 +20,8 @@ fun interface Arriving {
 }
 
 /**
- * A bundle on its way into [shelf]: files are kept in NAME.partial until all of them are whole, by their SHA-256 in the manifest; then
- * the folder gets its name. What was interrupted goes on where it was.
+ * A bundle on its way into [shelf]: files are kept in NAME.partial until all of them are whole, by their SHA-256 in the manifest;
+ * then the folder gets its name. What was interrupted goes on where it was.
  *
  * @property name of the folder that comes of it.
  * @param freeBytes of the disk that holds a folder.
@@ -57,7 +57,9 @@ class Arrival(
     fun bring(manifestBytes: ByteArray, bring: Bring): File {
         val manifest = Manifest.parse(manifestBytes)
         val target = File(shelf, name)
-        if (sameManifest(target, manifest) && runCatching { Bundle.require(target, manifest, verify = false) }.isSuccess) return target
+        if (sameManifest(target, manifest) && runCatching { Bundle.require(target, manifest, verify = false) }.isSuccess) {
+            return target
+        }
         make(partial)
         val entries = manifest.entries
         total = entries.values.sumOf(FileEntry::bytes)
@@ -85,8 +87,8 @@ class Arrival(
             val size = part.length()
             discard(part)
             throw BundleException(
-                "$path is not the file that the manifest lists: $size bytes with SHA-256 ${found.take(12)}…, not ${entry.bytes} with " +
-                    "${entry.sha256.take(12)}…. It was thrown away; fetch again, and if it stays so, export the bundle again.",
+                "$path is not the file that the manifest lists: $size bytes with SHA-256 ${found.take(12)}…, not ${entry.bytes} " +
+                    "with ${entry.sha256.take(12)}…. It was thrown away; fetch again, and if it stays so, export the bundle again.",
             )
         }
         discard(Validator.file(part))
@@ -114,7 +116,9 @@ class Arrival(
                 if (size > entry.bytes) {
                     output.close()
                     discard(part)
-                    throw BundleException("${part.name.removeSuffix(PART)} is longer than the ${entry.bytes} bytes that the manifest lists.")
+                    throw BundleException(
+                        "${part.name.removeSuffix(PART)} is longer than the ${entry.bytes} bytes that the manifest lists.",
+                    )
                 }
                 write(output, buffer, count)
                 told.step(bytesThere + size, total)
@@ -126,8 +130,8 @@ class Arrival(
         output.write(buffer, 0, count)
     } catch (error: IOException) {
         throw ResourceException(
-            "The disk is full or cannot be written (${error.message}): ${humanBytes(total)} are needed for $name. Free some space and " +
-                "fetch again; it goes on where it stopped.",
+            "The disk is full or cannot be written (${error.message}): ${humanBytes(total)} are needed for $name. " +
+                "Free some space and fetch again; it goes on where it stopped.",
         )
     }
 
@@ -135,8 +139,8 @@ class Arrival(
         val free = freeBytes(shelf)
         if (free >= bytes + MARGIN) return
         throw ResourceException(
-            "${humanBytes(bytes)} are still to come for $name, and ${humanBytes(free)} are free; ${humanBytes(MARGIN)} must stay free. " +
-                "Remove another bundle, or free some space.",
+            "${humanBytes(bytes)} are still to come for $name, and ${humanBytes(free)} are free; ${humanBytes(MARGIN)} must stay " +
+                "free. Remove another bundle, or free some space.",
         )
     }
 
@@ -154,7 +158,9 @@ class Arrival(
     private fun place(target: File) {
         val old = File(shelf, "$name.old")
         old.deleteRecursively()
-        if (target.exists() && !target.renameTo(old)) throw ResourceException("$target cannot be replaced. Remove it, then fetch again.")
+        if (target.exists() && !target.renameTo(old)) {
+            throw ResourceException("$target cannot be replaced. Remove it, then fetch again.")
+        }
         if (!partial.renameTo(target)) {
             old.renameTo(target)
             throw ResourceException("$partial cannot be renamed to $name. Free some space, then fetch again.")
@@ -163,7 +169,9 @@ class Arrival(
     }
 
     private fun make(folder: File) {
-        if (!folder.isDirectory && !folder.mkdirs()) throw ResourceException("$folder cannot be made. Free some space, then try again.")
+        if (!folder.isDirectory && !folder.mkdirs()) {
+            throw ResourceException("$folder cannot be made. Free some space, then try again.")
+        }
     }
 
     companion object {
@@ -215,15 +223,18 @@ object Import {
      */
     fun copy(tree: Tree, arrival: Arrival): File {
         val manifest = tree.open(Manifest.NAME)
-            ?: throw BundleException("${tree.name} has no ${Manifest.NAME}: it is no bundle. Pick the folder that ends with .echoedge.")
+            ?: throw BundleException("${tree.name} has no ${Manifest.NAME}: it is no bundle. Pick one that ends with .echoedge.")
         val bytes = manifest.use { readLimited(it, LARGEST_MANIFEST, Manifest.NAME) }
         return arrival.bring(bytes) { path, entry, part ->
             Arrival.discard(part) // a copy begins anew: nobody says that the folder is the same
-            val input = tree.open(path) ?: throw BundleException("${tree.name} has no $path, which its manifest lists. Copy it again.")
+            val input = tree.open(path)
+                ?: throw BundleException("${tree.name} has no $path, which its manifest lists. Copy it again.")
             try {
                 input.use { arrival.append(it, part, entry) }
             } catch (error: IOException) {
-                throw BundleException("$path of ${tree.name} cannot be read (${error.message}). Copy the bundle to the phone again.", error)
+                throw BundleException(
+                    "$path of ${tree.name} cannot be read (${error.message}). Copy the bundle to the phone again.", error,
+                )
             }
         }
     }

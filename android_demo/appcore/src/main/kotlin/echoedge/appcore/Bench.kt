@@ -106,9 +106,9 @@ class Bench(private val folder: File, private val phone: BenchPhone, private val
         reopened?.player?.free()
         val bundle = opened.bundle
         val record = BenchRecord(
-            bundle, opened.player.clip, job.decoder ?: bundle.manifest.playing.decoders.keys.first(), job.prompt, ENGINE, phone.device,
-            opened.threads, phone.versions, opened.seconds to (reopened?.seconds ?: 0.0), first, runs, again, peak, around, aroundAfter,
-            course.cpuMilliseconds(),
+            bundle, opened.player.clip, job.decoder ?: bundle.manifest.playing.decoders.keys.first(), job.prompt, ENGINE,
+            phone.device, opened.threads, phone.versions, opened.seconds to (reopened?.seconds ?: 0.0), first, runs, again,
+            peak, around, aroundAfter, course.cpuMilliseconds(),
         )
         return JobResult(job, phone.app, record.toMap(), before, phone.state(), peakPss, ends)
     }
@@ -149,13 +149,16 @@ class Bench(private val folder: File, private val phone: BenchPhone, private val
             }
         }
 
-        /** Clips without a pause until the time is over, at least one: seconds from the first one's beginning to the end of each. */
+        /**
+         * Clips without a pause until the time is over, at least one: seconds from the first one's beginning to the end of each.
+         */
         fun sustained(opened: Opened, seconds: Double): List<Double> {
             val began = phone.now()
             val ends = ArrayList<Double>()
             val total = Math.round(seconds).coerceIn(1, Int.MAX_VALUE.toLong()).toInt()
             while (ends.isEmpty() || ends.last() < seconds) {
-                say(Status(job.word, "sustaining", phone.app, minOf(ends.lastOrNull()?.toInt() ?: 0, total), total, pssBytes = peakPss))
+                val done = minOf(ends.lastOrNull()?.toInt() ?: 0, total)
+                say(Status(job.word, "sustaining", phone.app, done, total, pssBytes = peakPss))
                 timed(opened)
                 ends.add(phone.now() - began)
             }
@@ -222,15 +225,23 @@ object Playable {
     fun require(bundle: Bundle) {
         val manifest = bundle.manifest
         if (manifest.target != Bench.ENGINE) {
-            throw ConfigException("The bundle is compiled for ${manifest.target}; this app runs ${Bench.ENGINE}. Export it with that --target.")
+            throw ConfigException(
+                "The bundle is compiled for ${manifest.target}; this app runs ${Bench.ENGINE}. Export it with that --target.",
+            )
         }
         val apart = manifest.programs.values.firstOrNull { it.data != null }
         if (apart != null) {
-            throw ConfigException("${apart.name} keeps its weights in ${apart.data}, which Android's library cannot load. Export it again.")
+            throw ConfigException(
+                "${apart.name} keeps its weights in ${apart.data}, which Android's library cannot load. Export it again.",
+            )
         }
-        val outputs = manifest.programs.values.flatMap { program -> program.methods.values.flatMap { it.outputs }.map { program to it } }
+        val outputs = manifest.programs.values.flatMap { program ->
+            program.methods.values.flatMap { it.outputs }.map { program to it }
+        }
         val (program, spec) = outputs.firstOrNull { (_, spec) -> spec.dtype !in OUTPUTS } ?: return
-        throw ConfigException("${program.name} gives $spec; Android's library hands over ${OUTPUTS.joinToString()}. Export it again.")
+        throw ConfigException(
+            "${program.name} gives $spec; Android's library hands over ${OUTPUTS.joinToString()}. Export it again.",
+        )
     }
 
     private val OUTPUTS = listOf("float32", "float16", "int64", "int32", "int8", "uint8")

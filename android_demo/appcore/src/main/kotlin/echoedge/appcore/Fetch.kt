@@ -18,8 +18,8 @@ import java.net.URL
 class FetchException(message: String, cause: Throwable? = null) : EchoEdgeException(message, cause)
 
 /**
- * Fetches a bundle's folder over HTTP: manifest.json, then whatever file of it is not there yet. A file that was interrupted goes on
- * where it stopped, where the server still has the same one (Range with If-Range) and knows ranges; else it begins anew.
+ * Fetches a bundle's folder over HTTP: manifest.json, then whatever file of it is not there yet. A file that was interrupted goes
+ * on where it stopped, where the server still has the same one (Range with If-Range) and knows ranges; else it begins anew.
  *
  * @param tries how often in a row a connection may break without a byte in between.
  * @param allowCleartext whether a host may be asked without TLS.
@@ -43,7 +43,9 @@ class Fetch(
                 answer.body().use { readLimited(it, LARGEST_MANIFEST, Manifest.NAME) }
             }
         }
-        return arrival.bring(manifest) { path, entry, part -> again(path, { part.length() }) { one(URL(root, path), path, entry, part) } }
+        return arrival.bring(manifest) { path, entry, part ->
+            again(path, { part.length() }) { one(URL(root, path), path, entry, part) }
+        }
     }
 
     private fun one(url: URL, path: String, entry: FileEntry, part: File) {
@@ -123,7 +125,9 @@ class Fetch(
 
     private fun requirePrivate(url: URL) {
         if (url.protocol == "https" || (url.protocol == "http" && allowCleartext(url.host))) return
-        throw FetchException("$url is not protected: of hosts outside this network an address begins with https. Ask for one that does.")
+        throw FetchException(
+            "$url is not protected: of hosts outside this network an address begins with https. Ask for one that does.",
+        )
     }
 
     private class Answer(private val connection: HttpURLConnection, val status: Int) : AutoCloseable {
@@ -134,11 +138,16 @@ class Fetch(
             ?: connection.getHeaderField("Last-Modified")
 
         /** The first byte of a part. */
-        fun begins(path: String): Long = connection.getHeaderField("Content-Range")?.let { RANGE.find(it) }?.groupValues?.get(1)?.toLong()
-            ?: throw FetchException("The server gives a part of $path and does not say which. Ask whoever runs it.")
+        fun begins(path: String): Long {
+            val stated = connection.getHeaderField("Content-Range")?.let { RANGE.find(it) }
+            return stated?.groupValues?.get(1)?.toLong()
+                ?: throw FetchException("The server gives a part of $path and does not say which. Ask whoever runs it.")
+        }
 
         fun refuse(path: String): Nothing = when (status) {
-            404, 410 -> throw BundleException("There is no $path at ${connection.url}. Check the address: it is that of the bundle's folder.")
+            404, 410 -> throw BundleException(
+                "There is no $path at ${connection.url}. Check the address: it is that of the bundle's folder.",
+            )
             401, 403 -> throw FetchException("${connection.url} is not given to everybody ($status). Ask for another address.")
             in 500..599, 429 -> throw IOException("the server says $status")
             else -> throw FetchException("${connection.url} answers with $status. Check the address.")

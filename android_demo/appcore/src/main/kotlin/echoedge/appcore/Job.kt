@@ -64,8 +64,8 @@ data class Job(
             }
             return with(Fields("", value) { InputException("$FILE is no job: $it.") }) {
                 only(
-                    "format", "job", "contract", "bundle", "portrait", "speech", "clip", "decoder", "engine", "prompt", "seed", "threads",
-                    "warm_up", "runs", "sustained_s", "reload", "cool",
+                    "format", "job", "contract", "bundle", "portrait", "speech", "clip", "decoder", "engine", "prompt",
+                    "seed", "threads", "warm_up", "runs", "sustained_s", "reload", "cool",
                 )
                 maybe("format") { oneOf(it, "echoedge.job/1") }
                 if (matching("job", WORD) != word) fail("job", "is ${text("job")}; the app was asked for $word")
@@ -74,7 +74,8 @@ data class Job(
                 oneOf("engine", *ENGINES)
                 if (value("cool") != null) fail("cool", "is an object; the host waits for a phone with adb, so it must be null")
                 Job(
-                    word, name("bundle", "bundle"), name("portrait", "portrait.f32"), name("speech", "speech.f32"), text("clip", 200, 1),
+                    word, name("bundle", "bundle"), name("portrait", "portrait.f32"), name("speech", "speech.f32"),
+                    text("clip", 200, 1),
                     optional("decoder") { oneOf(it, "full", "tiny") }, text("prompt"), seed("seed"),
                     optional("threads") { whole(it, 1..1024) }, whole("warm_up", FROM_ONE), whole("runs", FROM_ONE),
                     optional("sustained_s") { number(it, Double.MIN_VALUE..Double.MAX_VALUE) }, flag("reload"),
@@ -86,7 +87,8 @@ data class Job(
         private fun Fields.name(field: String, default: String): String = maybe(field) { matching(it, PATH) } ?: default
 
         /** A field that must be there and may be null. */
-        private fun <T> Fields.optional(name: String, read: Fields.(String) -> T): T? = if (value(name) == null) null else read(name)
+        private fun <T> Fields.optional(name: String, read: Fields.(String) -> T): T? =
+            if (value(name) == null) null else read(name)
     }
 }
 
@@ -106,9 +108,9 @@ data class Status(
     /** What the file holds. */
     fun toJson(): String = Json.write(
         mapOf(
-            "format" to "echoedge.status/1", "job" to job, "state" to state, "contract" to Job.CONTRACT, "app" to app, "done" to done,
-            "total" to total, "free_bytes" to freeBytes, "pss_bytes" to pssBytes, "thermal_status" to thermalStatus, "fault" to fault,
-            "message" to message,
+            "format" to "echoedge.status/1", "job" to job, "state" to state, "contract" to Job.CONTRACT, "app" to app,
+            "done" to done, "total" to total, "free_bytes" to freeBytes, "pss_bytes" to pssBytes, "thermal_status" to thermalStatus,
+            "fault" to fault, "message" to message,
         ),
     )
 }

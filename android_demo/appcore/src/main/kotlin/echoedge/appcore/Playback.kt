@@ -9,9 +9,9 @@ import java.io.IOException
 import java.io.RandomAccessFile
 
 /**
- * Which frame of a film is to be seen while its frames are still made. The first one is shown as soon as it exists; the film begins,
- * with its sound, when so much of it is there that it will not have to wait. If it has to all the same, sound and picture hold
- * together. Positions are seconds of the sound; times are of a clock that only grows.
+ * Which frame of a film is to be seen while its frames are still made. The first one is shown as soon as it exists; the film
+ * begins, with its sound, when so much of it is there that it will not have to wait. If it has to all the same, sound and picture
+ * hold together. Positions are seconds of the sound; times are of a clock that only grows.
  */
 class Playback(private val fps: Int, private val total: Int) {
     private var firstAt = 0.0
@@ -82,7 +82,9 @@ class FrameStore(private val file: File, private val height: Int, private val wi
      */
     @Synchronized
     fun append(frame: Pixels) {
-        if (frame.bytes.size != size) throw InputException("A frame of ${frame.bytes.size} bytes is not $height × $width in three colours.")
+        if (frame.bytes.size != size) {
+            throw InputException("A frame of ${frame.bytes.size} bytes is not $height × $width in three colours.")
+        }
         try {
             data.seek(count.toLong() * size)
             data.write(frame.bytes)
@@ -93,8 +95,8 @@ class FrameStore(private val file: File, private val height: Int, private val wi
     }
 
     /**
-     * A frame by its number as colours for a picture of Android's: opaque, red, green and blue in a number each. Gives whether it could
-     * be read: not behind the end, nor after the film was closed.
+     * A frame by its number as colours for a picture of Android's: opaque, red, green and blue in a number each. Gives whether it
+     * could be read: not behind the end, nor after the film was closed.
      */
     @Synchronized
     fun colours(number: Int, into: IntArray, scratch: ByteArray): Boolean {

@@ -52,7 +52,9 @@ class DecodedSound(private val longestSeconds: Int = 3600) {
     fun format(channels: Int, rate: Int) {
         if (channels < 1 || rate < 1) throw InputException("The recording has $channels channels at $rate Hz. Export it again.")
         if (size > 0 && (channels != this.channels || rate != this.rate)) {
-            throw InputException("The recording changes from ${this.channels} channels at ${this.rate} Hz to $channels at $rate. Save it as WAV.")
+            throw InputException(
+                "The recording changes from ${this.channels} channels at ${this.rate} Hz to $channels at $rate. Save it as WAV.",
+            )
         }
         this.channels = channels
         this.rate = rate
@@ -77,7 +79,8 @@ class DecodedSound(private val longestSeconds: Int = 3600) {
         if (size.toLong() + more > longestSeconds.toLong() * rate * channels) {
             throw InputException("The recording lasts longer than ${longestSeconds / 60} minutes. Cut it into shorter recordings.")
         }
-        if (size + more > values.size) values = values.copyOf(maxOf(size + more, minOf(2L * values.size, Int.MAX_VALUE - 8L).toInt()))
+        if (size + more <= values.size) return
+        values = values.copyOf(maxOf(size + more, minOf(2L * values.size, Int.MAX_VALUE - 8L).toInt()))
     }
 
     /** All of it. Throws [InputException] where nothing came. */

@@ -23,7 +23,8 @@ data class Room(val available: Long, val threshold: Long, val total: Long, val h
 
     companion object {
         /**
-         * How a clip of so many [seconds] is played where there is so much room: with all programs loaded if they fit, else one by one.
+         * How a clip of so many [seconds] is played where there is so much room: with all programs loaded if they fit, else one
+         * by one.
          *
          * @throws ResourceException not even that fits; the message says how much is needed, how much there is, and what to do.
          */

@@ -16,7 +16,10 @@ data class Opened(
     val readsText: Boolean,
     val prompts: List<String>,
     val problem: String? = null,
-)
+) {
+    /** Whether a clip can be played with such a prompt. */
+    fun takes(prompt: String): Boolean = readsText || prompt in prompts
+}
 
 /** Which message the line for messages shows, and whether it is a fault. */
 data class Message(val text: String, val fault: Boolean = false)
@@ -112,7 +115,8 @@ data class Screen(
             !portrait -> "Choose or take a photograph."
             soundSeconds == null -> "Record or choose a voice."
             forecast?.fits == false -> forecast.sentence
-            !bundle.readsText && showsPrompt && prompt !in bundle.prompts -> "The bundle knows these prompts: ${bundle.prompts.joinToString()}."
+            showsPrompt && !bundle.takes(prompt) ->
+                "The bundle knows these prompts: ${bundle.prompts.joinToString()}."
             else -> null
         }
 
@@ -138,8 +142,9 @@ data class Screen(
             message = if (event.text.isEmpty()) null else Message(event.text, event.fault),
         )
         is Event.BundleOpened -> copy(
-            bundle = event.bundle, forecast = event.forecast, verified = listOf(), film = false, firstFrame = false, figures = listOf(),
-            prompt = if (event.bundle.readsText || prompt in event.bundle.prompts) prompt else event.bundle.prompts.firstOrNull().orEmpty(),
+            bundle = event.bundle, forecast = event.forecast, verified = listOf(), film = false, firstFrame = false,
+            figures = listOf(),
+            prompt = if (event.bundle.takes(prompt)) prompt else event.bundle.prompts.firstOrNull().orEmpty(),
         )
         Event.BundleGone -> copy(bundle = null, forecast = null, verified = listOf())
         is Event.Portrait -> copy(portrait = event.there)

@@ -70,7 +70,11 @@ object Words {
         "$name: ${humanBytes(done)} of ${humanBytes(total)}" to if (total > 0) done.toDouble() / total else 0.0
 
     /** Seconds with a figure that can be read at a glance. */
-    fun seconds(value: Double): String = if (value < 10) format("%.2f s", value) else if (value < 600) format("%.1f s", value) else minutes(value)
+    fun seconds(value: Double): String = when {
+        value < 10 -> format("%.2f s", value)
+        value < 600 -> format("%.1f s", value)
+        else -> minutes(value)
+    }
 
     private fun minutes(value: Double): String = format("%d min %d s", (value / 60).toInt(), (value % 60).toInt())
 
@@ -114,13 +118,16 @@ object Words {
     /** What a verification came to. */
     fun verdict(rows: List<VerifyRow>): Message {
         val failed = rows.filter { it.passed == false }
-        if (failed.isEmpty()) return Message("All ${rows.count { it.passed == true }} proofs that demand something pass on this phone.")
-        return Message("${failed.joinToString { it.name }}: not as exact as demanded on this phone. Clips may look wrong.", fault = true)
+        if (failed.isEmpty()) {
+            return Message("All ${rows.count { it.passed == true }} proofs that demand something pass on this phone.")
+        }
+        val names = failed.joinToString { it.name }
+        return Message("$names: not as exact as demanded on this phone. Clips may look wrong.", fault = true)
     }
 
     /** A sentence for an error that nobody foresaw. */
     fun unforeseen(error: Throwable): String = when (error) {
         is OutOfMemoryError -> "Java's memory is too small for this. Play a shorter voice, or a bundle of a smaller --size."
-        else -> "This should not happen: ${error.javaClass.simpleName}: ${error.message}. Report it with the bundle's manifest.json."
+        else -> "This should not happen (${error.javaClass.simpleName}: ${error.message}). Report it, with manifest.json."
     }
 }

@@ -11,8 +11,8 @@ import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
 /**
- * What a phone does for a benchmark, on a desktop: `prepare` and `run FOLDER WORD`, and `material FOLDER`, which writes a bundle whose
- * programs are formulas with a portrait and a voice. For Python, which reads what comes out.
+ * What a phone does for a benchmark, on a desktop: `prepare` and `run FOLDER WORD`, and `material FOLDER`, which writes a bundle
+ * whose programs are formulas with a portrait and a voice. For Python, which reads what comes out.
  */
 fun main(arguments: Array<String>) {
     val folder = File(arguments[1])

@@ -174,8 +174,12 @@ class FetchTest {
         val far = Fetch(arrival(), tries = 1, allowCleartext = { false })
         assertTrue(assertThrows(FetchException::class.java) { far.fetch(server.url) }.message!!.contains("https"))
         assertEquals(0, server.asked.size)
-        for (host in listOf("localhost", "127.0.0.1", "10.1.2.3", "192.168.0.7", "172.16.0.1", "172.31.9.9", "nas.local")) assertTrue(host, Fetch.isNear(host))
-        for (host in listOf("example.org", "8.8.8.8", "172.32.0.1", "192.169.0.1", "10.0.0", "10.0.0.256", "10.example.org", "")) assertFalse(host, Fetch.isNear(host))
+        for (host in listOf("localhost", "127.0.0.1", "10.1.2.3", "192.168.0.7", "172.16.0.1", "172.31.9.9", "nas.local")) {
+            assertTrue(host, Fetch.isNear(host))
+        }
+        for (host in listOf("example.org", "8.8.8.8", "172.32.0.1", "192.169.0.1", "10.0.0", "10.0.0.256", "10.example.org", "")) {
+            assertFalse(host, Fetch.isNear(host))
+        }
     }
 
     @Test
@@ -208,7 +212,10 @@ class FetchTest {
 
     @Test
     fun `what is no bundle, no address or no server is said`() {
-        assertTrue(assertThrows(BundleException::class.java) { fetch(url = "${server.url}/none") }.message!!.contains("There is no manifest.json"))
+        assertTrue(
+            assertThrows(BundleException::class.java) { fetch(url = "${server.url}/none") }.message!!
+                .contains("There is no manifest.json"),
+        )
         for (text in listOf("", "bundle", "ftp://host/x", "http://", "http://host/x?y=1", "file:///etc")) {
             assertThrows(text, InputException::class.java) { fetch(url = text) }
         }
@@ -260,10 +267,19 @@ class FetchTest {
     fun `a folder is copied and checked`() {
         Bundle.open(Import.copy(Folder(source), arrival()))
         shelf.deleteRecursively()
-        assertTrue(assertThrows(BundleException::class.java) { Import.copy(Folder(source, big), arrival()) }.message!!.contains("the card was pulled out"))
+        assertTrue(
+            assertThrows(BundleException::class.java) { Import.copy(Folder(source, big), arrival()) }.message!!
+                .contains("the card was pulled out"),
+        )
         File(source, big).delete()
-        assertTrue(assertThrows(BundleException::class.java) { Import.copy(Folder(source), arrival()) }.message!!.contains("has no $big"))
-        assertTrue(assertThrows(BundleException::class.java) { Import.copy(Folder(scratch.newFolder()), arrival()) }.message!!.contains("it is no bundle"))
+        assertTrue(
+            assertThrows(BundleException::class.java) { Import.copy(Folder(source), arrival()) }.message!!
+                .contains("has no $big"),
+        )
+        assertTrue(
+            assertThrows(BundleException::class.java) { Import.copy(Folder(scratch.newFolder()), arrival()) }.message!!
+                .contains("it is no bundle"),
+        )
     }
 
     @Test

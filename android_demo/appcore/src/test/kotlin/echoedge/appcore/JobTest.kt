@@ -106,7 +106,8 @@ class JobTest {
     @Test
     fun `a bad job is refused with its bad value`() {
         for ((change, said) in listOf(
-            ("job" to "ffffffff") to "ffffffff", ("job" to "SHORT") to "SHORT", ("contract" to 2) to "version 1", ("engine" to "coreml") to "coreml",
+            ("job" to "ffffffff") to "ffffffff", ("job" to "SHORT") to "SHORT", ("contract" to 2) to "version 1",
+            ("engine" to "coreml") to "coreml",
             ("runs" to 0) to "0", ("warm_up" to 0) to "warm_up", ("seed" to -1) to "-1", ("threads" to 0) to "threads",
             ("decoder" to "huge") to "huge", ("bundle" to "../other") to "../other", ("speech" to "/etc/passwd") to "/etc/passwd",
             ("sustained_s" to 0.0) to "sustained_s", ("reload" to 1) to "reload", ("extra" to 1) to "extra",
@@ -137,7 +138,8 @@ class JobTest {
         val other = File(scratch.root, "new/bench")
         Bench(other, Bench0()).prepare(word)
         val said = Json.parse(File(other, "status.json").readBytes()) as Map<*, *>
-        assertEquals(listOf(word, "ready", 1L, "EchoEdge demo 1.2", 5_000_000_000L, "light"), listOf("job", "state", "contract", "app", "free_bytes", "thermal_status").map { said[it] })
+        val told = listOf("job", "state", "contract", "app", "free_bytes", "thermal_status").map { said[it] }
+        assertEquals(listOf(word, "ready", 1L, "EchoEdge demo 1.2", 5_000_000_000L, "light"), told)
     }
 
     @Test
@@ -146,7 +148,8 @@ class JobTest {
         assertTrue(Bench(folder, phone).run(word))
         assertEquals(listOf("done", 5L, 5L), listOf("state", "done", "total").map { status()[it] })
         val result = result()
-        assertEquals(setOf("format", "job", "app", "record", "cooled_s", "before", "after", "peak_pss_bytes", "ends_s"), result.keys)
+        val fields = setOf("format", "job", "app", "record", "cooled_s", "before", "after", "peak_pss_bytes", "ends_s")
+        assertEquals(fields, result.keys)
         assertNull(result["ends_s"])
         val record = result["record"] as Map<*, *>
         BenchRecord.check(Json.write(record).toByteArray())

@@ -37,9 +37,11 @@ class MediaTest {
         assertArrayEquals(floatArrayOf(0f, 0.5f, -1f, 32767 / 32768f), sound.samples, 0f)
     }
 
-    private fun pcm(vararg values: Int): ByteBuffer = ByteBuffer.allocate(2 * values.size).order(ByteOrder.LITTLE_ENDIAN).also { buffer ->
+    private fun pcm(vararg values: Int): ByteBuffer {
+        val buffer = ByteBuffer.allocate(2 * values.size).order(ByteOrder.LITTLE_ENDIAN)
         values.forEach { buffer.putShort(it.toShort()) }
         buffer.rewind()
+        return buffer
     }
 
     @Test
@@ -133,7 +135,8 @@ class MediaTest {
         assertEquals(500_000, FilmPlan.videoBits(64, 64, 25))
         assertEquals(1_638_400, FilmPlan.videoBits(512, 512, 25))
         assertEquals(20_000_000, FilmPlan.videoBits(8192, 8192, 25))
-        assertEquals(listOf(0L, 40_000L, 33_333L), listOf(FilmPlan.videoTime(0, 25), FilmPlan.videoTime(1, 25), FilmPlan.videoTime(1, 30)))
+        val times = listOf(FilmPlan.videoTime(0, 25), FilmPlan.videoTime(1, 25), FilmPlan.videoTime(1, 30))
+        assertEquals(listOf(0L, 40_000L, 33_333L), times)
         assertEquals(1_000_000L, FilmPlan.soundTime(16_000, 16_000))
         assertEquals(listOf<Byte>(-1, 127, 1, -128), FilmPlan.pcm(floatArrayOf(0f, 1f, -1f), 1, 2).asList())
     }
@@ -160,7 +163,11 @@ class MediaTest {
 
     @Test
     fun `old films are removed, the newest stay`() {
-        val films = List(5) { number -> File(scratch.root, "$number.mp4").also { it.writeText("x"); it.setLastModified(1000L * (number + 1)) } }
+        val films = List(5) { File(scratch.root, "$it.mp4") }
+        films.forEachIndexed { number, film ->
+            film.writeText("x")
+            film.setLastModified(1000L * (number + 1))
+        }
         assertEquals(setOf("0.mp4", "1.mp4"), Shared.tooMany(films, 3).map { it.name }.toSet())
     }
 

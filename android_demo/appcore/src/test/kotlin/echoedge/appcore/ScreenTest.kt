@@ -61,7 +61,8 @@ class ScreenTest {
     @Test
     fun `one thing is done at a time`() {
         val playing = ready().after(Event.Began(Work.PLAYING))
-        assertFalse(playing.canPlay || playing.canVerify || playing.canChooseBundle || playing.canChoosePortrait || playing.canRecord)
+        assertFalse(playing.canPlay || playing.canVerify || playing.canRecord)
+        assertFalse(playing.canChooseBundle || playing.canChoosePortrait || playing.canChooseSound)
         assertTrue(playing.canCancel && playing.keepsScreenOn)
         assertSame(playing, playing.after(Event.Began(Work.VERIFYING)))
         assertSame(playing, playing.after(Event.Prompt("other")))

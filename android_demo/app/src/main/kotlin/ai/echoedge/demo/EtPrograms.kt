@@ -10,6 +10,7 @@ import echoedge.engine.Program
 import echoedge.engine.Programs
 import echoedge.engine.ResourceException
 import echoedge.engine.TensorSpec
+import echoedge.engine.Tensor as Numbers
 import echoedge.engine.take
 import java.io.File
 import org.pytorch.executorch.DType
@@ -19,9 +20,9 @@ import org.pytorch.executorch.Module
 import org.pytorch.executorch.Tensor
 
 /**
- * A bundle's programs run by ExecuTorch's Android library: the one class that knows it. Files are mapped, not read; one that several
- * programs share is loaded once and destroyed with the last of them. Outputs are views into memory that the next run writes over, so
- * they are copied at once.
+ * A bundle's programs run by ExecuTorch's Android library: the one class that knows it. Files are mapped, not read; one that
+ * several programs share is loaded once and destroyed with the last of them. Outputs are views into memory that the next run
+ * writes over, so they are copied at once.
  *
  * @throws echoedge.engine.ConfigException the bundle is not for this library.
  */
@@ -51,18 +52,22 @@ class EtPrograms(private val bundle: Bundle, private val threads: Int) : Program
         try {
             Module.load(File(bundle.root, program.path).path, Module.LOAD_MODE_MMAP, threads)
         } catch (error: LinkageError) {
-            throw EngineException("This build of the app has no ExecuTorch library ($error). Build it with Gradle: android_demo/README.md.", error)
+            throw EngineException(
+                "This build of the app has no ExecuTorch library ($error). Build it with Gradle: android_demo/README.md.", error,
+            )
         }
     }
 
-    override fun run(program: Program, method: String, inputs: Map<String, echoedge.engine.Tensor>): Map<String, echoedge.engine.Tensor> {
+    override fun run(program: Program, method: String, inputs: Map<String, Numbers>): Map<String, Numbers> {
         val held = files[program.path]?.takeIf { program.name in it.users }
             ?: throw EngineException("${program.name} is not loaded. Report it.")
         val given = program.take(method, inputs).values.map { EValue.from(given(it)) }.toTypedArray()
         return within(program) {
             val found = held.module.execute(program.prefix + method, *given)
             val specs = program.methods.getValue(method).outputs
-            if (found.size != specs.size) throw EngineException("${program.name}.$method gave ${found.size} outputs, not ${specs.size}.")
+            if (found.size != specs.size) {
+                throw EngineException("${program.name}.$method gave ${found.size} outputs, not ${specs.size}.")
+            }
             specs.zip(found).associate { (spec, value) -> spec.name to taken(program, spec, value) }
         }
     }
@@ -75,12 +80,12 @@ class EtPrograms(private val bundle: Bundle, private val threads: Int) : Program
         held.module.destroy()
     }
 
-    private fun given(tensor: echoedge.engine.Tensor): Tensor {
+    private fun given(tensor: Numbers): Tensor {
         val shape = LongArray(tensor.shape.size) { tensor.shape[it].toLong() }
         return if (tensor is Longs) Tensor.fromBlob(tensor.values, shape) else Tensor.fromBlob(tensor.floats(), shape)
     }
 
-    private fun taken(program: Program, spec: TensorSpec, value: EValue): echoedge.engine.Tensor {
+    private fun taken(program: Program, spec: TensorSpec, value: EValue): Numbers {
         if (!value.isTensor) throw EngineException("${program.name} gave no tensor for $spec. Export the bundle again.")
         val tensor = value.toTensor()
         val shape = tensor.shape().map(Long::toInt)
@@ -91,7 +96,9 @@ class EtPrograms(private val bundle: Bundle, private val threads: Int) : Program
                 tensor.dataAsIntArray.forEachIndexed { at, number -> wide[at] = number.toLong() }
             })
             DType.UINT8 -> Bytes(shape, tensor.dataAsUnsignedByteArray)
-            else -> throw EngineException("${program.name} gave $type for $spec, which cannot be read here. Export the bundle again.")
+            else -> throw EngineException(
+                "${program.name} gave $type for $spec, which cannot be read here. Export the bundle again.",
+            )
         }
     }
 
@@ -100,7 +107,9 @@ class EtPrograms(private val bundle: Bundle, private val threads: Int) : Program
         body()
     } catch (error: ExecutorchRuntimeException) {
         if (error.errorCode in NO_MEMORY) {
-            throw ResourceException("There is too little memory for ${program.name} (${error.message}). Close other apps, or play a smaller bundle.")
+            throw ResourceException(
+                "There is too little memory for ${program.name} (${error.message}). Close other apps, or play a smaller bundle.",
+            )
         }
         throw EngineException("${program.name} fails: ${error.message}", error)
     } catch (error: IllegalStateException) {

@@ -12,8 +12,8 @@ import echoedge.appcore.Reel
 import java.nio.ByteBuffer
 
 /**
- * Shows a clip while it is made, at its rate, with its voice: a thread of its own reads frames, the sound's clock says which. Without
- * sound the picture runs by the system's clock.
+ * Shows a clip while it is made, at its rate, with its voice: a thread of its own reads frames, the sound's clock says which.
+ * Without sound the picture runs by the system's clock.
  *
  * @param show takes a picture on the main thread; it is drawn over when the next but one is shown.
  */
@@ -90,7 +90,8 @@ class FilmPlayer(private val reel: Reel, private val show: (Bitmap) -> Unit) {
         private fun made(): AudioTrack? = try {
             val format = AudioFormat.Builder().setEncoding(AudioFormat.ENCODING_PCM_16BIT).setSampleRate(rate)
                 .setChannelMask(AudioFormat.CHANNEL_OUT_MONO).build()
-            val use = AudioAttributes.Builder().setUsage(AudioAttributes.USAGE_MEDIA).setContentType(AudioAttributes.CONTENT_TYPE_MOVIE).build()
+            val use = AudioAttributes.Builder().setUsage(AudioAttributes.USAGE_MEDIA)
+                .setContentType(AudioAttributes.CONTENT_TYPE_MOVIE).build()
             val least = AudioTrack.getMinBufferSize(rate, AudioFormat.CHANNEL_OUT_MONO, AudioFormat.ENCODING_PCM_16BIT)
             AudioTrack(use, format, maxOf(least, rate), AudioTrack.MODE_STREAM, AudioManager.AUDIO_SESSION_ID_GENERATE)
                 .takeIf { it.state == AudioTrack.STATE_INITIALIZED }

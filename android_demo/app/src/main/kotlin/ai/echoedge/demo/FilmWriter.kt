@@ -15,8 +15,8 @@ import java.io.IOException
 import java.nio.ByteBuffer
 
 /**
- * Writes an MP4: H.264 of the frames as they come, AAC of the voice, which is known from the beginning and encoded first. The file has
- * its name when it is whole.
+ * Writes an MP4: H.264 of the frames as they come, AAC of the voice, which is known from the beginning and encoded first. The
+ * file has its name when it is whole.
  *
  * @param frames how many will come.
  */
@@ -75,7 +75,9 @@ class FilmWriter(private val file: File, private val clip: Clip, speech: FloatAr
         val yuv = Film.yuv(pixels)
         val planes = image.planes
         val sides = listOf(yuv.y to yuv.width, yuv.u to yuv.width / 2, yuv.v to yuv.width / 2)
-        sides.forEachIndexed { at, (plane, width) -> Yuv.place(plane, width, planes[at].buffer, planes[at].rowStride, planes[at].pixelStride) }
+        sides.forEachIndexed { at, (plane, width) ->
+            planes[at].run { Yuv.place(plane, width, buffer, rowStride, pixelStride) }
+        }
         video.queueInputBuffer(index, 0, room, FilmPlan.videoTime(written++, clip.fps), 0)
         drainVideo()
     }
@@ -185,9 +187,13 @@ class FilmWriter(private val file: File, private val clip: Clip, speech: FloatAr
     private fun <T> guarded(what: String, body: () -> T): T = try {
         body()
     } catch (error: IllegalStateException) {
-        throw EngineException("$what failed on this phone (${error.message}). Close apps that record or show films, then play again.", error)
+        throw EngineException(
+            "$what failed on this phone (${error.message}). Close apps that record or show films, then play again.", error,
+        )
     } catch (error: IllegalArgumentException) {
-        throw EngineException("$what is not to be had for ${clip.width} × ${clip.height} (${error.message}). Play another bundle.", error)
+        throw EngineException(
+            "$what is not to be had for ${clip.width} × ${clip.height} (${error.message}). Play another bundle.", error,
+        )
     } catch (error: IOException) {
         throw EngineException("The film cannot be written (${error.message}). Free some space, then play again.", error)
     }

@@ -110,12 +110,14 @@ class MainActivity : Activity() {
 
     private fun show(screen: Screen) {
         view<Button>(R.id.bundle).isEnabled = screen.canChooseBundle
-        view<TextView>(R.id.bundle_name).text = screen.bundle?.run { getString(R.string.bundle_is, name, width, height, fps) } ?: getString(R.string.no_bundle)
+        view<TextView>(R.id.bundle_name).text =
+            screen.bundle?.run { getString(R.string.bundle_is, name, width, height, fps) } ?: getString(R.string.no_bundle)
         view<Button>(R.id.photograph).isEnabled = screen.canChoosePortrait
         view<Button>(R.id.camera).isEnabled = screen.canChoosePortrait
         view<Button>(R.id.sound).isEnabled = screen.canChooseSound
         view<Button>(R.id.record).isEnabled = screen.canRecord
-        view<TextView>(R.id.sound_length).text = screen.soundSeconds?.let { getString(R.string.voice_is, Words.seconds(it)) } ?: getString(R.string.no_voice)
+        view<TextView>(R.id.sound_length).text =
+            screen.soundSeconds?.let { getString(R.string.voice_is, Words.seconds(it)) } ?: getString(R.string.no_voice)
         showPrompt(screen)
         view<Button>(R.id.play).isEnabled = screen.canPlay
         view<Button>(R.id.stop).isEnabled = screen.canCancel
@@ -129,7 +131,9 @@ class MainActivity : Activity() {
             progress = (1000 * (screen.share ?: 0.0)).toInt()
         }
         table(R.id.figures, screen.figures.map { (name, value) -> listOf(name, value) })
-        table(R.id.proofs, screen.verified.map { listOf(mark(it.passed), it.name, getString(R.string.measured, it.measured, it.demanded)) })
+        table(R.id.proofs, screen.verified.map { row ->
+            listOf(mark(row.passed), row.name, getString(R.string.measured, row.measured, row.demanded))
+        })
         if (screen.keepsScreenOn) window.addFlags(KEEP_ON) else window.clearFlags(KEEP_ON)
         showPortrait()
         session.reel?.takeIf { screen.firstFrame && it !== seen }?.let { reel ->
@@ -272,7 +276,10 @@ class MainActivity : Activity() {
 
     // ---- recording ----
 
-    /** Holding begins, letting go ends; for those who do not hold, a press of a key or of a screen reader begins, and another one ends. */
+    /**
+     * Holding begins, letting go ends; for those who do not hold, a press of a key or of a screen reader begins, and another one
+     * ends.
+     */
     private fun holdToRecord(button: Button) {
         button.setOnTouchListener { touched, event ->
             when (event.actionMasked) {

@@ -43,7 +43,8 @@ class Phone(private val context: Context) : BenchPhone {
 
     override val device: Device
         get() = Device(
-            "phone", "cpu", "${Build.MANUFACTURER} ${Build.MODEL}".take(200), cores, info().totalMem, "Android ${Build.VERSION.RELEASE}",
+            "phone", "cpu", "${Build.MANUFACTURER} ${Build.MODEL}".take(200), cores, info().totalMem,
+            "Android ${Build.VERSION.RELEASE}",
             Build.DISPLAY.ifEmpty { "not told" }.take(200),
         )
 
@@ -76,7 +77,8 @@ class Phone(private val context: Context) : BenchPhone {
         val (level, scale) = extra(BatteryManager.EXTRA_LEVEL) to extra(BatteryManager.EXTRA_SCALE)
         val status = extra(BatteryManager.EXTRA_STATUS)
         return DeviceState(
-            Words.thermal(thermalStatus), if (level != null && scale != null && scale > 0) (100.0 * level / scale).coerceIn(0.0, 100.0) else null,
+            Words.thermal(thermalStatus),
+            if (level != null && scale != null && scale > 0) (100.0 * level / scale).coerceIn(0.0, 100.0) else null,
             extra(BatteryManager.EXTRA_TEMPERATURE)?.let { it / 10.0 },
             status?.let { it == BatteryManager.BATTERY_STATUS_CHARGING || it == BatteryManager.BATTERY_STATUS_FULL },
         )

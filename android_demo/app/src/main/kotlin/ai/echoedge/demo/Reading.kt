@@ -40,11 +40,14 @@ class Reading(private val context: Context, private val cancelled: () -> Boolean
     private fun decoded(file: File): Pixels {
         val options = BitmapFactory.Options().apply { inJustDecodeBounds = true }
         BitmapFactory.decodeFile(file.path, options)
-        if (options.outWidth < 1 || options.outHeight < 1) throw InputException("This is no photograph that the phone can read. Choose another one.")
+        if (options.outWidth < 1 || options.outHeight < 1) {
+            throw InputException("This is no photograph that the phone can read. Choose another one.")
+        }
         options.inSampleSize = PictureSize.sample(options.outWidth, options.outHeight, LARGEST_CLIP, LARGEST_CLIP)
         options.inJustDecodeBounds = false
         options.inPreferredConfig = Bitmap.Config.ARGB_8888
-        val bitmap = BitmapFactory.decodeFile(file.path, options) ?: throw InputException("The photograph is damaged. Choose another one.")
+        val bitmap = BitmapFactory.decodeFile(file.path, options)
+            ?: throw InputException("The photograph is damaged. Choose another one.")
         val pixels = pixels(bitmap)
         bitmap.recycle()
         return Pictures.oriented(pixels, ExifInterface(file.path).getAttributeInt(ExifInterface.TAG_ORIENTATION, 1))

@@ -38,7 +38,9 @@ class Recorder(private val file: File) {
             }
             recorder.startRecording()
             val seconds = WavFile(file, RATE).use { wav -> wav.also { take(recorder, it, told) }.seconds }
-            if (seconds < SHORTEST) throw InputException("Only ${Words.seconds(seconds)} were recorded. Hold the button while you speak.")
+            if (seconds < SHORTEST) {
+                throw InputException("Only ${Words.seconds(seconds)} were recorded. Hold the button while you speak.")
+            }
         } catch (error: IllegalStateException) {
             throw InputException("The microphone failed (${error.message}). Try again.")
         } finally {

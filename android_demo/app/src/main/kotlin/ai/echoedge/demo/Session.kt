@@ -29,6 +29,7 @@ import echoedge.engine.Golden
 import echoedge.engine.Pictures
 import echoedge.engine.Pixels
 import echoedge.engine.Player
+import echoedge.engine.Progress
 import echoedge.engine.Sound
 import echoedge.engine.Speech
 import echoedge.engine.Wav
@@ -96,8 +97,8 @@ class Session(private val app: App) {
 
     init {
         // A benchmark that lost its host has left its files; while one runs, they are its own.
-        app.getExternalFilesDir(null)?.let { worker.execute { if (!BenchActivity.running) Bench.sweep(File(it, BenchActivity.FOLDER)) } }
         worker.execute { // what a kill left
+            app.getExternalFilesDir(null)?.let { if (!BenchActivity.running) Bench.sweep(File(it, BenchActivity.FOLDER)) }
             File(app.cacheDir, REEL).deleteRecursively()
             SharedFiles.films(app).listFiles { _, name -> name.endsWith(".partial") }?.forEach { it.delete() }
         }
@@ -201,7 +202,8 @@ class Session(private val app: App) {
         ""
     }
 
-    private fun arrival(name: String) = Arrival(shelf, name, { done, total -> told(Words.arriving(name, done, total)) }, { cancelled })
+    private fun arrival(name: String) =
+        Arrival(shelf, name, { done, total -> told(Words.arriving(name, done, total)) }, { cancelled })
 
     private fun forecast(sound: Sound?): Forecast? {
         val seconds = sound?.run { length.toDouble() / rate } ?: return null
@@ -261,7 +263,8 @@ class Session(private val app: App) {
         Shared.tooMany(SharedFiles.films(app).listFiles().orEmpty().asList()).forEach(File::delete)
         val file = File(SharedFiles.films(app), Shared.filmName(open.root.name))
         FilmWriter(file, clip, speech, frames).use { writer ->
-            val played = player(open, mode).play(Pictures.portrait(pixels, clip.height, clip.width), speech, prompt) { number, frame ->
+            val face = Pictures.portrait(pixels, clip.height, clip.width)
+            val played = player(open, mode).play(face, speech, prompt) { number, frame ->
                 seen.add(frame)
                 if (number == 0) say(Event.FirstFrame)
                 writer.frame(frame)
@@ -285,9 +288,9 @@ class Session(private val app: App) {
         player?.let { (held, its) -> if (its == mode) return held }
         free()
         val evaluated = open.plan().run { List(steps) { evaluated(it).size } }
-        val made = Player(open, EtPrograms(open, phone.threads), frugal = mode == Mode.ONE_BY_ONE, progress = { stage, done, total ->
-            told(Words.progress(stage, done, total, evaluated))
-        }, cancelled = { cancelled })
+        val progress = Progress { stage, done, total -> told(Words.progress(stage, done, total, evaluated)) }
+        val programs = EtPrograms(open, phone.threads)
+        val made = Player(open, programs, frugal = mode == Mode.ONE_BY_ONE, progress = progress, cancelled = { cancelled })
         player = made to mode
         return made
     }

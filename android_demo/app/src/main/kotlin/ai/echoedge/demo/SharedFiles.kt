@@ -13,8 +13,8 @@ import java.io.File
 import java.io.FileNotFoundException
 
 /**
- * Shows films to apps that the user shares them with, and takes one photograph from the camera. Nobody may use it who was not given a
- * permission for one address; films are read only.
+ * Shows films to apps that the user shares them with, and takes one photograph from the camera. Nobody may use it who was not
+ * given a permission for one address; films are read only.
  */
 class SharedFiles : ContentProvider() {
     override fun onCreate(): Boolean = true

@@ -10,8 +10,9 @@ import android.os.PowerManager
 import android.view.WindowManager
 
 /**
- * What Android has gained since API 23, whose class library this is compiled against as well, asked for by name. Each says from which
- * API on it is there; below that, or where a phone lacks it, the older way is taken. [NAMES] lists them for the build's report.
+ * What Android has gained since API 23, whose class library this is compiled against as well, asked for by name. Each says from
+ * which API on it is there; below that, or where a phone lacks it, the older way is taken. [NAMES] lists them for the build's
+ * report.
  */
 object Shims {
     /** Class and method of each, with the API that brought it. */

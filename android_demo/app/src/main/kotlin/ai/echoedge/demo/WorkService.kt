@@ -6,7 +6,10 @@ import android.content.Context
 import android.content.Intent
 import android.os.IBinder
 
-/** Keeps the process alive, and says so in a notification, while something is played, fetched or proven. The work itself is the session's. */
+/**
+ * Keeps the process alive, and says so in a notification, while something is played, fetched or proven. The work itself is the
+ * session's.
+ */
 class WorkService : Service() {
     override fun onBind(intent: Intent?): IBinder? = null
 

@@ -1,7 +1,7 @@
 package echoedge.engine.desktop
 
-import echoedge.engine.Bytes
 import echoedge.engine.EngineException
+import echoedge.engine.Bytes
 import echoedge.engine.Floats
 import echoedge.engine.Json
 import echoedge.engine.Longs
