@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from echoedge.core.bundle import Bundle
 from echoedge.core.bundle.device_job import CONTRACT, Job, Result, Status
 from echoedge.core.bundle.device_record import Sustained
+from echoedge.runtime.bench.clip import Course
 
+from ..runtime.devices.lab import PHONE, Lab
 from .engine import class_path, common, needs_kotlin
 
 pytestmark = needs_kotlin
@@ -84,3 +88,36 @@ def test_what_it_cannot_play_is_a_status_that_says_so(folder: Path, changes: dic
     last = status(folder)
     assert (last.job, last.state, last.fault) == (WORD, "failed", "job") and said in last.message
     assert not (folder / "result.json").exists()
+
+
+AM = """import os, subprocess, sys
+from pathlib import Path
+
+if sys.argv[1] == "force-stop":
+    os.execv(sys.executable, [sys.executable, "-S", {phone!r}, "am", *sys.argv[1:]])
+extras = dict(zip(sys.argv[sys.argv.index("--es") + 1 :: 3], sys.argv[sys.argv.index("--es") + 2 :: 3]))
+home = Path(os.environ["FAKE_DEVICE"])
+folder = home / "root/sdcard/Android/data/ai.echoedge.demo/files/bench"
+words = [*{app!r}, extras["bench"], str(folder), extras["job"], *{served!r}, str(folder / "bundle")]
+log = (home / "app.log").open("a")
+app = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+(home / "app.pid").write_text(str(app.pid))
+print("Starting: Intent {{ cmp=ai.echoedge.demo/.BenchActivity (has extras) }}\\nStatus: ok\\nComplete")
+"""
+
+
+def test_echoedge_bench_measures_the_apps_core_through_adb(
+    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's adb against a phone that is not there, whose app is the Kotlin core playing a real bundle's programs."""
+    lab = Lab(tmp_path / "lab", Bundle.open(bundle_path), monkeypatch)
+    launch = [common.java(), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", class_path(), "echoedge.appcore.BenchMainKt"]
+    served = [sys.executable, "-m", "echoedge.cli", "serve-programs"]
+    script = tmp_path / "am.py"
+    script.write_text(AM.format(phone=str(PHONE), app=launch, served=served))
+    lab.program(lab.home / "device-bin" / "am", f'exec {sys.executable} {script} "$@"')
+    record = lab.bench("adb", runs=2, course=Course(sustained=0.5, reload=True))
+    assert record.on_device is not None and record.on_device.app == "EchoEdge demo 0"
+    assert record.on_device.sustained is not None and record.on_device.sustained.ends_s[-1] >= 0.5
+    assert record.machine.place == "phone" and record.runs == 2 and record.second_load_ms is not None
+    assert lab.left() == []  # nothing of it stays on the device
