@@ -139,11 +139,15 @@ class Reel(folder: File, val clip: Clip, val voice: FloatArray, frames: Int) : A
 /** What the encoders of a film are asked for. */
 object FilmPlan {
     private const val BITS_A_PIXEL = 0.25
-    const val SOUND_BITS: Int = 96_000
+    private const val MOST_SOUND_BITS = 96_000
+    private const val SOUND_BITS_A_SAMPLE = 4 // AAC takes six at most
 
     /** Bits a second of a video: so many a pixel, within what phones' encoders take. */
     fun videoBits(width: Int, height: Int, fps: Int): Int =
         (BITS_A_PIXEL * width * height * fps).toLong().coerceIn(500_000L, 20_000_000L).toInt()
+
+    /** Bits a second of a voice in one channel. */
+    fun soundBits(rate: Int): Int = minOf(MOST_SOUND_BITS, SOUND_BITS_A_SAMPLE * rate)
 
     /** When a frame is shown. */
     fun videoTime(frame: Int, fps: Int): Long = Film.microseconds(frame, fps)

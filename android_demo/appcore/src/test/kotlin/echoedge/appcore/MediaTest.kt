@@ -137,6 +137,7 @@ class MediaTest {
         assertEquals(20_000_000, FilmPlan.videoBits(8192, 8192, 25))
         val times = listOf(FilmPlan.videoTime(0, 25), FilmPlan.videoTime(1, 25), FilmPlan.videoTime(1, 30))
         assertEquals(listOf(0L, 40_000L, 33_333L), times)
+        assertEquals(listOf(64_000, 96_000), listOf(16_000, 44_100).map(FilmPlan::soundBits))
         assertEquals(1_000_000L, FilmPlan.soundTime(16_000, 16_000))
         assertEquals(listOf<Byte>(-1, 127, 1, -128), FilmPlan.pcm(floatArrayOf(0f, 1f, -1f), 1, 2).asList())
     }

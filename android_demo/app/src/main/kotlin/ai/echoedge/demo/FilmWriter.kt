@@ -135,7 +135,7 @@ class FilmWriter(private val file: File, private val clip: Clip, speech: FloatAr
 
     private fun encodeVoice(): Unit = guarded("the encoder of the voice") {
         val format = MediaFormat.createAudioFormat(MediaFormat.MIMETYPE_AUDIO_AAC, clip.sampleRate, 1)
-        format.setInteger(MediaFormat.KEY_BIT_RATE, FilmPlan.SOUND_BITS)
+        format.setInteger(MediaFormat.KEY_BIT_RATE, FilmPlan.soundBits(clip.sampleRate))
         format.setInteger(MediaFormat.KEY_AAC_PROFILE, MediaCodecInfo.CodecProfileLevel.AACObjectLC)
         val codec = encoder(format)
         try {

@@ -53,7 +53,7 @@ class MainActivity : Activity() {
         view<Button>(R.id.sound).setOnClickListener { pick("audio/*", SOUND) }
         holdToRecord(view(R.id.record))
         view<Button>(R.id.prompts).setOnClickListener { choosePrompt() }
-        view<Button>(R.id.play).setOnClickListener { session.play(session.screen.playedPrompt) }
+        view<Button>(R.id.play).setOnClickListener { play() }
         view<Button>(R.id.stop).setOnClickListener { session.cancel() }
         view<Button>(R.id.share).setOnClickListener { share() }
         view<Button>(R.id.verify).setOnClickListener { session.verify() }
@@ -213,6 +213,12 @@ class MainActivity : Activity() {
                 else -> session.open(there[chosen])
             }
         }.show()
+    }
+
+    private fun play() {
+        askForNotifications()
+        player?.stop() // what is still seen of the clip before
+        session.play(session.screen.playedPrompt)
     }
 
     private fun askAddress() {
