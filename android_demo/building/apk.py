@@ -23,10 +23,12 @@ from .lambdas import as_classes
 from .links import missing
 from .manifest import mistakes, read_tree
 from .sdk import Sdk, sdk
+from .shims import asked_by_name, callable_already
 
 APP = DEMO / "app" / "src" / "main"
 FOLDER = OUT / "apk"
 APK = OUT / "echoedge-demo.apk"
+SHIMS = Path("kotlin/ai/echoedge/demo/Shims.kt")
 PACKAGE = "ai.echoedge.demo"
 MINIMUM, TARGET = 26, 35
 EXECUTORCH = "org/pytorch/"
@@ -35,13 +37,14 @@ PASSWORD = "android"  # of a debug key, as Android's own tools choose it: it pro
 
 @dataclass
 class Built:
-    """What was made: `parts` in bytes, and what was found in it."""
+    """What was made: `parts` in bytes, and what was found in it. `shims`: what is asked for by name, with the API that has it."""
 
     path: Path
     seconds: float
     dex: Dex
     classes: int
     left_out: int
+    shims: dict[str, int]
     parts: dict[str, int] = field(default_factory=dict)
 
 
@@ -49,8 +52,8 @@ def build() -> Built:
     """Builds and checks it.
 
     Raises:
-        Missing: a tool is not to be had, or refuses what it is given.
-        Wrong: the APK refers to something that does not exist, or is not what its manifest should say.
+        Missing: a tool is not to be had.
+        Wrong: a tool refuses what it is given, or the APK refers to something that does not exist, or is not what it should be.
         SystemExit: the compiler refuses the sources.
     """
     tools = sdk()
@@ -63,7 +66,11 @@ def build() -> Built:
     kept, left_out = chosen([app, *own], compiler() / STDLIB)
     dexed = dex_of(tools, kept, FOLDER)
     dex = read_dex(dexed.read_bytes())
-    check_links(dex, {name: read for name, (read, _) in kept.items()}, read_jars([tools.android, tools.executorch]))
+    libraries = read_jars([tools.android, tools.executorch])
+    shims = asked_by_name((APP / SHIMS).read_text(encoding="utf-8"))
+    if known := callable_already(shims, libraries):
+        raise Wrong(f"{known[0]} is asked for by name and is in the class library. Call it.")
+    check_links(dex, {name: read for name, (read, _) in kept.items()}, libraries)
     with zipfile.ZipFile(base, "a") as archive:
         entry = zipfile.ZipInfo("classes.dex", (1980, 1, 1, 0, 0, 0))
         entry.compress_type = zipfile.ZIP_DEFLATED
@@ -74,7 +81,7 @@ def build() -> Built:
     check_apk(tools, APK)
     with zipfile.ZipFile(APK) as archive:
         parts = {info.filename: info.compress_size for info in archive.infolist()}
-    return Built(APK, time.monotonic() - began, dex, len(kept), left_out, parts)
+    return Built(APK, time.monotonic() - began, dex, len(kept), left_out, shims, parts)
 
 
 def told(built: Built) -> str:
@@ -86,6 +93,9 @@ def told(built: Built) -> str:
             f"{built.left_out} of Kotlin's library that nothing names were left out), in {built.seconds:.1f} s.",
             f"{len(built.dex.methods):,} methods and {len(built.dex.fields):,} fields are referred to, and each exists. "
             "Signed with a debug key of this machine.",
+            "Asked for by name, for API 23's class library has none of it: "
+            + ", ".join(f"{name} (API {api})" for name, api in built.shims.items())
+            + ".",
             "It holds no native libraries and none of ExecuTorch's classes: it runs no model until it is built with Gradle, which "
             "fetches the real library (android_demo/README.md).",
         )
@@ -131,7 +141,7 @@ def chosen(jars: Sequence[Path], library: Path) -> tuple[dict[str, tuple[ClassFi
 
 
 def dex_of(tools: Sdk, classes: Mapping[str, tuple[ClassFile, bytes]], folder: Path) -> Path:
-    """Raises Missing: dx refuses a class, or they are too many for one file."""
+    """Raises Wrong: dx refuses a class, or they are too many for one file."""
     jar, dexed = folder / "classes.jar", folder / "classes.dex"
     with zipfile.ZipFile(jar, "w") as archive:
         for name, (_, data) in classes.items():
@@ -141,7 +151,7 @@ def dex_of(tools: Sdk, classes: Mapping[str, tuple[ClassFile, bytes]], folder: P
     command = [*launch, "--dex", f"--min-sdk-version={MINIMUM}", f"--output={dexed}", str(jar)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode or not dexed.is_file():
-        raise Missing(f"dx failed: {(ended.stderr or ended.stdout).strip()[:2000]}")
+        raise Wrong(f"dx refuses: {(ended.stderr or ended.stdout).strip()[:2000]}")
     return dexed
 
 
@@ -194,7 +204,7 @@ def check_links(dex: Dex, own: Mapping[str, ClassFile], libraries: Mapping[str, 
 
 
 def check_apk(tools: Sdk, path: Path) -> None:
-    """Raises Missing or Wrong: it is not aligned, its signature does not hold, or its manifest is not this app's."""
+    """Raises Wrong: it is not aligned, its signature does not hold, or its manifest is not this app's."""
     tools.run("zipalign", "-c", "-p", "4", path)
     told_of = signer(tools, "verify", "--verbose", "--min-sdk-version", MINIMUM, path)
     if "Verified using v2 scheme (APK Signature Scheme v2): true" not in told_of:

@@ -23,7 +23,7 @@ _TEXT, _CLASS, _STRING, _METHOD, _NAME_AND_TYPE, _METHOD_HANDLE, _METHOD_TYPE, _
     16,
     18,
 )  # of constants
-_PRIVATE, _STATIC = 0x0002, 0x0008
+_PUBLIC, _PRIVATE, _STATIC, _INTERFACE_CLASS = 0x0001, 0x0002, 0x0008, 0x0200
 _VIRTUAL, _STATIC_KIND, _NEW, _INTERFACE = 5, 6, 8, 9  # kinds of method handles
 _TYPE = re.compile(r"\[*(?:[BCDFIJSZ]|L[^;]+;)")
 _BOXES = {
@@ -78,6 +78,7 @@ class _Host:
             at += 1 + size
             index += 2 if tag in (5, 6) else 1
         self.end = at  # of the constants
+        self.flags_at = at
         self.name = self.text_of(struct.unpack_from(">H", data, at + 2)[0])
         self.methods: dict[tuple[str, str], int] = {}  # where a method's access flags stand
         self.sites: list[tuple[int, int]] = []  # where a call site's instruction stands, and its constant
@@ -198,7 +199,8 @@ class _Host:
         flags = struct.unpack_from(">H", self.data, place)[0]
         if flags & _PRIVATE and not flags & _STATIC and found.kind != _NEW:
             raise Unknown(f"{self.name}.{found.method} is private and of an object: who calls it elsewhere would call it otherwise")
-        struct.pack_into(">H", self.data, place, flags & ~_PRIVATE)
+        shared = _PUBLIC if struct.unpack_from(">H", self.data, self.flags_at)[0] & _INTERFACE_CLASS else 0
+        struct.pack_into(">H", self.data, place, flags & ~_PRIVATE | shared)  # an interface knows public and private alone
 
     def _lambda(self, constant: int) -> _Lambda:
         bootstrap, type_at = self.numbers(constant)

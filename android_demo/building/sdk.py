@@ -12,7 +12,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from .common import OUT, Missing, beside, npm_package, say, sha256
+from .common import OUT, Missing, Wrong, beside, npm_package, say, sha256
 
 # Suite of each package, and SHA-256 where the package is one that the APK follows from; None: vouched for by apt alone.
 PACKAGES: dict[str, tuple[str, str | None]] = {
@@ -83,12 +83,19 @@ class Sdk:
         """What a tool says.
 
         Raises:
-            Missing: it cannot be started, or refuses what it was given.
+            Missing: it cannot be started.
+            Wrong: it refuses what it was given.
         """
         command = [str(self.tool(name)), *map(str, arguments)]
-        ended = subprocess.run(command, env={"LD_LIBRARY_PATH": self.libraries}, capture_output=True, text=True, check=False)
+        environment = {"LD_LIBRARY_PATH": self.libraries}
+        try:
+            ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise Missing(f"{name} cannot be started ({error.strerror}). Remove {self.root}, then run this again.") from error
+        if ended.returncode == 127:  # the linker of the system
+            raise Missing(f"{name} cannot be started ({ended.stderr.strip()[:300]}). Build on Debian 12 or later.")
         if ended.returncode:
-            raise Missing(f"{name} failed: {(ended.stderr or ended.stdout).strip()[:2000]}")
+            raise Wrong(f"{name} refuses: {(ended.stderr or ended.stdout).strip()[:2000]}")
         return ended.stdout + ended.stderr
 
 

@@ -16,7 +16,7 @@ from .engine import ROOT, apk, app_files, built, common, kotlin, needs_apk_tools
 
 pytestmark = needs_apk_tools
 APP = ROOT / "android_demo" / "app" / "src" / "main"
-SHIMS = (APP / "kotlin" / "ai" / "echoedge" / "demo" / "Shims.kt").read_text(encoding="utf-8")
+SHIMS = APP / "kotlin" / "ai" / "echoedge" / "demo" / "Shims.kt"
 
 
 @cache
@@ -143,23 +143,24 @@ def test_a_changed_apk_is_refused(tmp_path: Path) -> None:
         shifted.writestr("x", b"x")  # everything behind it is out of step
         for name in archive.namelist():
             shifted.writestr(archive.getinfo(name), archive.read(name))
-    with pytest.raises(common.Missing, match="zipalign"):
+    with pytest.raises(common.Wrong, match="zipalign"):
         apk.check_apk(tools, copy)
 
 
-def test_what_is_asked_for_by_name_is_listed_and_is_not_in_the_class_library() -> None:
-    """The list in Shims.kt is what its code asks for; each is younger than the library, so that it could not be called."""
-    listed = dict(re.findall(r'"(android\.[\w.$\\]+(?:<init>|\w+))" to (\d+)', SHIMS))
-    names = {name.replace("\\$", "$").rpartition(".")[::2]: int(api) for name, api in listed.items()}
-    assert len(names) == 7 and all(23 < api <= 35 for api in names.values())
-    code = SHIMS.replace(SHIMS[SHIMS.index("val NAMES") : SHIMS.index("const val POST")], "")
-    asked = set(re.findall(r'getMethod\("(\w+)"', code))
-    assert asked == {member for _, member in names if member != "<init>"}
-    for owner, member in names:
-        read = libraries().get(owner.replace(".", "/"))
-        younger = {("<init>", "(Landroid/content/Context;Ljava/lang/String;)V")} if member == "<init>" else set()
-        assert read is None or not any(name == member for name, _ in read.members) or not younger & read.members
-    others = [path for path in app_files() if path.name != "Shims.kt" and path.suffix == ".kt"]
+def test_what_is_asked_for_by_name_is_known_and_is_not_in_the_class_library() -> None:
+    asked = made().shims
+    assert asked == {
+        "android.app.NotificationChannel": 26, "android.app.NotificationManager.createNotificationChannel": 26,
+        "android.app.Notification$Builder.<init>": 26, "android.content.Context.startForegroundService": 26,
+        "android.app.Activity.setShowWhenLocked": 27, "android.app.Activity.setTurnScreenOn": 27,
+        "android.os.PowerManager.getCurrentThermalStatus": 29,
+    }  # fmt: skip
+    assert apk.callable_already(asked, libraries()) == []
+    older = {"android.os.PowerManager.isInteractive": 20, "android.media.MediaMuxer": 18, "android.os.PowerManager.none": 99}
+    assert apk.callable_already(older, libraries()) == ["android.os.PowerManager.isInteractive", "android.media.MediaMuxer"]
+    code = SHIMS.read_text(encoding="utf-8")
+    assert len(re.findall(r"getMethod|getConstructor|forName", code)) == len(asked) + 1  # the channel's class and its constructor
+    others = [path for path in app_files() if path != SHIMS and path.suffix == ".kt"]
     assert not any(re.search(r"\b(getMethod|Class\.forName|newInstance)\b", path.read_text(encoding="utf-8")) for path in others)
 
 

@@ -11,18 +11,10 @@ import android.view.WindowManager
 
 /**
  * What Android has gained since API 23, whose class library this is compiled against as well, asked for by name. Each says from
- * which API on it is there; below that, or where a phone lacks it, the older way is taken. [NAMES] lists them for the build's
- * report.
+ * which API on it is there; below that, or where a phone lacks it, the older way is taken. The build reads
+ * them from here.
  */
 object Shims {
-    /** Class and method of each, with the API that brought it. */
-    val NAMES: Map<String, Int> = mapOf(
-        "android.app.NotificationChannel.<init>" to 26, "android.app.NotificationManager.createNotificationChannel" to 26,
-        "android.app.Notification\$Builder.<init>" to 26, "android.content.Context.startForegroundService" to 26,
-        "android.app.Activity.setShowWhenLocked" to 27, "android.app.Activity.setTurnScreenOn" to 27,
-        "android.os.PowerManager.getCurrentThermalStatus" to 29,
-    )
-
     /** Asked of the user from API 33 on; before, everybody has it. */
     const val POST_NOTIFICATIONS: String = "android.permission.POST_NOTIFICATIONS"
 
