@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test smoke android-test bench bench-peers bench-start figures lint clean
+.PHONY: demo test smoke android-test android-apk bench bench-peers bench-start figures lint clean
 
 demo: $(STAMP)
 	$(BIN)/echoedge demo --out out/demo --force
@@ -18,10 +18,14 @@ smoke: $(STAMP)
 		--prompt "a woman speaks" --out out/smoke/clip.mp4 --force
 	$(BIN)/echoedge verify out/smoke/nano.echoedge
 
-# The Kotlin engine: compiled, and held to golden vectors that this build writes. Needs a JDK and npm; says what is missing.
+# The Kotlin engine and the app's core: compiled, held to golden vectors that this build writes. Needs a JDK and npm; says what is missing.
 android-test: $(STAMP)
 	$(BIN)/echoedge vectors --out out/vectors --force
 	ECHOEDGE_VECTORS=out/vectors $(BIN)/python android_demo/build.py test $(ARGS)
+
+# The Android app, as far as it can be built without Gradle: compiled, signed, looked at. It runs no model. Needs Debian's apt besides.
+android-apk:
+	$(PYTHON) android_demo/build.py apk
 
 # Beside the run that was kept last, with ratios. ARGS="--save NAME", "--beside NAME", or what pytest takes.
 bench: $(STAMP)

@@ -1,15 +1,13 @@
-"""The Kotlin engine for tests: compiled where a JDK and the compiler are at hand, or a reason why it is not."""
+"""The Kotlin engine and the app for tests: compiled where a JDK and the tools are at hand, or a reason why they are not."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,29 +17,33 @@ SCRIPT = ROOT / "android_demo" / "build.py"
 SOURCES = ROOT / "android_demo" / "engine" / "src"
 
 
-@cache
-def build() -> ModuleType:
-    """android_demo/build.py as a module."""
-    spec = importlib.util.spec_from_file_location("android_build", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+if str(SCRIPT.parent) not in sys.path:  # as for whoever runs the script
+    sys.path.append(str(SCRIPT.parent))
+
+# ruff: noqa: E402
+from building import apk, common, kotlin, sdk
+
+__all__ = ["apk", "common", "kotlin", "sdk"]
 
 
 def why_not() -> str | None:
     """What keeps the engine from being compiled here without a download; None: nothing."""
-    script = build()
     try:
-        script.java()
-    except script.Missing as missing:
+        common.java()
+    except common.Missing as missing:
         return str(missing)
-    folders = (script.OUT / script.KOTLIN.replace("@", "-"), script.OUT / "junit")
+    folders = (common.OUT / kotlin.KOTLIN.replace("@", "-"), common.OUT / "junit")
     if not all(folder.is_dir() for folder in folders):
         return "Kotlin's compiler and JUnit are not in out/android: run make android-test once."
     return None
 
 
+def why_no_apk() -> str | None:
+    """What keeps the app from being built here without a download; None: nothing."""
+    return why_not() or (None if sdk.here() else "Android's tools are not in out/android: run make android-apk once.")
+
+
+needs_apk_tools = pytest.mark.skipif(why_no_apk() is not None, reason=why_no_apk() or "")
 needs_kotlin = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 
 
@@ -52,8 +54,14 @@ def built(*arguments: object, **environment: str) -> subprocess.CompletedProcess
 
 
 def engine_files() -> list[Path]:
-    """The Kotlin files that a player on a phone consists of."""
+    """The Kotlin files of the engine, without its tests."""
     return sorted((SOURCES / "main").rglob("*.kt"))
+
+
+def app_files() -> list[Path]:
+    """All that the app is made of besides: what it decides, what it does with Android, and its resources."""
+    folders = (SCRIPT.parent / "appcore" / "src" / "main", SCRIPT.parent / "app" / "src" / "main")
+    return sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in (".kt", ".xml"))
 
 
 def code_lines(text: str) -> int:
@@ -72,7 +80,7 @@ def class_path() -> str:
 
 def desktop(*arguments: object, serving: tuple[object, ...] = ()) -> subprocess.CompletedProcess[str]:
     """The engine's command line; `serving`: what follows `echoedge serve-programs`."""
-    java = [build().java(), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", class_path(), "echoedge.engine.desktop.MainKt"]
+    java = [common.java(), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", class_path(), "echoedge.engine.desktop.MainKt"]
     served = [sys.executable, "-m", "echoedge.cli", "serve-programs", *serving]
     options: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
     return subprocess.run([*java, *map(str, arguments), "--", *map(str, served)], **options)

@@ -22,4 +22,4 @@ class ResourceException(message: String) : EchoEdgeException(message)
 class CancelledException : EchoEdgeException("The clip was cancelled. Start it again when you like.")
 
 /** A text for messages: what is longer than 120 characters is cut. */
-internal fun short(text: String): String = if (text.length <= 120) text else text.take(120) + "…"
+fun short(text: String): String = if (text.length <= 120) text else text.take(120) + "…"

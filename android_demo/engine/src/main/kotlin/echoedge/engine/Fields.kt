@@ -9,7 +9,7 @@ import java.math.BigInteger
  * @param place where the record stands, "" at the top.
  * @param failure makes the error of a sentence.
  */
-internal class Fields(private val place: String, value: Any?, private val failure: (String) -> EchoEdgeException) {
+class Fields(private val place: String, value: Any?, private val failure: (String) -> EchoEdgeException) {
     private val values: Map<*, *> = value as? Map<*, *> ?: fail(null, "is ${told(value)}; it must be an object")
 
     fun fail(name: String?, what: String): Nothing =
