@@ -51,6 +51,7 @@ public enum Packages {
     public static func held(_ value: Float) -> Float { abs(value) > limit ? (value < 0 ? -largest : largest) : value }
 
     /// How many zeros stand behind numbers in a package that has them in other axes. Throws `engine`: the package's shape holds others.
+    @discardableResult
     public static func padding(_ name: String, _ count: Int, _ shape: [Int]) throws -> Int {
         let missing = sizeOf(shape) - count
         if (0..<row).contains(missing) { return missing }
