@@ -18,7 +18,7 @@ public struct Spread: Equatable, Sendable {
 
     /// Milliseconds with three decimals, of the double's exact value to nearest.
     public static func milliseconds(_ seconds: Double) -> Double {
-        Double(String(format: "%.3f", locale: Locale(identifier: "en_US_POSIX"), 1000 * seconds)) ?? 1000 * seconds
+        Double(String(format: "%.3f", 1000 * seconds)) ?? 1000 * seconds
     }
 
     var json: Json { ["median": .number(median), "p10": .number(p10), "p90": .number(p90)] }
@@ -185,8 +185,8 @@ public struct BenchRecord {
         ]
     }
 
-    /// Whether bytes are a record that EchoEdge reads. Throws `bundle`: a field is missing, unknown or wrong, or figures contradict one
-    /// another.
+    /// Whether bytes are a record that EchoEdge reads. Throws `bundle`: a field is missing, unknown or wrong, or figures
+    /// contradict one another.
     public static func check(_ bytes: [UInt8]) throws {
         let top = try Fields("", Json.parse(bytes)) { .bundle("The record is not valid: \($0). Measure again.") }
         let counts = ["layers", "height", "width", "frames", "fps", "steps", "branches", "evaluations"]

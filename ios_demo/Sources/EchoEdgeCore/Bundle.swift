@@ -7,9 +7,9 @@ public struct ModelBundle {
     public let root: URL
     public let manifest: Manifest
 
-    /// Reads the manifest and checks every file that it lists: its presence and size, and with `verify` its SHA-256. `checked` hears how
-    /// many bytes of how many have been looked at. Throws `bundle`: the folder or the manifest is missing or not valid, or a file is
-    /// missing, cut off or altered; the message names up to five.
+    /// Reads the manifest and checks every file that it lists: its presence and size, and with `verify` its SHA-256. `checked`
+    /// hears how many bytes of how many have been looked at. Throws `bundle`: the folder or the manifest is missing or not valid,
+    /// or a file is missing, cut off or altered; the message names up to five.
     public static func open(_ root: URL, verify: Bool = true, checked: (Int, Int) -> Void = { _, _ in }) throws -> ModelBundle {
         let file = root.appendingPathComponent(Manifest.name)
         if !FileManager.default.fileExists(atPath: root.path) {
@@ -103,8 +103,8 @@ public enum Tensors {
     private static let largestHeader = 100 << 20
     private static let widths: KeyValuePairs = ["F32": 4, "F64": 8, "I64": 8, "I32": 4, "U8": 1]
 
-    /// Arrays by name: ``Floats`` of F32 and F64, which is narrowed, ``Longs`` of I64 and I32, ``Bytes`` of U8. Throws `bundle`: it is no
-    /// such file, or holds another type.
+    /// Arrays by name: ``Floats`` of F32 and F64, which is narrowed, ``Longs`` of I64 and I32, ``Bytes`` of U8. Throws `bundle`:
+    /// it is no such file, or holds another type.
     public static func read(_ file: URL) throws -> Ordered<any Tensor> {
         let name = file.lastPathComponent
         func damaged(_ why: String) -> EchoEdgeError { .bundle("\(name) cannot be read as arrays: \(why). \(mending)") }

@@ -1,5 +1,6 @@
-/// The fields of a record in a file, read strictly: a field that is missing, unknown, of another type or out of range is an error that
-/// names its place and quotes its value. `place`: where the record stands, "" at the top; `failure` makes the error of a sentence.
+/// The fields of a record in a file, read strictly: a field that is missing, unknown, of another type or out of range is an error
+/// that names its place and quotes its value. `place`: where the record stands, "" at the top; `failure` makes the error of a
+/// sentence.
 struct Fields {
     static let positive = Double.leastNonzeroMagnitude...Double.greatestFiniteMagnitude
     static let fromZero = 0...Double.greatestFiniteMagnitude

@@ -8,8 +8,8 @@ public struct Agreement: Equatable, Sendable {
 
     init(psnr: Double, cosine: Double, largest: Double?) { (self.psnr, self.cosine, self.largest) = (psnr, cosine, largest) }
 
-    /// Of the same numbers of two tensors, every `every`-th of those measured. `peak`: nil: the reference's range. Throws `engine`: they
-    /// have different sizes.
+    /// Of the same numbers of two tensors, every `every`-th of those measured. `peak`: nil: the reference's range. Throws
+    /// `engine`: they have different sizes.
     public init(_ reference: any Tensor, _ measured: any Tensor, every: Int = 1, peak: Double? = nil) throws {
         let size = sizeOf(reference.shape)
         if size == 0 || every < 1 || size != (sizeOf(measured.shape) + every - 1) / every {
@@ -96,8 +96,9 @@ public final class Golden {
         }
     }
 
-    /// Runs every recorded call, program by program, then the recorded clip where there is one. `told` hears each verdict as it is found.
-    /// A program that is given what another one makes is asked for no more than that one. `player` plays the clip with the same programs.
+    /// Runs every recorded call, program by program, then the recorded clip where there is one. `told` hears each verdict as it
+    /// is found. A program that is given what another one makes is asked for no more than that one. `player` plays the clip with
+    /// the same programs.
     @discardableResult
     public func verify(_ programs: any Programs, _ player: Player, told: (Verdict) -> Void = { _ in }) throws -> [Verdict] {
         var found: [Verdict] = []

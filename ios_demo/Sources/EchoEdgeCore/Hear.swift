@@ -11,12 +11,13 @@ public struct Heard {
     public let present: [Float]?
 }
 
-/// Hearing: a voice of any length through an audio encoder that reads so many samples at once, as docs/BUNDLE.md tells under Listen.
+/// Hearing: a voice of any length through an audio encoder that reads so many samples at once, as docs/BUNDLE.md tells under
+/// Listen.
 public enum Hear {
     private static let leastVariance = 1e-7
 
-    /// The calls that hear so many video frames, `reach` of them at once. Throws `bundle`: nothing would be left of a reading between
-    /// its contexts.
+    /// The calls that hear so many video frames, `reach` of them at once. Throws `bundle`: nothing would be left of a reading
+    /// between its contexts.
     public static func readings(_ frames: Int, reach: Int, _ hearing: Hearing) throws -> [Reading] {
         let behind = max(hearing.contextFrames, hearing.tailFrames)
         if reach <= hearing.contextFrames + behind {
@@ -130,8 +131,9 @@ public enum Hear {
         return (0..<(rowsPerFrame * reach - less)).map { $0 < rowsPerFrame * frames - less ? 1 : 0 }
     }
 
-    /// What a branch hears of a clip's `features` [rows, …] in a window of `length` video frames from row `first` on, as programs take
-    /// it: rows [1, N, …], `shift` video frames late, or zeros where it does not listen; and which of them are there, [1, N].
+    /// What a branch hears of a clip's `features` [rows, …] in a window of `length` video frames from row `first` on, as programs
+    /// take it: rows [1, N, …], `shift` video frames late, or zeros where it does not listen; and which of them are there, [1,
+    /// N].
     public static func voice(
         _ features: Floats, _ hearing: Hearing, first: Int, length: Int, listens: Bool, shift: Int
     ) -> (rows: Floats, present: Floats) {

@@ -1,7 +1,7 @@
 import Foundation
 
-/// A JSON value. Whole numbers are exact: those beyond 64 bits with a sign stay digits. All others are doubles; single precision is the
-/// double narrowed, never the text read as a float.
+/// A JSON value. Whole numbers are exact: those beyond 64 bits with a sign stay digits. All others are doubles; single precision
+/// is the double narrowed, never the text read as a float.
 public enum Json: Equatable {
     case null
     case bool(Bool)

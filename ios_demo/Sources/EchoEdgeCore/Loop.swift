@@ -19,9 +19,9 @@ public struct Sampled {
     public let evaluations: Int, reused: Int
 }
 
-/// The one loop from noise to latents of that shape. A window takes its next step as soon as the latents under it have taken theirs, so
-/// that a long clip's windows pass as a front. `told` hears (done, total) of all velocities. Throws `config`: the clip is shorter than a
-/// window, and what the denoiser throws.
+/// The one loop from noise to latents of that shape. A window takes its next step as soon as the latents under it have taken
+/// theirs, so that a long clip's windows pass as a front. `told` hears (done, total) of all velocities. Throws `config`: the clip
+/// is shorter than a window, and what the denoiser throws.
 public func sample(
     _ plan: SamplingPlan, _ rule: WindowRule, _ start: Latents, _ denoiser: some Denoiser, told: (Int, Int) -> Void = { _, _ in }
 ) throws -> Sampled {

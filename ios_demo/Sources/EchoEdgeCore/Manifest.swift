@@ -2,7 +2,8 @@ import Foundation
 
 let mending = "Copy the bundle again, or export it again."
 
-/// What one window plays. Sides in pixels, `frames` 4n+1 video frames, `sampleRate` of the voice in Hz. Its text is HEIGHTxWIDTHxFRAMES.
+/// What one window plays. Sides in pixels, `frames` 4n+1 video frames, `sampleRate` of the voice in Hz. Its text is
+/// HEIGHTxWIDTHxFRAMES.
 public struct Clip: Hashable, Sendable, CustomStringConvertible {
     public let height: Int, width: Int, frames: Int, fps: Int, sampleRate: Int
 
@@ -15,9 +16,9 @@ public struct Clip: Hashable, Sendable, CustomStringConvertible {
     public var description: String { "\(height)x\(width)x\(frames)" }
 }
 
-/// How a player hears a voice: `rowsPerFrame` rows of features a video frame, `neighbours` frames on either side that stand with each
-/// frame's, `beyondFrames` after its last one that a window hears too, `tailFrames` of silence behind the voice, `contextFrames` of a
-/// reading that are not kept on either side, `window` of the encoder's first layer, or nil.
+/// How a player hears a voice: `rowsPerFrame` rows of features a video frame, `neighbours` frames on either side that stand with
+/// each frame's, `beyondFrames` after its last one that a window hears too, `tailFrames` of silence behind the voice,
+/// `contextFrames` of a reading that are not kept on either side, `window` of the encoder's first layer, or nil.
 public struct Hearing: Sendable {
     public let rowsPerFrame: Int, neighbours: Int, beyondFrames: Int, tailFrames: Int, contextFrames: Int
     public let window: (length: Int, stride: Int)?
@@ -78,8 +79,8 @@ public struct Playing: Sendable {
     /// Video frames that so many latent frames hold.
     public func videoFrames(_ latentFrames: Int) -> Int { temporalStride * (latentFrames - 1) + 1 }
 
-    /// How long a clip is that lasts as long as so many samples of speech: video frames, and the latent frames that are played, which are
-    /// a window's at least. Throws `input`: the speech is shorter than a frame.
+    /// How long a clip is that lasts as long as so many samples of speech: video frames, and the latent frames that are played,
+    /// which are a window's at least. Throws `input`: the speech is shorter than a frame.
     public static func length(_ samples: Int, _ clip: Clip, temporalStride: Int) throws -> (frames: Int, latentFrames: Int) {
         let perFrame = clip.samplesPerFrame
         if samples < perFrame { throw EchoEdgeError.input("The speech has \(samples) samples; one frame has \(perFrame). Record more.") }
@@ -125,8 +126,8 @@ public struct FileEntry: Hashable, Sendable {
     public let bytes: Int
 }
 
-/// A compiled program: what it is for (`role`) and for which shape (`clip`, nil: every one), its methods, and where it lies. `prefix`
-/// stands before a method's name in the file, which other programs may share; `data`: the file of its weights.
+/// A compiled program: what it is for (`role`) and for which shape (`clip`, nil: every one), its methods, and where it lies.
+/// `prefix` stands before a method's name in the file, which other programs may share; `data`: the file of its weights.
 public struct Program {
     public enum Kind: String, Sendable { case pte, file, folder }
 
@@ -172,8 +173,8 @@ public struct Manifest {
     /// What a student of few steps was taught, by the number of steps the noise levels before each.
     public let student: [Int: [Double]]?
 
-    /// Reads and checks the bytes of a manifest. Throws `bundle`: it is cut off, not JSON, of another format, altered, or a field is
-    /// missing, unknown or wrong.
+    /// Reads and checks the bytes of a manifest. Throws `bundle`: it is cut off, not JSON, of another format, altered, or a field
+    /// is missing, unknown or wrong.
     public static func parse(_ bytes: [UInt8]) throws -> Manifest {
         let value: Json
         do {

@@ -19,9 +19,9 @@ public struct Need {
 
 /// Forecasts from a manifest, before anything is loaded.
 public enum Memory {
-    /// What playing so many seconds of speech takes: of the largest program (file, loaded, packed: a phone holds one at a time), the
-    /// conditions of each branch and window under way, the states of encoder and decoder, one step, and latents with their history.
-    /// `decoder`: the decoding program's role; nil: the first of the bundle.
+    /// What playing so many seconds of speech takes: of the largest program (file, loaded, packed: a phone holds one at a time),
+    /// the conditions of each branch and window under way, the states of encoder and decoder, one step, and latents with their
+    /// history. `decoder`: the decoding program's role; nil: the first of the bundle.
     public static func needed(_ bundle: ModelBundle, seconds: Double, decoder: String? = nil) throws -> Need {
         let manifest = bundle.manifest, plan = try bundle.plan(), clip = manifest.clips[0]
         func size(_ name: String) -> Int { manifest.memory[name] ?? 0 }

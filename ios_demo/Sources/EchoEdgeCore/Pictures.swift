@@ -71,9 +71,9 @@ public enum Pictures {
         return Pixels(made, height: pixels.height, width: pixels.width, channels: 3)
     }
 
-    /// The part that a clip of `height` × `width` keeps of a picture: the crop's rows, or the largest rectangle of the clip's aspect,
-    /// moved so that it holds the face, or what stands above the middle. Throws `input`: the crop is below 16 pixels or reaches beyond
-    /// the picture.
+    /// The part that a clip of `height` × `width` keeps of a picture: the crop's rows, or the largest rectangle of the clip's
+    /// aspect, moved so that it holds the face, or what stands above the middle. Throws `input`: the crop is below 16 pixels or
+    /// reaches beyond the picture.
     public static func part(
         imageHeight: Int, imageWidth: Int, height: Int, width: Int, crop: Square? = nil, face: Square? = nil
     ) throws -> Part {

@@ -7,8 +7,8 @@ public struct Branch: Sendable {
     public let audioShift: Int
 }
 
-/// How a long clip is cut: windows of `length` latent frames that overlap by at least `overlap` of them. `anchorClip`: a window knows of
-/// the picture what the clip knows in its frames; otherwise each starts from the picture.
+/// How a long clip is cut: windows of `length` latent frames that overlap by at least `overlap` of them. `anchorClip`: a window
+/// knows of the picture what the clip knows in its frames; otherwise each starts from the picture.
 public struct WindowRule: Sendable {
     public var length: Int, overlap: Int
     public let anchorClip: Bool, upstreamCompat: Bool
@@ -61,7 +61,8 @@ public struct SamplingPlan {
         return rows.flatMap { row in row.count == 1 ? [Float](repeating: Float(row[0]), count: frames) : row.map { Float($0) } }
     }
 
-    /// Refuses a student's plan that asks for what it was not taught; `levels`: by the number of steps the noise levels before each.
+    /// Refuses a student's plan that asks for what it was not taught; `levels`: by the number of steps the noise levels before
+    /// each.
     func requireTaught(_ levels: [Int: [Double]]) throws {
         guard let taught = levels[steps] else {
             let good = levels.keys.sorted().map(String.init).joined(separator: " or ")
@@ -76,7 +77,8 @@ public struct SamplingPlan {
         }
     }
 
-    /// Reads and checks the bytes of a plan. Throws `bundle`: they are not JSON, not of this format, or not a plan that can be played.
+    /// Reads and checks the bytes of a plan. Throws `bundle`: they are not JSON, not of this format, or not a plan that can be
+    /// played.
     public static func parse(_ bytes: [UInt8]) throws -> SamplingPlan {
         let value: Json
         do {

@@ -5,8 +5,8 @@ public enum Stage: String, CaseIterable, Sendable {
     case listen, look, prepare, denoise, decode
 }
 
-/// A clip that was played. `latents`: of the whole clip; `frames`: how many left; `seconds`: wall time by stage; `firstFrame`: seconds
-/// from the beginning until the first one left; `evaluations`: how many times the blocks ran.
+/// A clip that was played. `latents`: of the whole clip; `frames`: how many left; `seconds`: wall time by stage; `firstFrame`:
+/// seconds from the beginning until the first one left; `evaluations`: how many times the blocks ran.
 public struct Played {
     public let latents: Latents
     public let frames: Int
@@ -15,8 +15,8 @@ public struct Played {
     public let evaluations: Int
 }
 
-/// Plays clips of any length: evaluates programs and takes linear combinations, as the plan says. Used by one thread at a time; `play`
-/// comes back when the clip is done, so an app calls it off its main thread.
+/// Plays clips of any length: evaluates programs and takes linear combinations, as the plan says. Used by one thread at a time;
+/// `play` comes back when the clip is done, so an app calls it off its main thread.
 public final class Player {
     /// Hears how far a stage is: so many of so many readings, windows, velocities or latent frames.
     public typealias Progress = (_ stage: Stage, _ done: Int, _ total: Int) -> Void
@@ -85,7 +85,8 @@ public final class Player {
     ///   - speech: samples at the clip's rate, as ``Speech/of(_:sampleRate:fps:name:)`` gives them.
     ///   - seed: nil: the plan's.
     ///   - audioMask: [S]: 1 where a frame's tokens hear the speech; nil: everywhere.
-    /// - Throws: `input`: the speech is shorter than a frame, the portrait of another size, or the prompt cannot be used; `engine`: a
+    /// - Throws: `input`: the speech is shorter than a frame, the portrait of another size, or the prompt cannot be used;
+    /// `engine`: a
     ///   program fails; `cancelled`. All programs are freed then, as after every error.
     @discardableResult
     public func play(

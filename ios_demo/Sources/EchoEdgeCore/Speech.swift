@@ -1,7 +1,7 @@
 import Foundation
 
-/// Speech as programs hear it: one channel, at the bundle's rate, without a constant, at -23 LUFS, within full scale. docs/PLAYERS.md
-/// defines each step; sums are in double.
+/// Speech as programs hear it: one channel, at the bundle's rate, without a constant, at -23 LUFS, within full scale.
+/// docs/PLAYERS.md defines each step; sums are in double.
 public enum Speech {
     private static let targetLufs = -23.0
     private static let silentLufs = -70.0
@@ -15,8 +15,8 @@ public enum Speech {
     private static let taps = 32.0
     private static let sharpness = 9.0
 
-    /// All of it. `name`: how messages call the recording. Throws `input`: it is longer than an hour, shorter than a video frame, silent,
-    /// or has samples that are not finite.
+    /// All of it. `name`: how messages call the recording. Throws `input`: it is longer than an hour, shorter than a video frame,
+    /// silent, or has samples that are not finite.
     public static func of(_ sound: Sound, sampleRate: Int, fps: Int, name: String = "The recording") throws -> [Float] {
         if sound.length > longestSeconds * sound.rate {
             throw EchoEdgeError.input("\(name) lasts longer than \(longestSeconds / 60) minutes. Cut it into shorter recordings.")

@@ -2,8 +2,8 @@
     import EchoEdgeCore
     import Foundation
 
-    /// Programs in a child process that holds a runtime, spoken to over its standard input and output (docs/PLAYERS.md, "A process that
-    /// runs programs"). What it says on its error stream goes to ours.
+    /// Programs in a child process that holds a runtime, spoken to over its standard input and output (docs/PLAYERS.md, "A
+    /// process that runs programs"). What it says on its error stream goes to ours.
     final class ServedPrograms: Programs {
         private static let magic = Array("EEP1".utf8)
 
