@@ -8,11 +8,17 @@ let package = Package(
     platforms: [.iOS(.v17), .macOS(.v14)],
     products: [
         .library(name: "EchoEdgeCore", targets: ["EchoEdgeCore"]),
+        .library(name: "EchoEdgeAppCore", targets: ["EchoEdgeAppCore"]),
         .executable(name: "echoedge-play", targets: ["echoedge-play"]),
     ],
     targets: [
         .target(name: "EchoEdgeCore"),
+        .target(name: "EchoEdgeAppCore", dependencies: ["EchoEdgeCore"]),
+        .target(name: "CoreAIBackend", dependencies: ["EchoEdgeCore", "EchoEdgeAppCore"]),
+        .target(name: "CoreMLBackend", dependencies: ["EchoEdgeCore", "EchoEdgeAppCore"]),
+        .target(name: "ExecuTorchBackend", dependencies: ["EchoEdgeCore", "EchoEdgeAppCore"]),
         .executableTarget(name: "echoedge-play", dependencies: ["EchoEdgeCore"]),
+        .testTarget(name: "EchoEdgeAppCoreTests", dependencies: ["EchoEdgeCore", "EchoEdgeAppCore"]),
         .testTarget(name: "EchoEdgeCoreTests", dependencies: ["EchoEdgeCore"]),
     ]
 )

@@ -112,6 +112,16 @@ public final class Bench {
         return (try? files.removeItem(at: folder)) != nil
     }
 
+    /// What computes a bundle's programs, as records call it. Where the system chooses among units, that is what they were exported for.
+    public static func kind(_ manifest: Manifest) -> String {
+        switch (manifest.target, manifest.backend) {
+        case ("executorch", "xnnpack"), ("coreml", "cpu"): return "cpu"
+        case ("executorch", "mps"), ("coreml", "gpu"): return "metal"
+        case ("executorch", "vulkan"): return "vulkan"
+        default: return "npu"
+        }
+    }
+
     private func say(_ status: Status) {
         var status = status
         status.thermal = phone.state().thermal
@@ -250,6 +260,26 @@ public final class Bench {
             let word = (0..<4).reduce(UInt32(0)) { $0 | UInt32(bytes[4 * index + $1]) << UInt32(8 * $1) }
             return Float(bitPattern: word)
         }
+    }
+}
+
+/// Says that whoever asked does not want it any more; set by one thread, read by another.
+public final class Cancellation: @unchecked Sendable {
+    private let lock = NSLock()
+    private var wanted = false
+
+    public init() {}
+
+    public var isCancelled: Bool {
+        lock.lock()
+        defer { lock.unlock() }
+        return wanted
+    }
+
+    public func cancel() {
+        lock.lock()
+        wanted = true
+        lock.unlock()
     }
 }
 

@@ -31,6 +31,11 @@ public struct Playback: Sendable {
 
     public mutating func begin(_ now: Double) { began = now }
 
+    public var hasBegun: Bool { began != nil }
+
+    /// The film is to be seen once more from its beginning, with the frames that are there.
+    public mutating func rewind() { (began, held) = (nil, 0) }
+
     /// The number of the frame to show; nil: none exists.
     public mutating func shown(_ now: Double) -> Int? {
         if made == 0 { return nil }
@@ -50,7 +55,6 @@ public struct Playback: Sendable {
 /// What the encoders of a film are asked for.
 public enum FilmPlan {
     private static let bitsAPixel = 0.25
-    public static let soundBits = 96_000
 
     /// Bits a second of a video: so many a pixel, within what phones' encoders take.
     public static func videoBits(width: Int, height: Int, fps: Int) -> Int {

@@ -62,6 +62,17 @@ public struct CapturedSound {
     }
 }
 
+/// A WAV file of one channel of 16 bits.
+public enum WavBytes {
+    /// Of samples as bytes, little-endian.
+    public static func of(_ pcm: [UInt8], rate: Int) -> [UInt8] {
+        func little(_ value: Int, _ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } }
+        let format = little(1, 2) + little(1, 2) + little(rate, 4) + little(2 * rate, 4) + little(2, 2) + little(16, 2)
+        let head = Array("RIFF".utf8) + little(36 + pcm.count, 4) + Array("WAVEfmt ".utf8) + little(16, 4) + format
+        return head + Array("data".utf8) + little(pcm.count, 4) + pcm
+    }
+}
+
 /// A picture as a decoder draws it, four bytes a pixel with alpha multiplied in.
 public enum Drawn {
     /// The pixels [height, width, 3] of a bitmap whose rows begin every `rowBytes`, over the grey that portraits are matted with. Throws
