@@ -7,16 +7,17 @@ public struct ModelBundle {
     public let root: URL
     public let manifest: Manifest
 
-    /// Reads the manifest and checks every file that it lists: its presence and size, and with `verify` its SHA-256. `checked` hears how
-    /// many bytes of how many have been looked at. Throws `bundle`: the folder or the manifest is missing or not valid, or a file is
-    /// missing, cut off or altered; the message names up to five.
+    /// Reads the manifest and checks every file that it lists: its presence and size, and with `verify` its SHA-256. `checked`
+    /// hears how many bytes of how many have been looked at. Throws `bundle`: the folder or the manifest is missing or not valid,
+    /// or a file is missing, cut off or altered; the message names up to five.
     public static func open(_ root: URL, verify: Bool = true, checked: (Int, Int) -> Void = { _, _ in }) throws -> ModelBundle {
         let file = root.appendingPathComponent(Manifest.name)
         if !FileManager.default.fileExists(atPath: root.path) {
             throw EchoEdgeError.bundle("There is no bundle \(root.path). Check the name, or export one.")
         }
         guard let size = fileSize(file) else {
-            throw EchoEdgeError.bundle("\(root.path) has no \(Manifest.name): it is no bundle, or a copy that was cut off. \(mending)")
+            throw EchoEdgeError.bundle(
+                "\(root.path) has no \(Manifest.name): it is no bundle, or a copy that was cut off. \(mending)")
         }
         if size > largestManifest { throw EchoEdgeError.bundle("\(file.path) has \(size) bytes; no manifest has. \(mending)") }
         let manifest = try Manifest.parse(read(file))
@@ -45,7 +46,8 @@ public struct ModelBundle {
         if size != entry.bytes { return "\(name) has \(size) bytes instead of \(entry.bytes)" }
         if !verify { return nil }
         guard let found = sha256Of(file) else { return "\(name) cannot be read" }
-        return found == entry.sha256 ? nil : "\(name) was altered (SHA-256 \(short(found, 12)) instead of \(short(entry.sha256, 12)))"
+        return found == entry.sha256
+            ? nil : "\(name) was altered (SHA-256 \(short(found, 12)) instead of \(short(entry.sha256, 12)))"
     }
 
     /// The sampling plan for clips of a shape: windows are as long as its programs' clips. Throws as ``SamplingPlan/parse(_:)``.
@@ -103,8 +105,8 @@ public enum Tensors {
     private static let largestHeader = 100 << 20
     private static let widths: KeyValuePairs = ["F32": 4, "F64": 8, "I64": 8, "I32": 4, "U8": 1]
 
-    /// Arrays by name: ``Floats`` of F32 and F64, which is narrowed, ``Longs`` of I64 and I32, ``Bytes`` of U8. Throws `bundle`: it is no
-    /// such file, or holds another type.
+    /// Arrays by name: ``Floats`` of F32 and F64, which is narrowed, ``Longs`` of I64 and I32, ``Bytes`` of U8. Throws `bundle`:
+    /// it is no such file, or holds another type.
     public static func read(_ file: URL) throws -> Ordered<any Tensor> {
         let name = file.lastPathComponent
         func damaged(_ why: String) -> EchoEdgeError { .bundle("\(name) cannot be read as arrays: \(why). \(mending)") }
@@ -124,7 +126,9 @@ public enum Tensors {
         }
         var end = 0
         for (key, entry) in entries.entries.sorted(by: { ($0.1.begin, $0.1.end) < ($1.1.begin, $1.1.end) }) {
-            if entry.begin != end || entry.end < entry.begin { throw damaged("'\(short(key))' lies from \(entry.begin) to \(entry.end)") }
+            if entry.begin != end || entry.end < entry.begin {
+                throw damaged("'\(short(key))' lies from \(entry.begin) to \(entry.end)")
+            }
             end = entry.end
         }
         if begin + end != bytes.count { throw damaged("it has \(bytes.count) bytes, its header tells of \(begin + end)") }

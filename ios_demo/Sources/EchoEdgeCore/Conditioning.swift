@@ -1,6 +1,6 @@
-/// A clip, encoded. `y`: of the whole clip or of one window, which then serves them all; `image` tokens; `text`: rows and their bias by
-/// the condition's name; `audio`: rows of features, with their neighbours where the model hears those; `mask` [1, S]: which tokens of a
-/// frame hear.
+/// A clip, encoded. `y`: of the whole clip or of one window, which then serves them all; `image` tokens; `text`: rows and their
+/// bias by the condition's name; `audio`: rows of features, with their neighbours where the model hears those; `mask` [1, S]:
+/// which tokens of a frame hear.
 struct ClipInputs {
     let playing: Playing
     let rule: WindowRule
@@ -31,9 +31,9 @@ struct ClipInputs {
     private func firstRow(_ span: LatentWindow) -> Int { playing.hearing.rowsPerFrame * playing.temporalStride * span.start }
 }
 
-/// Makes the conditions of windows with the programs of a bundle, each key and value once: text and portrait for each strength, known
-/// frames once per clip where windows start from the picture, the voice once per window, and silence once per clip. `run` runs the one
-/// method of a role's program on named tensors.
+/// Makes the conditions of windows with the programs of a bundle, each key and value once: text and portrait for each strength,
+/// known frames once per clip where windows start from the picture, the voice once per window, and silence once per clip. `run`
+/// runs the one method of a role's program on named tensors.
 final class Conditioner {
     typealias Tensors = [String: any Tensor]
 
@@ -65,7 +65,9 @@ final class Conditioner {
             return new
         }
         return try plan.branches.map { branch in
-            guard let (rows, bias) = given.text[branch.text] else { throw EchoEdgeError.config("No text is called '\(branch.text)'.") }
+            guard let (rows, bias) = given.text[branch.text] else {
+                throw EchoEdgeError.config("No text is called '\(branch.text)'.")
+            }
             let text = try once(.text(Array(branch.text.utf8), branch.textScale), forAll: true) {
                 try run("text_conditions", ["text": Inputs.scaled(rows, branch.textScale)])
             }

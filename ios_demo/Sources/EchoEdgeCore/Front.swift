@@ -4,9 +4,9 @@ struct Turn {
     let span: LatentWindow
 }
 
-/// The windows of a clip as a front: which takes which step next, and the latent frames that are under way. The furthest step that can
-/// be taken comes first. The numbers are those of taking all windows through one step after the other; memory holds, of each latent
-/// frame, the history from its first step to its last. `start`: noise of the whole clip.
+/// The windows of a clip as a front: which takes which step next, and the latent frames that are under way. The furthest step
+/// that can be taken comes first. The numbers are those of taking all windows through one step after the other; memory holds, of
+/// each latent frame, the history from its first step to its last. `start`: noise of the whole clip.
 struct Front {
     private let plan: SamplingPlan
     private let spans: [[LatentWindow]]

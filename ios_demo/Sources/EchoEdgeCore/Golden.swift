@@ -8,17 +8,19 @@ public struct Agreement: Equatable, Sendable {
 
     init(psnr: Double, cosine: Double, largest: Double?) { (self.psnr, self.cosine, self.largest) = (psnr, cosine, largest) }
 
-    /// Of the same numbers of two tensors, every `every`-th of those measured. `peak`: nil: the reference's range. Throws `engine`: they
-    /// have different sizes.
+    /// Of the same numbers of two tensors, every `every`-th of those measured. `peak`: nil: the reference's range. Throws
+    /// `engine`: they have different sizes.
     public init(_ reference: any Tensor, _ measured: any Tensor, every: Int = 1, peak: Double? = nil) throws {
         let size = sizeOf(reference.shape)
         if size == 0 || every < 1 || size != (sizeOf(measured.shape) + every - 1) / every {
-            throw EchoEdgeError.engine("A program gave \(measured.shape); its record has \(reference.shape). Export the bundle again.")
+            throw EchoEdgeError.engine(
+                "A program gave \(measured.shape); its record has \(reference.shape). Export the bundle again.")
         }
         var (squares, dot, mine, theirs, largest) = (0.0, 0.0, 0.0, 0.0, 0.0)
         var (low, high) = (Double.infinity, -Double.infinity)
         for i in 0..<size {
-            let a = reference.number(i), b = measured.number(i * every)
+            let a = reference.number(i)
+            let b = measured.number(i * every)
             if !a.isFinite || !b.isFinite {
                 self.init(psnr: 0, cosine: 0, largest: nil)
                 return
@@ -96,8 +98,9 @@ public final class Golden {
         }
     }
 
-    /// Runs every recorded call, program by program, then the recorded clip where there is one. `told` hears each verdict as it is found.
-    /// A program that is given what another one makes is asked for no more than that one. `player` plays the clip with the same programs.
+    /// Runs every recorded call, program by program, then the recorded clip where there is one. `told` hears each verdict as it
+    /// is found. A program that is given what another one makes is asked for no more than that one. `player` plays the clip with
+    /// the same programs.
     @discardableResult
     public func verify(_ programs: any Programs, _ player: Player, told: (Verdict) -> Void = { _ in }) throws -> [Verdict] {
         var found: [Verdict] = []
@@ -109,7 +112,9 @@ public final class Golden {
         let readers = try readers()
         var kept: [Place: any Tensor] = [:]
         for name in calls.keys {
-            guard let program = bundle.manifest.programs[name] else { throw damaged("it has calls of \(name), which the bundle lacks") }
+            guard let program = bundle.manifest.programs[name] else {
+                throw damaged("it has calls of \(name), which the bundle lacks")
+            }
             try programs.load(program)
             defer { programs.free(program) }
             say(name, try compare(programs, program, readers, &kept), try demand(name))
@@ -154,7 +159,9 @@ public final class Golden {
                     if source.members == nil {
                         given[spec.name] = try tensor(source)
                     } else {
-                        guard let earlier = kept[try place(source)] else { throw damaged("\(program.name) needs \(source.told), not run") }
+                        guard let earlier = kept[try place(source)] else {
+                            throw damaged("\(program.name) needs \(source.told), not run")
+                        }
                         given[spec.name] = earlier
                     }
                 }
@@ -196,7 +203,8 @@ public final class Golden {
     }
 
     private func clip(_ player: Player) throws -> (latents: Agreement, frames: Agreement)? {
-        let clip = try index.named("clip"), settings = try index.record("settings")
+        let clip = try index.named("clip")
+        let settings = try index.record("settings")
         if clip.isEmpty { return nil }
         func recorded(_ name: String) throws -> any Tensor { try tensor(clip[name] ?? .null) }
         let (portrait, frames) = (try recorded("portrait"), try recorded("frames"))

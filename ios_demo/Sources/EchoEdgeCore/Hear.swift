@@ -11,18 +11,19 @@ public struct Heard {
     public let present: [Float]?
 }
 
-/// Hearing: a voice of any length through an audio encoder that reads so many samples at once, as docs/BUNDLE.md tells under Listen.
+/// Hearing: a voice of any length through an audio encoder that reads so many samples at once, as docs/BUNDLE.md tells under
+/// Listen.
 public enum Hear {
     private static let leastVariance = 1e-7
 
-    /// The calls that hear so many video frames, `reach` of them at once. Throws `bundle`: nothing would be left of a reading between
-    /// its contexts.
+    /// The calls that hear so many video frames, `reach` of them at once. Throws `bundle`: nothing would be left of a reading
+    /// between its contexts.
     public static func readings(_ frames: Int, reach: Int, _ hearing: Hearing) throws -> [Reading] {
         let behind = max(hearing.contextFrames, hearing.tailFrames)
         if reach <= hearing.contextFrames + behind {
             throw EchoEdgeError.bundle(
-                "The audio encoder reads \(reach) frames at once, \(hearing.contextFrames) of them as context on either side: nothing is "
-                    + "left to keep. Export the bundle again.")
+                "The audio encoder reads \(reach) frames at once, \(hearing.contextFrames) of them as context on either side: nothing "
+                    + "is left to keep. Export the bundle again.")
         }
         let total = frames + hearing.tailFrames
         var found: [Reading] = []
@@ -68,7 +69,8 @@ public enum Hear {
 
     /// Shifted and scaled so that the first `own` samples have zero mean and unit variance, in double.
     public static func normalised(_ sound: [Float], _ own: Int) -> [Float] {
-        let heard = sound.prefix(own), count = Double(heard.count)
+        let heard = sound.prefix(own)
+        let count = Double(heard.count)
         let mean = heard.reduce(0.0) { $0 + Double($1) } / count
         let variance = heard.reduce(0.0) { $0 + (Double($1) - mean) * (Double($1) - mean) } / count
         let deviation = (variance + leastVariance).squareRoot()
@@ -130,8 +132,9 @@ public enum Hear {
         return (0..<(rowsPerFrame * reach - less)).map { $0 < rowsPerFrame * frames - less ? 1 : 0 }
     }
 
-    /// What a branch hears of a clip's `features` [rows, …] in a window of `length` video frames from row `first` on, as programs take
-    /// it: rows [1, N, …], `shift` video frames late, or zeros where it does not listen; and which of them are there, [1, N].
+    /// What a branch hears of a clip's `features` [rows, …] in a window of `length` video frames from row `first` on, as programs
+    /// take it: rows [1, N, …], `shift` video frames late, or zeros where it does not listen; and which of them are there, [1,
+    /// N].
     public static func voice(
         _ features: Floats, _ hearing: Hearing, first: Int, length: Int, listens: Bool, shift: Int
     ) -> (rows: Floats, present: Floats) {
@@ -156,7 +159,8 @@ public enum Hear {
     /// Features [T, …] with their neighbours, clamped at the ends: [T, 2·radius + 1, …]; as they are where the radius is 0.
     public static func neighbourhoods(_ features: Floats, _ radius: Int) -> Floats {
         if radius == 0 { return features }
-        let rows = features.shape[0], size = features.values.count / rows
+        let rows = features.shape[0]
+        let size = features.values.count / rows
         var made: [Float] = []
         made.reserveCapacity(features.values.count * (2 * radius + 1))
         for row in 0..<rows {

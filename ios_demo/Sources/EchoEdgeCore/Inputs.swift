@@ -12,8 +12,8 @@ public enum Inputs {
         return ((0..<textLength).map { Int64($0 < length ? Int(bytes[$0]) : padId) }, length)
     }
 
-    /// A prompt's rows [l, dim] as [1, textRows, dim] and their bias [1, textRows]: equal rows of padding are one, weighed like all.
-    /// Throws `config`: the prompt does not fit.
+    /// A prompt's rows [l, dim] as [1, textRows, dim] and their bias [1, textRows]: equal rows of padding are one, weighed like
+    /// all. Throws `config`: the prompt does not fit.
     public static func text(_ rows: Floats, textLength: Int, textRows: Int) throws -> (text: Floats, bias: Floats) {
         let (length, dim) = (rows.shape[0], rows.shape[1])
         let padding = textLength - length

@@ -4,7 +4,9 @@ public protocol Denoiser {
     func begin(_ position: Int, _ span: LatentWindow, _ count: Int) throws
 
     /// A window's latents to the velocity, of that shape, and what the blocks added, or nil where no step reuses it.
-    func evaluate(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> (velocity: Latents, residual: (any Tensor)?)
+    func evaluate(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> (
+        velocity: Latents, residual: (any Tensor)?
+    )
 
     /// The velocity with what the blocks added in an earlier evaluation.
     func reuse(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents, _ residual: any Tensor) throws -> Latents
@@ -19,9 +21,9 @@ public struct Sampled {
     public let evaluations: Int, reused: Int
 }
 
-/// The one loop from noise to latents of that shape. A window takes its next step as soon as the latents under it have taken theirs, so
-/// that a long clip's windows pass as a front. `told` hears (done, total) of all velocities. Throws `config`: the clip is shorter than a
-/// window, and what the denoiser throws.
+/// The one loop from noise to latents of that shape. A window takes its next step as soon as the latents under it have taken
+/// theirs, so that a long clip's windows pass as a front. `told` hears (done, total) of all velocities. Throws `config`: the clip
+/// is shorter than a window, and what the denoiser throws.
 public func sample(
     _ plan: SamplingPlan, _ rule: WindowRule, _ start: Latents, _ denoiser: some Denoiser, told: (Int, Int) -> Void = { _, _ in }
 ) throws -> Sampled {
@@ -37,7 +39,8 @@ public func sample(
             let slot = plan.residualSlot(branch)
             if plan.reuse[turn.step][branch] {
                 guard let residual = residuals[turn.position]?[slot] else {
-                    throw EchoEdgeError.engine("The denoising program gave no residual, which the plan reuses. Export the bundle again.")
+                    throw EchoEdgeError.engine(
+                        "The denoising program gave no residual, which the plan reuses. Export the bundle again.")
                 }
                 velocities[branch] = try denoiser.reuse(turn.step, branch, turn.position, latents, residual).values
                 reused += 1

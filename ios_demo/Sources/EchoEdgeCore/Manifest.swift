@@ -2,7 +2,8 @@ import Foundation
 
 let mending = "Copy the bundle again, or export it again."
 
-/// What one window plays. Sides in pixels, `frames` 4n+1 video frames, `sampleRate` of the voice in Hz. Its text is HEIGHTxWIDTHxFRAMES.
+/// What one window plays. Sides in pixels, `frames` 4n+1 video frames, `sampleRate` of the voice in Hz. Its text is
+/// HEIGHTxWIDTHxFRAMES.
 public struct Clip: Hashable, Sendable, CustomStringConvertible {
     public let height: Int, width: Int, frames: Int, fps: Int, sampleRate: Int
 
@@ -15,9 +16,9 @@ public struct Clip: Hashable, Sendable, CustomStringConvertible {
     public var description: String { "\(height)x\(width)x\(frames)" }
 }
 
-/// How a player hears a voice: `rowsPerFrame` rows of features a video frame, `neighbours` frames on either side that stand with each
-/// frame's, `beyondFrames` after its last one that a window hears too, `tailFrames` of silence behind the voice, `contextFrames` of a
-/// reading that are not kept on either side, `window` of the encoder's first layer, or nil.
+/// How a player hears a voice: `rowsPerFrame` rows of features a video frame, `neighbours` frames on either side that stand with
+/// each frame's, `beyondFrames` after its last one that a window hears too, `tailFrames` of silence behind the voice,
+/// `contextFrames` of a reading that are not kept on either side, `window` of the encoder's first layer, or nil.
 public struct Hearing: Sendable {
     public let rowsPerFrame: Int, neighbours: Int, beyondFrames: Int, tailFrames: Int, contextFrames: Int
     public let window: (length: Int, stride: Int)?
@@ -50,7 +51,8 @@ public struct Playing: Sendable {
 
     init(_ fields: Fields) throws {
         try fields.only(
-            "latent_channels", "temporal_stride", "spatial_stride", "patch", "mask_channels", "encode_unknown", "text_length", "text_rows",
+            "latent_channels", "temporal_stride", "spatial_stride", "patch", "mask_channels", "encode_unknown", "text_length",
+            "text_rows",
             "text_dim", "text_ids", "pad_id", "decoders", "hearing")
         latentChannels = try fields.whole("latent_channels", 1...1024)
         temporalStride = try fields.whole("temporal_stride", 1...64)
@@ -78,11 +80,13 @@ public struct Playing: Sendable {
     /// Video frames that so many latent frames hold.
     public func videoFrames(_ latentFrames: Int) -> Int { temporalStride * (latentFrames - 1) + 1 }
 
-    /// How long a clip is that lasts as long as so many samples of speech: video frames, and the latent frames that are played, which are
-    /// a window's at least. Throws `input`: the speech is shorter than a frame.
+    /// How long a clip is that lasts as long as so many samples of speech: video frames, and the latent frames that are played,
+    /// which are a window's at least. Throws `input`: the speech is shorter than a frame.
     public static func length(_ samples: Int, _ clip: Clip, temporalStride: Int) throws -> (frames: Int, latentFrames: Int) {
         let perFrame = clip.samplesPerFrame
-        if samples < perFrame { throw EchoEdgeError.input("The speech has \(samples) samples; one frame has \(perFrame). Record more.") }
+        if samples < perFrame {
+            throw EchoEdgeError.input("The speech has \(samples) samples; one frame has \(perFrame). Record more.")
+        }
         let frames = (samples + perFrame - 1) / perFrame
         return (frames, max(latentFrames(frames, temporalStride), latentFrames(clip.frames, temporalStride)))
     }
@@ -125,8 +129,8 @@ public struct FileEntry: Hashable, Sendable {
     public let bytes: Int
 }
 
-/// A compiled program: what it is for (`role`) and for which shape (`clip`, nil: every one), its methods, and where it lies. `prefix`
-/// stands before a method's name in the file, which other programs may share; `data`: the file of its weights.
+/// A compiled program: what it is for (`role`) and for which shape (`clip`, nil: every one), its methods, and where it lies.
+/// `prefix` stands before a method's name in the file, which other programs may share; `data`: the file of its weights.
 public struct Program {
     public enum Kind: String, Sendable { case pte, file, folder }
 
@@ -172,8 +176,8 @@ public struct Manifest {
     /// What a student of few steps was taught, by the number of steps the noise levels before each.
     public let student: [Int: [Double]]?
 
-    /// Reads and checks the bytes of a manifest. Throws `bundle`: it is cut off, not JSON, of another format, altered, or a field is
-    /// missing, unknown or wrong.
+    /// Reads and checks the bytes of a manifest. Throws `bundle`: it is cut off, not JSON, of another format, altered, or a field
+    /// is missing, unknown or wrong.
     public static func parse(_ bytes: [UInt8]) throws -> Manifest {
         let value: Json
         do {
@@ -204,8 +208,9 @@ public struct Manifest {
             found = sha256Of(zeroed)
             if told == .text(found ?? "") { return }
         }
-        let stated = short(told.text ?? told.told, 12), true_ = found.map { short($0, 12) } ?? "at its end"
-        throw EchoEdgeError.bundle("\(name) was altered (its checksum is \(stated), not \(true_)). \(mending)")
+        let stated = short(told.text ?? told.told, 12)
+        let right = found.map { short($0, 12) } ?? "at its end"
+        throw EchoEdgeError.bundle("\(name) was altered (its checksum is \(stated), not \(right)). \(mending)")
     }
 
     /// Where the digits of `"checksum": "…"}` stand at the end of a file.
@@ -230,7 +235,8 @@ public struct Manifest {
 
     private init(_ top: Fields, _ sha256: String) throws {
         try top.only(
-            "format", "model", "clips", "target", "weights", "versions", "programs", "files", "playing", "parity", "memory", "savings",
+            "format", "model", "clips", "target", "weights", "versions", "programs", "files", "playing", "parity", "memory",
+            "savings",
             "checksum")
         self.sha256 = sha256
         hasChecksum = top.has("checksum")
@@ -275,7 +281,9 @@ public struct Manifest {
     /// The program of a role for clips of a shape. Throws `bundle`: there is none; the message lists what there is.
     public func program(_ role: String, _ clip: Clip) throws -> Program {
         let found = programs.values.filter { $0.role == role }
-        if let fitting = found.first(where: { $0.clip == clip.description }) ?? found.first(where: { $0.clip == nil }) { return fitting }
+        if let fitting = found.first(where: { $0.clip == clip.description }) ?? found.first(where: { $0.clip == nil }) {
+            return fitting
+        }
         if found.isEmpty {
             throw EchoEdgeError.bundle("The bundle has no program '\(role)'. It has: \(listed(roles.sorted())).")
         }
@@ -333,7 +341,9 @@ public struct Manifest {
             throw fields.error(name, "is \(side); it must be a multiple of \(sides)")
         }
         if (clip.frames - 1) % playing.temporalStride != 0 { throw fields.error("frames", "is \(clip.frames); it must be 4n+1") }
-        if clip.sampleRate % clip.fps != 0 { throw fields.error("sample_rate", "is \(clip.sampleRate), no multiple of fps, \(clip.fps)") }
+        if clip.sampleRate % clip.fps != 0 {
+            throw fields.error("sample_rate", "is \(clip.sampleRate), no multiple of fps, \(clip.fps)")
+        }
         return clip
     }
 
@@ -351,7 +361,8 @@ public struct Manifest {
             throw fields.error("placement", "is of \(other), which it does not have")
         }
         return Program(
-            name: name, role: try fields.text("role", 1...200), clip: try fields.maybe("clip") { try fields.text($0) }, methods: methods,
+            name: name, role: try fields.text("role", 1...200), clip: try fields.maybe("clip") { try fields.text($0) },
+            methods: methods,
             kind: kind, path: try path(stored, stored.text("path")), entry: try entry(stored),
             prefix: try stored.maybe("prefix") { try stored.text($0, 0...200) } ?? "",
             data: try stored.maybe("data") { try path(stored, stored.text($0)) })
@@ -370,7 +381,8 @@ public struct Manifest {
 
     /// Up to 40 of a-z, 0-9 and _, the first a letter.
     private static func isDimension(_ name: String) -> Bool {
-        let letters = UInt8(ascii: "a")...UInt8(ascii: "z"), digits = UInt8(ascii: "0")...UInt8(ascii: "9")
+        let letters = UInt8(ascii: "a")...UInt8(ascii: "z")
+        let digits = UInt8(ascii: "0")...UInt8(ascii: "9")
         guard let first = name.utf8.first, letters.contains(first), name.utf8.count <= 40 else { return false }
         return name.utf8.allSatisfy { letters.contains($0) || digits.contains($0) || $0 == UInt8(ascii: "_") }
     }
@@ -395,7 +407,9 @@ public struct Manifest {
 
     private static func isPart(_ part: Substring) -> Bool {
         let good = part.utf8.allSatisfy { byte in
-            byte < 0x80 && (Character(Unicode.Scalar(byte)).isLetter || Character(Unicode.Scalar(byte)).isNumber || "._+-".utf8.contains(byte))
+            byte < 0x80
+                && (Character(Unicode.Scalar(byte)).isLetter || Character(Unicode.Scalar(byte)).isNumber
+                    || "._+-".utf8.contains(byte))
         }
         return good && !part.isEmpty && !part.hasPrefix(".") && !part.hasPrefix("+") && !part.hasSuffix(".")
     }
@@ -412,7 +426,8 @@ public struct Manifest {
                 throw top.error("programs.\(name)", "is for clips of \(short(clip)); the bundle has \(listed(shapes))")
             }
             if let other = places.updateValue(name, forKey: [program.role, program.clip]) {
-                throw top.error("programs", "has \(other) and \(name), both the \(program.role) of \(program.clip ?? "every shape")")
+                throw top.error(
+                    "programs", "has \(other) and \(name), both the \(program.role) of \(program.clip ?? "every shape")")
             }
         }
     }
@@ -435,11 +450,15 @@ public struct Manifest {
             if let data = program.data, !files.has(data) { throw fault("has its weights in \(data), which is not among the files") }
             let inside = files.entries.filter { $0.0.hasPrefix(program.path + "/") }
             if (program.kind == .folder) == inside.isEmpty { throw fault("is a folder without files, or a file with some inside") }
-            if !inside.isEmpty, program.entry != Manifest.folderEntry(inside) { throw fault("has another SHA-256 or size than its files") }
+            if !inside.isEmpty, program.entry != Manifest.folderEntry(inside) {
+                throw fault("has another SHA-256 or size than its files")
+            }
         }
         var seen: [String: String] = [:]  // a phone's storage may not tell upper from lower case
         for path in shared.keys + files.keys {
-            if let other = seen.updateValue(path, forKey: path.lowercased()) { throw top.error("files", "lists \(path) twice, as \(other)") }
+            if let other = seen.updateValue(path, forKey: path.lowercased()) {
+                throw top.error("files", "lists \(path) twice, as \(other)")
+            }
         }
         for path in seen.values {
             var parts = path.lowercased().split(separator: "/").dropLast()

@@ -1,6 +1,6 @@
-/// Noise from a counter-based generator, the same bits in every language: Philox4x32-10 (Salmon et al., SC 2011) and the method of Box
-/// and Muller on doubles, with operations alone that IEEE 754 rounds exactly. The platform's own log and cos would differ, and so would
-/// a product and a sum that are one operation: Swift fuses none by itself.
+/// Noise from a counter-based generator, the same bits in every language: Philox4x32-10 (Salmon et al., SC 2011) and the method
+/// of Box and Muller on doubles, with operations alone that IEEE 754 rounds exactly. The platform's own log and cos would differ,
+/// and so would a product and a sum that are one operation: Swift fuses none by itself.
 public enum Normals {
     private static let ln2 = 0.6931471805599453
     private static let cosine = (0...9).map { coefficient(18 - 2 * $0) }  // 1/18! down to 1/0!
@@ -22,7 +22,8 @@ public enum Normals {
         var c = counter
         var (k0, k1) = key
         for _ in 0..<10 {
-            let p0 = c[0].multipliedFullWidth(by: 0xD251_1F53), p1 = c[2].multipliedFullWidth(by: 0xCD9E_8D57)
+            let p0 = c[0].multipliedFullWidth(by: 0xD251_1F53)
+            let p1 = c[2].multipliedFullWidth(by: 0xCD9E_8D57)
             c = SIMD4(p1.high ^ c[1] ^ k0, p1.low, p0.high ^ c[3] ^ k1, p0.low)
             k0 = k0 &+ 0x9E37_79B9
             k1 = k1 &+ 0xBB67_AE85
@@ -75,8 +76,8 @@ public enum Normals {
         return made
     }
 
-    /// Standard normal latents whose frame f is latent frame `firstFrame` + f of the endless clip of a seed. Throws `config`: a size is
-    /// below 1, or beyond the generator's 2^32 blocks or frames.
+    /// Standard normal latents whose frame f is latent frame `firstFrame` + f of the endless clip of a seed. Throws `config`: a
+    /// size is below 1, or beyond the generator's 2^32 blocks or frames.
     public static func noise(
         seed: UInt64, channels: Int, frames: Int, height: Int, width: Int, firstFrame: Int = 0
     ) throws -> Latents {

@@ -5,8 +5,8 @@ public enum Stage: String, CaseIterable, Sendable {
     case listen, look, prepare, denoise, decode
 }
 
-/// A clip that was played. `latents`: of the whole clip; `frames`: how many left; `seconds`: wall time by stage; `firstFrame`: seconds
-/// from the beginning until the first one left; `evaluations`: how many times the blocks ran.
+/// A clip that was played. `latents`: of the whole clip; `frames`: how many left; `seconds`: wall time by stage; `firstFrame`:
+/// seconds from the beginning until the first one left; `evaluations`: how many times the blocks ran.
 public struct Played {
     public let latents: Latents
     public let frames: Int
@@ -15,8 +15,8 @@ public struct Played {
     public let evaluations: Int
 }
 
-/// Plays clips of any length: evaluates programs and takes linear combinations, as the plan says. Used by one thread at a time; `play`
-/// comes back when the clip is done, so an app calls it off its main thread.
+/// Plays clips of any length: evaluates programs and takes linear combinations, as the plan says. Used by one thread at a time;
+/// `play` comes back when the clip is done, so an app calls it off its main thread.
 public final class Player {
     /// Hears how far a stage is: so many of so many readings, windows, velocities or latent frames.
     public typealias Progress = (_ stage: Stage, _ done: Int, _ total: Int) -> Void
@@ -42,8 +42,8 @@ public final class Player {
     /// - Parameters:
     ///   - clip: nil: the bundle's main one.
     ///   - decoder: full or tiny, as `playing.decoders` names them; nil: the first.
-    ///   - frugal: programs are freed as soon as the clip needs them no more, and frames leave when all are denoised. Otherwise programs
-    ///     stay loaded, and a long clip's first frames leave while later windows are still denoised. The numbers are the same.
+    ///   - frugal: programs are freed as soon as the clip needs them no more, and frames leave when all are denoised. Otherwise
+    ///     programs stay loaded, and a long clip's first frames leave while later windows are still denoised. The numbers are the same.
     ///   - cancelled: is asked before every call of a program, such as `{ Task.isCancelled }`.
     /// - Throws: `config`: there is no such decoder; `bundle`: a file of the bundle cannot be played.
     public init(
@@ -85,11 +85,13 @@ public final class Player {
     ///   - speech: samples at the clip's rate, as ``Speech/of(_:sampleRate:fps:name:)`` gives them.
     ///   - seed: nil: the plan's.
     ///   - audioMask: [S]: 1 where a frame's tokens hear the speech; nil: everywhere.
-    /// - Throws: `input`: the speech is shorter than a frame, the portrait of another size, or the prompt cannot be used; `engine`: a
+    /// - Throws: `input`: the speech is shorter than a frame, the portrait of another size, or the prompt cannot be used;
+    /// `engine`: a
     ///   program fails; `cancelled`. All programs are freed then, as after every error.
     @discardableResult
     public func play(
-        _ portrait: Floats, _ speech: [Float], prompt: String = "", seed: UInt64? = nil, audioMask: [Float]? = nil, frames: @escaping Frames
+        _ portrait: Floats, _ speech: [Float], prompt: String = "", seed: UInt64? = nil, audioMask: [Float]? = nil,
+        frames: @escaping Frames
     ) throws -> Played {
         let (count, total) = try Playing.length(speech.count, clip, temporalStride: playing.temporalStride)
         if portrait.shape != [3, clip.height, clip.width] {
@@ -103,7 +105,8 @@ public final class Player {
         if frugal { free() }
         let given = try clock.within(.look) {
             let y = try look(portrait, rule.anchorClip ? total : min(rule.length, total))
-            let image = try floats(call("image_encoder", "forward", ["portrait": Floats(portrait.values, [1] + portrait.shape)]), "tokens")
+            let image = try floats(
+                call("image_encoder", "forward", ["portrait": Floats(portrait.values, [1] + portrait.shape)]), "tokens")
             let side = playing.spatialStride * playing.patch
             let mask = audioMask ?? [Float](repeating: 1, count: clip.height / side * (clip.width / side))
             let audio = Hear.neighbourhoods(heard, playing.hearing.neighbours)
@@ -225,7 +228,9 @@ public final class Player {
             if player.frugal && begun == count { player.free(keep: "denoise") }  // conditions are made
         }
 
-        func evaluate(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> (velocity: Latents, residual: (any Tensor)?) {
+        func evaluate(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> (
+            velocity: Latents, residual: (any Tensor)?
+        ) {
             var inputs = try given(step, branch, position, latents)
             inputs["modality_weights"] = Floats(try player.plan.modality(step, latents.frames), [1, 3, latents.frames])
             let made = try player.call("denoise", "forward", inputs)
@@ -246,7 +251,8 @@ public final class Player {
         private func given(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> [String: any Tensor] {
             var inputs = windows[position]?[branch] ?? [:]
             for (name, table) in player.tables.entries {
-                let values = try table.floats(), size = values.count / player.plan.steps
+                let values = try table.floats()
+                let size = values.count / player.plan.steps
                 inputs[name] = Floats(Array(values[(step * size)..<((step + 1) * size)]), [1] + table.shape.dropFirst())
             }
             inputs["latents"] = latents.tensor

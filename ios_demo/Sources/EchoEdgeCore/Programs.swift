@@ -86,8 +86,8 @@ public protocol Programs: AnyObject {
     /// Has a program ready to run; what is ready stays so. Throws `engine`: it cannot be loaded; `resource`: too little memory.
     func load(_ program: Program) throws
 
-    /// Runs a method on tensors by name, those that the manifest lists for it, and gives its outputs by name. They stay what they are
-    /// when it runs again. Throws `engine`: it fails.
+    /// Runs a method on tensors by name, those that the manifest lists for it, and gives its outputs by name. They stay what they
+    /// are when it runs again. Throws `engine`: it fails.
     func run(_ program: Program, _ method: String, _ inputs: [String: any Tensor]) throws -> [String: any Tensor]
 
     /// Gives back what a program holds; it can be loaded again.
@@ -95,8 +95,8 @@ public protocol Programs: AnyObject {
 }
 
 extension Program {
-    /// The inputs that a method takes of those that are given by name. Throws `engine`: the program has no such method, or an input is
-    /// missing or of another shape or type.
+    /// The inputs that a method takes of those that are given by name. Throws `engine`: the program has no such method, or an
+    /// input is missing or of another shape or type.
     public func take(_ method: String, _ given: [String: any Tensor]) throws -> [String: any Tensor] {
         guard let specs = methods[method] else {
             throw EchoEdgeError.engine("\(name) has no method '\(method)'. It has: \(listed(methods.keys)).")
@@ -104,7 +104,9 @@ extension Program {
         var taken: [String: any Tensor] = [:]
         var chosen: [String: Int] = [:]
         for spec in specs.inputs {
-            guard let tensor = given[spec.name] else { throw EchoEdgeError.engine("\(name).\(method) takes \(spec), which was not given.") }
+            guard let tensor = given[spec.name] else {
+                throw EchoEdgeError.engine("\(name).\(method) takes \(spec), which was not given.")
+            }
             var fits = spec.shape.count == tensor.shape.count && (spec.dtype == "int64") == (tensor is Longs)
             for (wanted, found) in zip(spec.shape, tensor.shape) {
                 switch wanted {

@@ -6,10 +6,11 @@ public struct LatentWindow {
     public var end: Int { start + length }
 }
 
-/// Windows that cover `total` latent frames and, per frame, shares that sum to 1 (Long Video CFG, arXiv 2507.03905). All have the rule's
-/// length; the last one is shifted left until it ends with the clip. Where a window meets the ones before it on o frames, its share on
-/// the j-th of them is j / max(1, o - 1), and theirs are multiplied by 1 - that. `step` matters with `upstreamCompat` alone, which
-/// repeats the original: later windows replace earlier ones in step 0, and the last window has the frames that are left.
+/// Windows that cover `total` latent frames and, per frame, shares that sum to 1 (Long Video CFG, arXiv 2507.03905). All have the
+/// rule's length; the last one is shifted left until it ends with the clip. Where a window meets the ones before it on o frames,
+/// its share on the j-th of them is j / max(1, o - 1), and theirs are multiplied by 1 - that. `step` matters with
+/// `upstreamCompat` alone, which repeats the original: later windows replace earlier ones in step 0, and the last window has the
+/// frames that are left.
 ///
 /// Throws `config`: the clip is shorter than a window; with `upstreamCompat`, as long as one, where the original never ends.
 public func windows(_ total: Int, _ rule: WindowRule, step: Int = 0) throws -> [LatentWindow] {
@@ -53,16 +54,16 @@ private func blended(_ total: Int, _ spans: [(start: Int, length: Int)], _ rise:
     }
 }
 
-/// The most windows that can have taken their first step and not their last, whatever the clip's length: a step waits for the windows
-/// that reach into it, and those for theirs.
+/// The most windows that can have taken their first step and not their last, whatever the clip's length: a step waits for the
+/// windows that reach into it, and those for theirs.
 public func windowsUnderWay(steps: Int, _ rule: WindowRule) -> Int {
     let hop = rule.length - rule.overlap
     return (steps - 1) * ((rule.length + hop - 1) / hop - 1) + 2
 }
 
-/// Σ weight · array, the accumulation rule of docs/BUNDLE.md: in ascending index, without weights that are zero, each product and each
-/// sum one double operation, the result rounded once. The sum starts from the first term. Throws `config`: every weight is zero, or the
-/// arrays differ in size.
+/// Σ weight · array, the accumulation rule of docs/BUNDLE.md: in ascending index, without weights that are zero, each product and
+/// each sum one double operation, the result rounded once. The sum starts from the first term. Throws `config`: every weight is
+/// zero, or the arrays differ in size.
 public func combine(_ weights: [Double], _ arrays: [[Float]]) throws -> [Float] {
     var total: [Double] = []
     for (weight, array) in zip(weights, arrays) {
@@ -82,7 +83,8 @@ public func combine(_ weights: [Double], _ arrays: [[Float]]) throws -> [Float] 
     return total.map { Float($0) }
 }
 
-/// The guided velocity of a step, Σ guidance · velocity; of branches that the step does not evaluate nil. Throws as ``combine(_:_:)``.
+/// The guided velocity of a step, Σ guidance · velocity; of branches that the step does not evaluate nil. Throws as
+/// ``combine(_:_:)``.
 public func guide(_ plan: SamplingPlan, _ step: Int, _ velocities: [[Float]?]) throws -> [Float] {
     let used = plan.evaluated(step)
     let given = try used.map { branch in
