@@ -9,8 +9,10 @@ public struct Spread: Equatable, Sendable {
         let sorted = seconds.sorted()
         func at(_ share: Double) -> Double {
             let place = share * Double(sorted.count - 1)
-            let below = Int(place), above = min(below + 1, sorted.count - 1)
-            let t = place - Double(below), step = sorted[above] - sorted[below]
+            let below = Int(place)
+            let above = min(below + 1, sorted.count - 1)
+            let t = place - Double(below)
+            let step = sorted[above] - sorted[below]
             return Spread.milliseconds(t >= 0.5 ? sorted[above] - step * (1 - t) : sorted[below] + step * t)
         }
         (median, p10, p90) = (at(50.0 / 100), at(10.0 / 100), at(90.0 / 100))
@@ -56,7 +58,9 @@ public struct TimedClip {
     public let seconds: Double
     public let calls: [Call]
 
-    public init(_ played: Played, seconds: Double, calls: [Call]) { (self.played, self.seconds, self.calls) = (played, seconds, calls) }
+    public init(_ played: Played, seconds: Double, calls: [Call]) {
+        (self.played, self.seconds, self.calls) = (played, seconds, calls)
+    }
 }
 
 /// Where a benchmark ran; what the platform does not tell is nil. `place`: phone or host; `kind`: cpu, metal or npu.
@@ -124,19 +128,23 @@ public struct BenchRecord {
 
     /// What the record's file holds. Throws what the bundle's plan throws.
     public func json() throws -> Json {
-        let manifest = bundle.manifest, plan = try bundle.plan(clip)
-        var stages = Ordered<Json>(), programs = Ordered<Json>()
+        let manifest = bundle.manifest
+        let plan = try bundle.plan(clip)
+        var stages = Ordered<Json>()
+        var programs = Ordered<Json>()
         for stage in Stage.allCases { stages[stage.rawValue] = spread(stage).json }
         for role in runs[0].calls.map(\.role) where !programs.has(role) {
             programs[role] = Spread(runs.map { $0.calls.filter { $0.role == role }.reduce(0) { $0 + $1.seconds } }).json
         }
-        let whole = Spread(runs.map(\.seconds)), frames = runs[0].played.frames
+        let whole = Spread(runs.map(\.seconds))
+        let frames = runs[0].played.frames
         let steps = runs.flatMap(\.calls).filter { $0.role == "denoise" }.map(\.seconds)
         let target = [manifest.target, manifest.backend].filter { !$0.isEmpty }.joined(separator: "/")
         var record: Ordered<Json> = [
             "format": "echoedge.bench/1", "date": .text(date.ISO8601Format()), "manifest_sha256": .text(manifest.sha256),
             "engine": [
-                "name": .text(engine), "target": .text(target), "weights": .text(manifest.weights), "precision": .maybe(manifest.precision),
+                "name": .text(engine), "target": .text(target), "weights": .text(manifest.weights),
+                "precision": .maybe(manifest.precision),
             ],
             "mode": "ahead-of-time", "savings": true,
             "machine": [
@@ -151,10 +159,12 @@ public struct BenchRecord {
                 "decoder": .text(decoder), "prompt": .text(prompt),
             ],
             "runs": .whole(runs.count), "stages": .object(stages), "programs": .object(programs), "clip": whole.json,
-            "step": Spread(steps).json, "first_frame": Spread(runs.map(\.played.firstFrame)).json, "cpu_ms": .maybe(cpuMilliseconds),
+            "step": Spread(steps).json, "first_frame": Spread(runs.map(\.played.firstFrame)).json,
+            "cpu_ms": .maybe(cpuMilliseconds),
             "first_load_ms": .number(Spread.milliseconds(load(first, opening.first))),
             "second_load_ms": .maybe(again.map { Spread.milliseconds(load($0, opening.again)) }),
-            "frames": .whole(frames), "peak_rss_bytes": .whole(peakRssBytes), "peak_device_bytes": nil, "disk_bytes": .whole(bundle.bytes),
+            "frames": .whole(frames), "peak_rss_bytes": .whole(peakRssBytes), "peak_device_bytes": nil,
+            "disk_bytes": .whole(bundle.bytes),
             "thermal_before": before.json, "thermal_after": after.json, "load_average_before": .maybe(before.load),
             "load_average_after": .maybe(after.load),
         ]
@@ -178,7 +188,8 @@ public struct BenchRecord {
 
     /// What follows from the milliseconds of a clip and of its last stage.
     private static func rates(_ frames: Int, _ fps: Int, clip: Double, decode: Double) -> [(String, Double)] {
-        let whole = max(clip, tick) / 1000, count = Double(frames)
+        let whole = max(clip, tick) / 1000
+        let count = Double(frames)
         return [
             ("fps", count / whole), ("fps_without_decode", count / (max(clip - decode, tick) / 1000)),
             ("realtime_factor", count / Double(fps) / whole),
@@ -199,7 +210,9 @@ public struct BenchRecord {
         _ = try top.text("date", "a time like 2026-01-31T12:00:00Z", isDate)
         try told(top, "manifest_sha256") { _ = try top.sha256($0) }
         let engine = try top.record("engine").only("name", "target", "weights", "precision")
-        _ = try engine.text("name", "a-z, 0-9 and _") { !$0.isEmpty && $0.allSatisfy { "abcdefghijklmnopqrstuvwxyz0123456789_".contains($0) } }
+        _ = try engine.text("name", "a-z, 0-9 and _") {
+            !$0.isEmpty && $0.allSatisfy { "abcdefghijklmnopqrstuvwxyz0123456789_".contains($0) }
+        }
         _ = try (engine.text("target"), engine.text("weights"))
         try told(engine, "precision") { _ = try engine.oneOf($0, "fp32", "bf16", "fp16") }
         _ = try (top.oneOf("mode", "ahead-of-time", "eager", "compiled"), top.flag("savings"))
@@ -227,16 +240,21 @@ public struct BenchRecord {
             }
         }
         let stages = try top.recordsByName("stages").mapped { _, fields in try spread(fields) }
-        if let missing = Stage.allCases.first(where: { !stages.has($0.rawValue) }) { throw top.error("stages", "has no \(missing.rawValue)") }
+        if let missing = Stage.allCases.first(where: { !stages.has($0.rawValue) }) {
+            throw top.error("stages", "has no \(missing.rawValue)")
+        }
         if let other = stages.keys.first(where: { Stage(rawValue: $0) == nil }) {
             throw top.error("stages", "has \(short(other)), which is no stage")
         }
         for fields in try top.recordsByName("programs").values { _ = try spread(fields) }
         for name in ["step", "first_frame"] { _ = try spread(top.record(name)) }
-        let clip = try spread(top.record("clip")), fps = try workload.whole("fps")
+        let clip = try spread(top.record("clip"))
+        let fps = try workload.whole("fps")
         for (name, expected) in rates(try top.whole("frames"), fps, clip: clip, decode: stages[Stage.decode.rawValue] ?? 0) {
             let found = try top.number(name, Fields.positive)
-            if abs(found - expected) > agree * expected { throw top.error(name, "is \(found), but the clip's times make it \(expected)") }
+            if abs(found - expected) > agree * expected {
+                throw top.error(name, "is \(found), but the clip's times make it \(expected)")
+            }
         }
     }
 
@@ -253,7 +271,8 @@ public struct BenchRecord {
     private static func spread(_ fields: Fields) throws -> Double {
         try fields.only("median", "p10", "p90")
         let (low, middle, high) = (
-            try fields.number("p10", Fields.fromZero), try fields.number("median", Fields.fromZero), try fields.number("p90", Fields.fromZero)
+            try fields.number("p10", Fields.fromZero), try fields.number("median", Fields.fromZero),
+            try fields.number("p90", Fields.fromZero)
         )
         if low > middle || middle > high {
             throw fields.error(nil, "has p10 \(low), median \(middle) and p90 \(high), which are not in this order")

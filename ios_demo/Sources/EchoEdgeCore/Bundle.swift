@@ -16,7 +16,8 @@ public struct ModelBundle {
             throw EchoEdgeError.bundle("There is no bundle \(root.path). Check the name, or export one.")
         }
         guard let size = fileSize(file) else {
-            throw EchoEdgeError.bundle("\(root.path) has no \(Manifest.name): it is no bundle, or a copy that was cut off. \(mending)")
+            throw EchoEdgeError.bundle(
+                "\(root.path) has no \(Manifest.name): it is no bundle, or a copy that was cut off. \(mending)")
         }
         if size > largestManifest { throw EchoEdgeError.bundle("\(file.path) has \(size) bytes; no manifest has. \(mending)") }
         let manifest = try Manifest.parse(read(file))
@@ -45,7 +46,8 @@ public struct ModelBundle {
         if size != entry.bytes { return "\(name) has \(size) bytes instead of \(entry.bytes)" }
         if !verify { return nil }
         guard let found = sha256Of(file) else { return "\(name) cannot be read" }
-        return found == entry.sha256 ? nil : "\(name) was altered (SHA-256 \(short(found, 12)) instead of \(short(entry.sha256, 12)))"
+        return found == entry.sha256
+            ? nil : "\(name) was altered (SHA-256 \(short(found, 12)) instead of \(short(entry.sha256, 12)))"
     }
 
     /// The sampling plan for clips of a shape: windows are as long as its programs' clips. Throws as ``SamplingPlan/parse(_:)``.
@@ -124,7 +126,9 @@ public enum Tensors {
         }
         var end = 0
         for (key, entry) in entries.entries.sorted(by: { ($0.1.begin, $0.1.end) < ($1.1.begin, $1.1.end) }) {
-            if entry.begin != end || entry.end < entry.begin { throw damaged("'\(short(key))' lies from \(entry.begin) to \(entry.end)") }
+            if entry.begin != end || entry.end < entry.begin {
+                throw damaged("'\(short(key))' lies from \(entry.begin) to \(entry.end)")
+            }
             end = entry.end
         }
         if begin + end != bytes.count { throw damaged("it has \(bytes.count) bytes, its header tells of \(begin + end)") }

@@ -65,7 +65,9 @@ final class Conditioner {
             return new
         }
         return try plan.branches.map { branch in
-            guard let (rows, bias) = given.text[branch.text] else { throw EchoEdgeError.config("No text is called '\(branch.text)'.") }
+            guard let (rows, bias) = given.text[branch.text] else {
+                throw EchoEdgeError.config("No text is called '\(branch.text)'.")
+            }
             let text = try once(.text(Array(branch.text.utf8), branch.textScale), forAll: true) {
                 try run("text_conditions", ["text": Inputs.scaled(rows, branch.textScale)])
             }

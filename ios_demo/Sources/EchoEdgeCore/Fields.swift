@@ -12,7 +12,9 @@ struct Fields {
     init(_ place: String, _ value: Json, _ failure: @escaping (String) -> EchoEdgeError) throws {
         self.place = place
         self.failure = failure
-        guard let members = value.members else { throw failure("\(place.isEmpty ? "It" : place) is \(value.told); it must be an object") }
+        guard let members = value.members else {
+            throw failure("\(place.isEmpty ? "It" : place) is \(value.told); it must be an object")
+        }
         values = members
     }
 
@@ -27,7 +29,9 @@ struct Fields {
 
     @discardableResult
     func only(_ known: [String]) throws -> Fields {
-        if let other = values.keys.first(where: { !known.contains($0) }) { throw error(short(other), "is no field that is known here") }
+        if let other = values.keys.first(where: { !known.contains($0) }) {
+            throw error(short(other), "is no field that is known here")
+        }
         return self
     }
 
@@ -41,7 +45,9 @@ struct Fields {
         return found
     }
 
-    private func mustBe(_ kind: String, _ name: String, _ value: Json) -> EchoEdgeError { error(name, "is \(value.told); it must be \(kind)") }
+    private func mustBe(_ kind: String, _ name: String, _ value: Json) -> EchoEdgeError {
+        error(name, "is \(value.told); it must be \(kind)")
+    }
 
     func text(_ name: String, _ lengths: ClosedRange<Int> = 0...Int.max) throws -> String {
         let found = try value(name)
@@ -130,7 +136,9 @@ struct Fields {
 
     func recordsByName(_ name: String) throws -> Ordered<Fields> { try named(name).mapped { try at("\(name).\($0)", $1) } }
 
-    func at(_ name: String, _ value: Json) throws -> Fields { try Fields(place.isEmpty ? name : "\(place).\(name)", value, failure) }
+    func at(_ name: String, _ value: Json) throws -> Fields {
+        try Fields(place.isEmpty ? name : "\(place).\(name)", value, failure)
+    }
 }
 
 /// A digit 0-9 or a-f.

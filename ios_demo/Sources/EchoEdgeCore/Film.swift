@@ -42,7 +42,8 @@ public enum Film {
             throw EchoEdgeError.input("A frame of \(height) rows and \(width) columns cannot be encoded; both must be even.")
         }
         var y = [UInt8](repeating: 0, count: height * width)
-        var u = [UInt8](repeating: 0, count: height * width / 4), v = u
+        var u = [UInt8](repeating: 0, count: height * width / 4)
+        var v = u
         pixels.bytes.withUnsafeBufferPointer { bytes in
             func at(_ place: Int) -> Double { Double(bytes[place]) }
             func mean(_ place: Int) -> Double {
@@ -64,7 +65,9 @@ public enum Film {
         return Yuv(height: height, width: width, y: y, u: u, v: v)
     }
 
-    private static func luma(_ red: Double, _ green: Double, _ blue: Double) -> Double { 0.2126 * red + 0.7152 * green + 0.0722 * blue }
+    private static func luma(_ red: Double, _ green: Double, _ blue: Double) -> Double {
+        0.2126 * red + 0.7152 * green + 0.0722 * blue
+    }
 
     private static func level(_ value: Double) -> UInt8 { UInt8(value + 0.5) }
 

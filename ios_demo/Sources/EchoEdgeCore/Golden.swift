@@ -13,12 +13,14 @@ public struct Agreement: Equatable, Sendable {
     public init(_ reference: any Tensor, _ measured: any Tensor, every: Int = 1, peak: Double? = nil) throws {
         let size = sizeOf(reference.shape)
         if size == 0 || every < 1 || size != (sizeOf(measured.shape) + every - 1) / every {
-            throw EchoEdgeError.engine("A program gave \(measured.shape); its record has \(reference.shape). Export the bundle again.")
+            throw EchoEdgeError.engine(
+                "A program gave \(measured.shape); its record has \(reference.shape). Export the bundle again.")
         }
         var (squares, dot, mine, theirs, largest) = (0.0, 0.0, 0.0, 0.0, 0.0)
         var (low, high) = (Double.infinity, -Double.infinity)
         for i in 0..<size {
-            let a = reference.number(i), b = measured.number(i * every)
+            let a = reference.number(i)
+            let b = measured.number(i * every)
             if !a.isFinite || !b.isFinite {
                 self.init(psnr: 0, cosine: 0, largest: nil)
                 return
@@ -110,7 +112,9 @@ public final class Golden {
         let readers = try readers()
         var kept: [Place: any Tensor] = [:]
         for name in calls.keys {
-            guard let program = bundle.manifest.programs[name] else { throw damaged("it has calls of \(name), which the bundle lacks") }
+            guard let program = bundle.manifest.programs[name] else {
+                throw damaged("it has calls of \(name), which the bundle lacks")
+            }
             try programs.load(program)
             defer { programs.free(program) }
             say(name, try compare(programs, program, readers, &kept), try demand(name))
@@ -155,7 +159,9 @@ public final class Golden {
                     if source.members == nil {
                         given[spec.name] = try tensor(source)
                     } else {
-                        guard let earlier = kept[try place(source)] else { throw damaged("\(program.name) needs \(source.told), not run") }
+                        guard let earlier = kept[try place(source)] else {
+                            throw damaged("\(program.name) needs \(source.told), not run")
+                        }
                         given[spec.name] = earlier
                     }
                 }
@@ -197,7 +203,8 @@ public final class Golden {
     }
 
     private func clip(_ player: Player) throws -> (latents: Agreement, frames: Agreement)? {
-        let clip = try index.named("clip"), settings = try index.record("settings")
+        let clip = try index.named("clip")
+        let settings = try index.record("settings")
         if clip.isEmpty { return nil }
         func recorded(_ name: String) throws -> any Tensor { try tensor(clip[name] ?? .null) }
         let (portrait, frames) = (try recorded("portrait"), try recorded("frames"))

@@ -22,8 +22,8 @@ public enum Hear {
         let behind = max(hearing.contextFrames, hearing.tailFrames)
         if reach <= hearing.contextFrames + behind {
             throw EchoEdgeError.bundle(
-                "The audio encoder reads \(reach) frames at once, \(hearing.contextFrames) of them as context on either side: nothing is "
-                    + "left to keep. Export the bundle again.")
+                "The audio encoder reads \(reach) frames at once, \(hearing.contextFrames) of them as context on either side: nothing "
+                    + "is left to keep. Export the bundle again.")
         }
         let total = frames + hearing.tailFrames
         var found: [Reading] = []
@@ -69,7 +69,8 @@ public enum Hear {
 
     /// Shifted and scaled so that the first `own` samples have zero mean and unit variance, in double.
     public static func normalised(_ sound: [Float], _ own: Int) -> [Float] {
-        let heard = sound.prefix(own), count = Double(heard.count)
+        let heard = sound.prefix(own)
+        let count = Double(heard.count)
         let mean = heard.reduce(0.0) { $0 + Double($1) } / count
         let variance = heard.reduce(0.0) { $0 + (Double($1) - mean) * (Double($1) - mean) } / count
         let deviation = (variance + leastVariance).squareRoot()
@@ -158,7 +159,8 @@ public enum Hear {
     /// Features [T, …] with their neighbours, clamped at the ends: [T, 2·radius + 1, …]; as they are where the radius is 0.
     public static func neighbourhoods(_ features: Floats, _ radius: Int) -> Floats {
         if radius == 0 { return features }
-        let rows = features.shape[0], size = features.values.count / rows
+        let rows = features.shape[0]
+        let size = features.values.count / rows
         var made: [Float] = []
         made.reserveCapacity(features.values.count * (2 * radius + 1))
         for row in 0..<rows {

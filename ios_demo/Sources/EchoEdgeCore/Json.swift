@@ -231,7 +231,9 @@ private struct Parser {
 extension String {
     /// Of UTF-16, nil where a surrogate stands alone.
     fileprivate init?(validating units: [UInt16]) {
-        var decoder = UTF16(), rest = units.makeIterator(), scalars = String.UnicodeScalarView()
+        var decoder = UTF16()
+        var rest = units.makeIterator()
+        var scalars = String.UnicodeScalarView()
         while true {
             switch decoder.decode(&rest) {
             case .scalarValue(let scalar): scalars.append(scalar)

@@ -23,7 +23,8 @@ public struct Latents {
 
     /// Of a tensor [1, C, F, h, w]. Throws `engine`: it is of another shape, or does not hold floats.
     public init(_ tensor: any Tensor) throws {
-        let shape = tensor.shape, values = try tensor.floats()
+        let shape = tensor.shape
+        let values = try tensor.floats()
         if shape.count != 5 || shape[0] != 1 || values.count != sizeOf(shape) {
             throw EchoEdgeError.engine("A program gave latents of shape \(shape), not [1, C, F, h, w]. Export the bundle again.")
         }

@@ -4,7 +4,9 @@ public protocol Denoiser {
     func begin(_ position: Int, _ span: LatentWindow, _ count: Int) throws
 
     /// A window's latents to the velocity, of that shape, and what the blocks added, or nil where no step reuses it.
-    func evaluate(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> (velocity: Latents, residual: (any Tensor)?)
+    func evaluate(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> (
+        velocity: Latents, residual: (any Tensor)?
+    )
 
     /// The velocity with what the blocks added in an earlier evaluation.
     func reuse(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents, _ residual: any Tensor) throws -> Latents
@@ -37,7 +39,8 @@ public func sample(
             let slot = plan.residualSlot(branch)
             if plan.reuse[turn.step][branch] {
                 guard let residual = residuals[turn.position]?[slot] else {
-                    throw EchoEdgeError.engine("The denoising program gave no residual, which the plan reuses. Export the bundle again.")
+                    throw EchoEdgeError.engine(
+                        "The denoising program gave no residual, which the plan reuses. Export the bundle again.")
                 }
                 velocities[branch] = try denoiser.reuse(turn.step, branch, turn.position, latents, residual).values
                 reused += 1

@@ -51,7 +51,8 @@ public struct Playing: Sendable {
 
     init(_ fields: Fields) throws {
         try fields.only(
-            "latent_channels", "temporal_stride", "spatial_stride", "patch", "mask_channels", "encode_unknown", "text_length", "text_rows",
+            "latent_channels", "temporal_stride", "spatial_stride", "patch", "mask_channels", "encode_unknown", "text_length",
+            "text_rows",
             "text_dim", "text_ids", "pad_id", "decoders", "hearing")
         latentChannels = try fields.whole("latent_channels", 1...1024)
         temporalStride = try fields.whole("temporal_stride", 1...64)
@@ -83,7 +84,9 @@ public struct Playing: Sendable {
     /// which are a window's at least. Throws `input`: the speech is shorter than a frame.
     public static func length(_ samples: Int, _ clip: Clip, temporalStride: Int) throws -> (frames: Int, latentFrames: Int) {
         let perFrame = clip.samplesPerFrame
-        if samples < perFrame { throw EchoEdgeError.input("The speech has \(samples) samples; one frame has \(perFrame). Record more.") }
+        if samples < perFrame {
+            throw EchoEdgeError.input("The speech has \(samples) samples; one frame has \(perFrame). Record more.")
+        }
         let frames = (samples + perFrame - 1) / perFrame
         return (frames, max(latentFrames(frames, temporalStride), latentFrames(clip.frames, temporalStride)))
     }
@@ -205,8 +208,9 @@ public struct Manifest {
             found = sha256Of(zeroed)
             if told == .text(found ?? "") { return }
         }
-        let stated = short(told.text ?? told.told, 12), true_ = found.map { short($0, 12) } ?? "at its end"
-        throw EchoEdgeError.bundle("\(name) was altered (its checksum is \(stated), not \(true_)). \(mending)")
+        let stated = short(told.text ?? told.told, 12)
+        let right = found.map { short($0, 12) } ?? "at its end"
+        throw EchoEdgeError.bundle("\(name) was altered (its checksum is \(stated), not \(right)). \(mending)")
     }
 
     /// Where the digits of `"checksum": "…"}` stand at the end of a file.
@@ -231,7 +235,8 @@ public struct Manifest {
 
     private init(_ top: Fields, _ sha256: String) throws {
         try top.only(
-            "format", "model", "clips", "target", "weights", "versions", "programs", "files", "playing", "parity", "memory", "savings",
+            "format", "model", "clips", "target", "weights", "versions", "programs", "files", "playing", "parity", "memory",
+            "savings",
             "checksum")
         self.sha256 = sha256
         hasChecksum = top.has("checksum")
@@ -276,7 +281,9 @@ public struct Manifest {
     /// The program of a role for clips of a shape. Throws `bundle`: there is none; the message lists what there is.
     public func program(_ role: String, _ clip: Clip) throws -> Program {
         let found = programs.values.filter { $0.role == role }
-        if let fitting = found.first(where: { $0.clip == clip.description }) ?? found.first(where: { $0.clip == nil }) { return fitting }
+        if let fitting = found.first(where: { $0.clip == clip.description }) ?? found.first(where: { $0.clip == nil }) {
+            return fitting
+        }
         if found.isEmpty {
             throw EchoEdgeError.bundle("The bundle has no program '\(role)'. It has: \(listed(roles.sorted())).")
         }
@@ -334,7 +341,9 @@ public struct Manifest {
             throw fields.error(name, "is \(side); it must be a multiple of \(sides)")
         }
         if (clip.frames - 1) % playing.temporalStride != 0 { throw fields.error("frames", "is \(clip.frames); it must be 4n+1") }
-        if clip.sampleRate % clip.fps != 0 { throw fields.error("sample_rate", "is \(clip.sampleRate), no multiple of fps, \(clip.fps)") }
+        if clip.sampleRate % clip.fps != 0 {
+            throw fields.error("sample_rate", "is \(clip.sampleRate), no multiple of fps, \(clip.fps)")
+        }
         return clip
     }
 
@@ -352,7 +361,8 @@ public struct Manifest {
             throw fields.error("placement", "is of \(other), which it does not have")
         }
         return Program(
-            name: name, role: try fields.text("role", 1...200), clip: try fields.maybe("clip") { try fields.text($0) }, methods: methods,
+            name: name, role: try fields.text("role", 1...200), clip: try fields.maybe("clip") { try fields.text($0) },
+            methods: methods,
             kind: kind, path: try path(stored, stored.text("path")), entry: try entry(stored),
             prefix: try stored.maybe("prefix") { try stored.text($0, 0...200) } ?? "",
             data: try stored.maybe("data") { try path(stored, stored.text($0)) })
@@ -371,7 +381,8 @@ public struct Manifest {
 
     /// Up to 40 of a-z, 0-9 and _, the first a letter.
     private static func isDimension(_ name: String) -> Bool {
-        let letters = UInt8(ascii: "a")...UInt8(ascii: "z"), digits = UInt8(ascii: "0")...UInt8(ascii: "9")
+        let letters = UInt8(ascii: "a")...UInt8(ascii: "z")
+        let digits = UInt8(ascii: "0")...UInt8(ascii: "9")
         guard let first = name.utf8.first, letters.contains(first), name.utf8.count <= 40 else { return false }
         return name.utf8.allSatisfy { letters.contains($0) || digits.contains($0) || $0 == UInt8(ascii: "_") }
     }
@@ -396,7 +407,9 @@ public struct Manifest {
 
     private static func isPart(_ part: Substring) -> Bool {
         let good = part.utf8.allSatisfy { byte in
-            byte < 0x80 && (Character(Unicode.Scalar(byte)).isLetter || Character(Unicode.Scalar(byte)).isNumber || "._+-".utf8.contains(byte))
+            byte < 0x80
+                && (Character(Unicode.Scalar(byte)).isLetter || Character(Unicode.Scalar(byte)).isNumber
+                    || "._+-".utf8.contains(byte))
         }
         return good && !part.isEmpty && !part.hasPrefix(".") && !part.hasPrefix("+") && !part.hasSuffix(".")
     }
@@ -413,7 +426,8 @@ public struct Manifest {
                 throw top.error("programs.\(name)", "is for clips of \(short(clip)); the bundle has \(listed(shapes))")
             }
             if let other = places.updateValue(name, forKey: [program.role, program.clip]) {
-                throw top.error("programs", "has \(other) and \(name), both the \(program.role) of \(program.clip ?? "every shape")")
+                throw top.error(
+                    "programs", "has \(other) and \(name), both the \(program.role) of \(program.clip ?? "every shape")")
             }
         }
     }
@@ -436,11 +450,15 @@ public struct Manifest {
             if let data = program.data, !files.has(data) { throw fault("has its weights in \(data), which is not among the files") }
             let inside = files.entries.filter { $0.0.hasPrefix(program.path + "/") }
             if (program.kind == .folder) == inside.isEmpty { throw fault("is a folder without files, or a file with some inside") }
-            if !inside.isEmpty, program.entry != Manifest.folderEntry(inside) { throw fault("has another SHA-256 or size than its files") }
+            if !inside.isEmpty, program.entry != Manifest.folderEntry(inside) {
+                throw fault("has another SHA-256 or size than its files")
+            }
         }
         var seen: [String: String] = [:]  // a phone's storage may not tell upper from lower case
         for path in shared.keys + files.keys {
-            if let other = seen.updateValue(path, forKey: path.lowercased()) { throw top.error("files", "lists \(path) twice, as \(other)") }
+            if let other = seen.updateValue(path, forKey: path.lowercased()) {
+                throw top.error("files", "lists \(path) twice, as \(other)")
+            }
         }
         for path in seen.values {
             var parts = path.lowercased().split(separator: "/").dropLast()

@@ -23,14 +23,19 @@ public enum Memory {
     /// the conditions of each branch and window under way, the states of encoder and decoder, one step, and latents with their
     /// history. `decoder`: the decoding program's role; nil: the first of the bundle.
     public static func needed(_ bundle: ModelBundle, seconds: Double, decoder: String? = nil) throws -> Need {
-        let manifest = bundle.manifest, plan = try bundle.plan(), clip = manifest.clips[0]
+        let manifest = bundle.manifest
+        let plan = try bundle.plan()
+        let clip = manifest.clips[0]
         func size(_ name: String) -> Int { manifest.memory[name] ?? 0 }
         let window = manifest.playing.latentFrames(clip.frames)
         let latentFrames = max(window, Int((seconds * Double(clip.fps) / Double(manifest.playing.temporalStride)).rounded(.up)))
         let rule = plan.window ?? WindowRule(length: window, overlap: 0)
-        let underWay = windowsUnderWay(steps: plan.steps, rule), hop = rule.length - rule.overlap
+        let underWay = windowsUnderWay(steps: plan.steps, rule)
+        let hop = rule.length - rule.overlap
         let spans = min((latentFrames + hop - 1) / hop, underWay)
-        let files = manifest.programs.values.map(\.entry.bytes) + manifest.programs.values.compactMap { manifest.files[$0.data ?? ""]?.bytes }
+        let files =
+            manifest.programs.values.map(\.entry.bytes)
+            + manifest.programs.values.compactMap { manifest.files[$0.data ?? ""]?.bytes }
         let moving = min(latentFrames, underWay * rule.length)
         let decoding = decoder ?? manifest.playing.decoders.first?.role ?? ""
         let shorter = "play a bundle that was compiled for a smaller --size or fewer --frames, or a shorter clip."

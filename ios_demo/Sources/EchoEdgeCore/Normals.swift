@@ -22,7 +22,8 @@ public enum Normals {
         var c = counter
         var (k0, k1) = key
         for _ in 0..<10 {
-            let p0 = c[0].multipliedFullWidth(by: 0xD251_1F53), p1 = c[2].multipliedFullWidth(by: 0xCD9E_8D57)
+            let p0 = c[0].multipliedFullWidth(by: 0xD251_1F53)
+            let p1 = c[2].multipliedFullWidth(by: 0xCD9E_8D57)
             c = SIMD4(p1.high ^ c[1] ^ k0, p1.low, p0.high ^ c[3] ^ k1, p0.low)
             k0 = k0 &+ 0x9E37_79B9
             k1 = k1 &+ 0xBB67_AE85

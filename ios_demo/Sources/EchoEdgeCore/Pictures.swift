@@ -47,13 +47,15 @@ public enum Pictures {
         if !(2...8).contains(orientation) { return pixels }
         let turned = orientation >= 5  // rows become columns
         let (height, width) = turned ? (pixels.width, pixels.height) : (pixels.height, pixels.width)
-        let down = [3, 4, 7, 8].contains(orientation), across = [2, 3, 6, 7].contains(orientation)
+        let down = [3, 4, 7, 8].contains(orientation)
+        let across = [2, 3, 6, 7].contains(orientation)
         let n = pixels.channels
         var made: [UInt8] = []
         made.reserveCapacity(pixels.bytes.count)
         for row in 0..<height {
             for column in 0..<width {
-                let y = down ? height - 1 - row : row, x = across ? width - 1 - column : column
+                let y = down ? height - 1 - row : row
+                let x = across ? width - 1 - column : column
                 let from = (turned ? x * pixels.width + y : y * pixels.width + x) * n
                 for channel in 0..<n { made.append(pixels.bytes[from + channel]) }
             }
@@ -64,7 +66,8 @@ public enum Pictures {
     /// Red, green, blue and alpha over mid grey, which is the model's zero.
     public static func matte(_ pixels: Pixels) -> Pixels {
         let made = (0..<(pixels.height * pixels.width * 3)).map { place in
-            let at = place / 3 * 4, alpha = Int(pixels.bytes[at + 3])
+            let at = place / 3 * 4
+            let alpha = Int(pixels.bytes[at + 3])
             let t = Int(pixels.bytes[at + place % 3]) * alpha + 128 * (255 - alpha) + 128
             return UInt8(((t >> 8) + t) >> 8)
         }
@@ -83,17 +86,20 @@ public enum Pictures {
             let within = crop.top + crop.size <= rows && crop.left + wide <= columns + 0.5
             if !(min(crop.top, crop.left) >= 0 && crop.size >= smallestCrop && within) {
                 throw EchoEdgeError.input(
-                    "The crop [\(crop.top), \(crop.left), \(crop.size)] is below 16 pixels, or not within a picture of \(imageHeight) rows "
-                        + "and \(imageWidth) columns. Choose another.")
+                    "The crop [\(crop.top), \(crop.left), \(crop.size)] is below 16 pixels, or not within a picture of "
+                        + "\(imageHeight) rows and \(imageWidth) columns. Choose another.")
             }
             return Part(top: crop.top, left: crop.left, height: crop.size, width: min(wide, columns - crop.left))
         }
         let scale = min(columns / Double(width), rows / Double(height))
-        let left = (columns - Double(width) * scale) / 2, top = (rows - Double(height) * scale) / 2
+        let left = (columns - Double(width) * scale) / 2
+        let top = (rows - Double(height) * scale) / 2
         var part = Part(
-            top: top, left: left, height: min(Double(height) * scale, rows - top), width: min(Double(width) * scale, columns - left))
+            top: top, left: left, height: min(Double(height) * scale, rows - top), width: min(Double(width) * scale, columns - left)
+        )
         if min(part.height / rows, part.width / columns) >= 1 - unseen { return part }
-        let down = rows - part.height, across = columns - part.width
+        let down = rows - part.height
+        let across = columns - part.width
         part.top = topShare * down
         if let face {
             part.top = min(max(0, face.top + face.size / 2 - faceHeight * part.height), down)
@@ -104,8 +110,10 @@ public enum Pictures {
 
     /// A part of a picture as `height` × `width` pixels, by Lanczos's filter in 8 bits: across, then down.
     public static func resized(_ pixels: Pixels, _ part: Part, height: Int, width: Int) -> Pixels {
-        let left = Float(part.left), right = Float(min(part.left + part.width, Double(pixels.width)))
-        let top = Float(part.top), bottom = Float(min(part.top + part.height, Double(pixels.height)))
+        let left = Float(part.left)
+        let right = Float(min(part.left + part.width, Double(pixels.width)))
+        let top = Float(part.top)
+        let bottom = Float(min(part.top + part.height, Double(pixels.height)))
         return resized(pixels, box: (left, top, right, bottom), height: height, width: width)
     }
 
@@ -113,7 +121,8 @@ public enum Pictures {
     public static func resized(
         _ pixels: Pixels, box: (left: Float, top: Float, right: Float, bottom: Float), height: Int, width: Int
     ) -> Pixels {
-        let across = Kernel(pixels.width, box.left, box.right, width), down = Kernel(pixels.height, box.top, box.bottom, height)
+        let across = Kernel(pixels.width, box.left, box.right, width)
+        let down = Kernel(pixels.height, box.top, box.bottom, height)
         let n = pixels.channels
         var made = pixels
         if let across {
@@ -125,7 +134,8 @@ public enum Pictures {
                         for column in 0..<width {
                             let from = (row * pixels.width + across.first[column]) * n
                             for channel in 0..<n {
-                                into[(row * width + column) * n + channel] = weighed(bytes, from + channel, n, across.weights[column])
+                                into[(row * width + column) * n + channel] = weighed(
+                                    bytes, from + channel, n, across.weights[column])
                             }
                         }
                     }
@@ -172,10 +182,12 @@ public enum Pictures {
         init?(_ size: Int, _ begin: Float, _ end: Float, _ outputs: Int) {
             if outputs == size && begin == 0 && end == Float(size) { return nil }
             let scale = Double(end - begin) / Double(outputs)
-            let wide = max(scale, 1), support = Kernel.lobes * wide
+            let wide = max(scale, 1)
+            let support = Kernel.lobes * wide
             for j in 0..<outputs {
                 let centre = Double(begin) + (Double(j) + 0.5) * scale
-                let from = max(0, Int(centre - support + 0.5)), to = min(size, Int(centre + support + 0.5))
+                let from = max(0, Int(centre - support + 0.5))
+                let to = min(size, Int(centre + support + 0.5))
                 let shares = (from..<to).map { Kernel.lanczos((Double($0) - centre + 0.5) * (1 / wide)) }
                 let total = shares.reduce(0, +)
                 first.append(from)

@@ -43,7 +43,9 @@ public struct SamplingPlan {
     public var steps: Int { timesteps.count }
 
     /// Evaluations of the denoiser per window that run the blocks.
-    public var evaluations: Int { (0..<steps).reduce(0) { total, step in total + evaluated(step).filter { !reuse[step][$0] }.count } }
+    public var evaluations: Int {
+        (0..<steps).reduce(0) { total, step in total + evaluated(step).filter { !reuse[step][$0] }.count }
+    }
 
     /// Indices of the branches whose velocity a step needs, computed or reused.
     public func evaluated(_ step: Int) -> [Int] { branches.indices.filter { guidance[step][$0] != 0 } }
@@ -103,7 +105,8 @@ public struct SamplingPlan {
 
     private init(_ top: Fields) throws {
         try top.only(
-            "format", "solver_name", "schedule", "shift", "constructor_shift", "timesteps", "sigmas", "solver", "branches", "guidance",
+            "format", "solver_name", "schedule", "shift", "constructor_shift", "timesteps", "sigmas", "solver", "branches",
+            "guidance",
             "modality_weights", "reuse", "residual_slots", "texts", "window", "noise")
         _ = try (top.text("solver_name"), top.text("schedule"), top.number("shift", Fields.positive))
         _ = try top.maybe("constructor_shift") { try top.number($0, Fields.positive) }
@@ -157,16 +160,22 @@ public struct SamplingPlan {
     // ---- what fits together ----
 
     private func checkShapes(_ top: Fields) throws {
-        let n = steps, b = branches.count
-        if !(1...SamplingPlan.mostSteps).contains(n) { throw top.error("timesteps", "are \(n); they must be 1 to \(SamplingPlan.mostSteps)") }
+        let n = steps
+        let b = branches.count
+        if !(1...SamplingPlan.mostSteps).contains(n) {
+            throw top.error("timesteps", "are \(n); they must be 1 to \(SamplingPlan.mostSteps)")
+        }
         if b == 0 { throw top.error("branches", "is empty") }
         let rows = [
-            ("solver", solver.count), ("guidance", guidance.count), ("modality_weights", modalityWeights.count), ("reuse", reuse.count),
+            ("solver", solver.count), ("guidance", guidance.count), ("modality_weights", modalityWeights.count),
+            ("reuse", reuse.count),
         ]
         for (name, found) in rows where found != n { throw top.error(name, "has \(found) rows for \(n) timesteps") }
         if sigmas.count != n + 1 { throw top.error("sigmas", "are \(sigmas.count) for \(n) timesteps; \(n + 1) are needed") }
         for i in 0..<n {
-            if solver[i].count != i + 2 { throw top.error("solver.\(i)", "has \(solver[i].count) coefficients for a history of \(i + 2)") }
+            if solver[i].count != i + 2 {
+                throw top.error("solver.\(i)", "has \(solver[i].count) coefficients for a history of \(i + 2)")
+            }
             if guidance[i].count != b { throw top.error("guidance.\(i)", "has \(guidance[i].count) weights for \(b) branches") }
             if reuse[i].count != b { throw top.error("reuse.\(i)", "has \(reuse[i].count) flags for \(b) branches") }
         }
@@ -188,9 +197,11 @@ public struct SamplingPlan {
         }
         if sigmas[steps] != 0 { throw top.error("sigmas", "end at \(sigmas[steps]), not at 0: noise stays in the clip") }
         for (i, row) in solver.enumerated() {
-            let span = sigmas[i + 1] - sigmas[0], moved = row.dropFirst().reduce(0, +)
+            let span = sigmas[i + 1] - sigmas[0]
+            let moved = row.dropFirst().reduce(0, +)
             if abs(row[0] - 1) > SamplingPlan.consistent || abs(moved - span) > SamplingPlan.consistent {
-                throw top.error("solver.\(i)", "weighs noise by \(row[0]) and velocities by \(moved); the sigmas ask for 1 and \(span)")
+                throw top.error(
+                    "solver.\(i)", "weighs noise by \(row[0]) and velocities by \(moved); the sigmas ask for 1 and \(span)")
             }
         }
     }

@@ -42,8 +42,8 @@ public final class Player {
     /// - Parameters:
     ///   - clip: nil: the bundle's main one.
     ///   - decoder: full or tiny, as `playing.decoders` names them; nil: the first.
-    ///   - frugal: programs are freed as soon as the clip needs them no more, and frames leave when all are denoised. Otherwise programs
-    ///     stay loaded, and a long clip's first frames leave while later windows are still denoised. The numbers are the same.
+    ///   - frugal: programs are freed as soon as the clip needs them no more, and frames leave when all are denoised. Otherwise
+    ///     programs stay loaded, and a long clip's first frames leave while later windows are still denoised. The numbers are the same.
     ///   - cancelled: is asked before every call of a program, such as `{ Task.isCancelled }`.
     /// - Throws: `config`: there is no such decoder; `bundle`: a file of the bundle cannot be played.
     public init(
@@ -90,7 +90,8 @@ public final class Player {
     ///   program fails; `cancelled`. All programs are freed then, as after every error.
     @discardableResult
     public func play(
-        _ portrait: Floats, _ speech: [Float], prompt: String = "", seed: UInt64? = nil, audioMask: [Float]? = nil, frames: @escaping Frames
+        _ portrait: Floats, _ speech: [Float], prompt: String = "", seed: UInt64? = nil, audioMask: [Float]? = nil,
+        frames: @escaping Frames
     ) throws -> Played {
         let (count, total) = try Playing.length(speech.count, clip, temporalStride: playing.temporalStride)
         if portrait.shape != [3, clip.height, clip.width] {
@@ -104,7 +105,8 @@ public final class Player {
         if frugal { free() }
         let given = try clock.within(.look) {
             let y = try look(portrait, rule.anchorClip ? total : min(rule.length, total))
-            let image = try floats(call("image_encoder", "forward", ["portrait": Floats(portrait.values, [1] + portrait.shape)]), "tokens")
+            let image = try floats(
+                call("image_encoder", "forward", ["portrait": Floats(portrait.values, [1] + portrait.shape)]), "tokens")
             let side = playing.spatialStride * playing.patch
             let mask = audioMask ?? [Float](repeating: 1, count: clip.height / side * (clip.width / side))
             let audio = Hear.neighbourhoods(heard, playing.hearing.neighbours)
@@ -226,7 +228,9 @@ public final class Player {
             if player.frugal && begun == count { player.free(keep: "denoise") }  // conditions are made
         }
 
-        func evaluate(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> (velocity: Latents, residual: (any Tensor)?) {
+        func evaluate(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> (
+            velocity: Latents, residual: (any Tensor)?
+        ) {
             var inputs = try given(step, branch, position, latents)
             inputs["modality_weights"] = Floats(try player.plan.modality(step, latents.frames), [1, 3, latents.frames])
             let made = try player.call("denoise", "forward", inputs)
@@ -247,7 +251,8 @@ public final class Player {
         private func given(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> [String: any Tensor] {
             var inputs = windows[position]?[branch] ?? [:]
             for (name, table) in player.tables.entries {
-                let values = try table.floats(), size = values.count / player.plan.steps
+                let values = try table.floats()
+                let size = values.count / player.plan.steps
                 inputs[name] = Floats(Array(values[(step * size)..<((step + 1) * size)]), [1] + table.shape.dropFirst())
             }
             inputs["latents"] = latents.tensor

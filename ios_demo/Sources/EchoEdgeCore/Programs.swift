@@ -104,7 +104,9 @@ extension Program {
         var taken: [String: any Tensor] = [:]
         var chosen: [String: Int] = [:]
         for spec in specs.inputs {
-            guard let tensor = given[spec.name] else { throw EchoEdgeError.engine("\(name).\(method) takes \(spec), which was not given.") }
+            guard let tensor = given[spec.name] else {
+                throw EchoEdgeError.engine("\(name).\(method) takes \(spec), which was not given.")
+            }
             var fits = spec.shape.count == tensor.shape.count && (spec.dtype == "int64") == (tensor is Longs)
             for (wanted, found) in zip(spec.shape, tensor.shape) {
                 switch wanted {

@@ -31,7 +31,8 @@ public enum Speech {
         }
         let peak = wave.reduce(0) { max($0, abs($1)) }
         if peak < silentPeak || Loudness.of(wave, sampleRate) ?? -.infinity < silentLufs {
-            throw EchoEdgeError.input("\(name) is silent (its peak is \(peak) of full scale). Give a recording with audible speech.")
+            throw EchoEdgeError.input(
+                "\(name) is silent (its peak is \(peak) of full scale). Give a recording with audible speech.")
         }
         return normalised(wave, sampleRate).map { min(max($0, -1), 1) }
     }
@@ -70,7 +71,8 @@ public enum Speech {
         for (i, sample) in sound.samples.enumerated() { power[i % 2] += Double(sample) * Double(sample) }
         if power.contains(where: { $0 <= 0 }) { return nil }
         let heard = min(sound.length, judged)
-        let left = (0..<heard).map { Double(sound.samples[2 * $0]) }, right = (0..<heard).map { Double(sound.samples[2 * $0 + 1]) }
+        let left = (0..<heard).map { Double(sound.samples[2 * $0]) }
+        let right = (0..<heard).map { Double(sound.samples[2 * $0 + 1]) }
         let most = Int(lagSeconds * Double(sound.rate))
         let nearest = (-most...most).map { product(left, right, $0) }.max { abs($0) < abs($1) } ?? 0
         let scale = (product(left, left, 0) * product(right, right, 0)).squareRoot()
@@ -94,11 +96,14 @@ public enum Speech {
         let gain = min(1, cutoff * Double(to) / Double(from))
         var taps = Int((self.taps / gain).rounded(.up))
         taps += taps % 2
-        let centre = (taps - 1) / 2, divisor = greatest(from, to), n = wave.count
+        let centre = (taps - 1) / 2
+        let divisor = greatest(from, to)
+        let n = wave.count
         var kernels = [[Double]](repeating: [], count: to / divisor)
         return wave.withUnsafeBufferPointer { wave in
             (0..<((n * to + from - 1) / from)).map { j in
-                let first = j * from / to - centre, remainder = j * from % to
+                let first = j * from / to - centre
+                let remainder = j * from % to
                 if kernels[remainder / divisor].isEmpty {
                     kernels[remainder / divisor] = kernel(Double(remainder) / Double(to), gain, taps, centre)
                 }
@@ -129,7 +134,9 @@ public enum Speech {
 
     /// The modified Bessel function I₀ by its series.
     private static func bessel(_ x: Double) -> Double {
-        var sum = 1.0, term = 1.0, k = 1.0
+        var sum = 1.0
+        var term = 1.0
+        var k = 1.0
         while term > 1e-17 * sum {
             term *= (x / (2 * k)) * (x / (2 * k))
             sum += term
@@ -171,9 +178,11 @@ public enum Loudness {
     /// In LUFS, nil for silence. A sound shorter than a block of 0.4 s is repeated until it fills one.
     public static func of(_ wave: [Float], _ sampleRate: Int) -> Double? {
         if wave.isEmpty { return nil }
-        let rate = Double(sampleRate), block = blockSeconds * rate
+        let rate = Double(sampleRate)
+        let block = blockSeconds * rate
         let size = max(Int(block.rounded(.up)), wave.count)
-        let shelved = highShelf(gainDb: 4, q: 0.5.squareRoot(), frequency: 1500 / rate).filtered((0..<size).map { Double(wave[$0 % wave.count]) })
+        let shelved = highShelf(gainDb: 4, q: 0.5.squareRoot(), frequency: 1500 / rate).filtered(
+            (0..<size).map { Double(wave[$0 % wave.count]) })
         let weighted = highPass(q: 0.5, frequency: 38 / rate).filtered(shelved)
         let count = Int(((Double(size) / rate - blockSeconds) / (blockSeconds / 4)).rounded(.toNearestOrEven)) + 1
         let powers = (0..<count).map { k in
@@ -195,7 +204,8 @@ public enum Loudness {
         let b: (Double, Double, Double), a: (Double, Double, Double)
 
         func filtered(_ x: [Double]) -> [Double] {
-            let (b0, b1, b2) = (b.0 / a.0, b.1 / a.0, b.2 / a.0), (a1, a2) = (a.1 / a.0, a.2 / a.0)
+            let (b0, b1, b2) = (b.0 / a.0, b.1 / a.0, b.2 / a.0)
+            let (a1, a2) = (a.1 / a.0, a.2 / a.0)
             var (first, second) = (0.0, 0.0)
             return x.map { sample in
                 let y = b0 * sample + first
@@ -207,15 +217,19 @@ public enum Loudness {
     }
 
     private static func highShelf(gainDb: Double, q: Double, frequency: Double) -> Biquad {
-        let a = pow(10, gainDb / 40), w = 2 * .pi * frequency
-        let c = cos(w), width = 2 * a.squareRoot() * sin(w) / (2 * q)
+        let a = pow(10, gainDb / 40)
+        let w = 2 * .pi * frequency
+        let c = cos(w)
+        let width = 2 * a.squareRoot() * sin(w) / (2 * q)
         return Biquad(
             b: (a * (a + 1 + (a - 1) * c + width), -2 * a * (a - 1 + (a + 1) * c), a * (a + 1 + (a - 1) * c - width)),
             a: (a + 1 - (a - 1) * c + width, 2 * (a - 1 - (a + 1) * c), a + 1 - (a - 1) * c - width))
     }
 
     private static func highPass(q: Double, frequency: Double) -> Biquad {
-        let w = 2 * .pi * frequency, c = cos(w), alpha = sin(w) / (2 * q)
+        let w = 2 * .pi * frequency
+        let c = cos(w)
+        let alpha = sin(w) / (2 * q)
         return Biquad(b: ((1 + c) / 2, -(1 + c), (1 + c) / 2), a: (1 + alpha, -2 * c, 1 - alpha))
     }
 }

@@ -33,7 +33,8 @@ public enum Wav {
         var format: Format?
         var at = 12
         while at + 8 <= bytes.count {
-            let size = Int(little(bytes, at + 4) as UInt32), body = at + 8
+            let size = Int(little(bytes, at + 4) as UInt32)
+            let body = at + 8
             switch tag(at) {
             case "fmt ": format = try Format(bytes, body, size, name)
             case "data":
@@ -53,7 +54,10 @@ public enum Wav {
     }
 
     private struct Format {
-        private enum Kind: UInt16 { case pcm = 1, float = 3 }
+        private enum Kind: UInt16 {
+            case pcm = 1
+            case float = 3
+        }
 
         private let kind: Kind
         private let channels: Int, rate: Int, bits: Int
@@ -63,7 +67,8 @@ public enum Wav {
             if size < 16 || at + size > bytes.count {
                 throw EchoEdgeError.input("\(name) is damaged: its format is cut off. Copy it again.")
             }
-            let stated: UInt16 = little(bytes, at), extended = stated == 0xFFFE && size >= 26
+            let stated: UInt16 = little(bytes, at)
+            let extended = stated == 0xFFFE && size >= 26
             let number = extended ? little(bytes, at + 24) : stated
             mask = extended ? little(bytes, at + 20) : 0
             channels = Int(little(bytes, at + 2) as UInt16)

@@ -4,7 +4,8 @@ import EchoEdgeCore
 enum Ppm {
     /// Throws `input`: it is no such file, or is cut off.
     static func parse(_ bytes: [UInt8], name: String) throws -> Pixels {
-        let wrong = EchoEdgeError.input("\(name) is not a binary PPM of 8 bits (P6). Convert it, such as with ffmpeg -i PICTURE OUT.ppm.")
+        let wrong = EchoEdgeError.input(
+            "\(name) is not a binary PPM of 8 bits (P6). Convert it, such as with ffmpeg -i PICTURE OUT.ppm.")
         var at = 2
         func number() throws -> Int {
             while at < bytes.count, [0x09, 0x0A, 0x0D, 0x20, UInt8(ascii: "#")].contains(bytes[at]) {

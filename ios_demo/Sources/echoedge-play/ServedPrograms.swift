@@ -87,7 +87,9 @@
             }
         }
 
-        private func bytes<Integer: FixedWidthInteger>(_ number: Integer) -> [UInt8] { withUnsafeBytes(of: number.littleEndian) { Array($0) } }
+        private func bytes<Integer: FixedWidthInteger>(_ number: Integer) -> [UInt8] {
+            withUnsafeBytes(of: number.littleEndian) { Array($0) }
+        }
 
         private func send(_ bytes: [UInt8]) -> Bool {
             bytes.withUnsafeBytes { bytes in
@@ -125,13 +127,16 @@
             let header = try Json.parse(receive(number(beginning[4..<8])))
             let body = try receive(number(beginning[8..<16]))
             if header["ok"] != .bool(true) {
-                throw EchoEdgeError.engine(header["error"]?["message"]?.text ?? "The process that runs programs does not say why it failed.")
+                throw EchoEdgeError.engine(
+                    header["error"]?["message"]?.text ?? "The process that runs programs does not say why it failed.")
             }
             var made: [String: any Tensor] = [:]
             var at = 0
             for stated in header["tensors"]?.items ?? [] {
-                let shape = (stated["shape"]?.items ?? []).compactMap(\.whole), count = sizeOf(shape)
-                let dtype = stated["dtype"]?.text ?? "no type", widths = ["float32": 4, "int64": 8, "uint8": 1]
+                let shape = (stated["shape"]?.items ?? []).compactMap(\.whole)
+                let count = sizeOf(shape)
+                let dtype = stated["dtype"]?.text ?? "no type"
+                let widths = ["float32": 4, "int64": 8, "uint8": 1]
                 guard let width = widths[dtype] else {
                     throw EchoEdgeError.engine("A program gave \(dtype); this player takes float32, int64 and uint8.")
                 }

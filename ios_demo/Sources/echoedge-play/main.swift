@@ -1,11 +1,12 @@
 // The engine on a desktop, its programs in a child process.
 //
-//     echoedge-play play BUNDLE --image PPM --audio WAV --prompt TEXT --out FOLDER [--seed N] [--clip SHAPE] [--decoder NAME] [--eager] -- COMMAND…
+//     echoedge-play play BUNDLE --image PPM --audio WAV --prompt TEXT --out FOLDER [--seed N] [--clip SHAPE] [--decoder NAME]
+//         [--eager] -- COMMAND…
 //     echoedge-play verify BUNDLE -- COMMAND…
 //
-// COMMAND… starts the process, `echoedge serve-programs BUNDLE`. `play` writes latents.f32 [C, F, h, w] and frames.u8 [T, H, W, 3], raw
-// and little-endian, and played.json; `verify` prints a list of JSON, a record for each program and for the clip. Status 1: a sentence
-// says why; 2: this is no such command.
+// COMMAND… starts the process, `echoedge serve-programs BUNDLE`. `play` writes latents.f32 [C, F, h, w] and frames.u8
+// [T, H, W, 3], raw and little-endian, and played.json; `verify` prints a list of JSON, a record for each program and for the
+// clip. Status 1: a sentence says why; 2: this is no such command.
 
 #if os(macOS) || os(Linux)
     import EchoEdgeCore
@@ -24,7 +25,9 @@
 
         /// nil: these are no arguments of this command.
         init?(_ arguments: [String]) {
-            guard let split = arguments.firstIndex(of: "--"), split >= 2, ["play", "verify"].contains(arguments[0]) else { return nil }
+            guard let split = arguments.firstIndex(of: "--"), split >= 2, ["play", "verify"].contains(arguments[0]) else {
+                return nil
+            }
             verb = arguments[0]
             bundle = URL(fileURLWithPath: arguments[1])
             command = Array(arguments[(split + 1)...])
@@ -90,7 +93,8 @@
             film.append(contentsOf: frame.bytes)
         }
         let told: Json = [
-            "latents": .list([played.latents.channels, played.latents.frames, played.latents.height, played.latents.width].map(Json.whole)),
+            "latents": .list(
+                [played.latents.channels, played.latents.frames, played.latents.height, played.latents.width].map(Json.whole)),
             "frames": .whole(played.frames), "evaluations": .whole(played.evaluations), "calls": .whole(programs.calls),
             "first_frame": .number(played.firstFrame), "first_denoise_at": .maybe(programs.firstDenoise), "ready_at": .whole(ready),
             "seconds": .object(Stage.allCases.reduce(into: [:]) { $0[$1.rawValue] = .number(played.seconds[$1] ?? 0) }),

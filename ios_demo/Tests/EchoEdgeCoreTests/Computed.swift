@@ -26,11 +26,14 @@ func computed(_ given: Case) throws -> [String: Value] {
         return ["latents": .floats(made.values)]
     // ---- steps ----
     case "combine":
-        let arrays = try given.array("arrays"), m = arrays.shape[1], values = arrays.floats
+        let arrays = try given.array("arrays")
+        let m = arrays.shape[1]
+        let values = arrays.floats
         let rows = (0..<arrays.shape[0]).map { Array(values[($0 * m)..<(($0 + 1) * m)]) }
         return ["sum": .floats(try combine(given.array("weights").doubles, rows))]
     case "modality":
-        let plan = try given.plan(), frames = try given.whole("frames")
+        let plan = try given.plan()
+        let frames = try given.whole("frames")
         return ["weights": .floats(try (0..<plan.steps).flatMap { try plan.modality($0, frames) })]
     case "text_scale": return ["text": .floats(Inputs.scaled(try given.array("rows").tensor(), try given.number("scale")).values)]
     case "step": return try steps(given)
@@ -38,7 +41,8 @@ func computed(_ given: Case) throws -> [String: Value] {
     // ---- windows ----
     case "windows":
         let length = try given.whole("length")
-        let rule = WindowRule(length: length, overlap: try given.whole("overlap"), upstreamCompat: try given.flag("upstream_compat"))
+        let rule = WindowRule(
+            length: length, overlap: try given.whole("overlap"), upstreamCompat: try given.flag("upstream_compat"))
         let found = try windows(given.whole("total"), rule, step: given.whole("step"))
         let shares = found.flatMap { $0.shares + [Double](repeating: 0, count: length - $0.shares.count) }
         return ["starts": .wholes(found.map(\.start)), "lengths": .wholes(found.map(\.length)), "shares": .doubles(shares)]
@@ -54,7 +58,9 @@ func computed(_ given: Case) throws -> [String: Value] {
         let sound = try Wav.parse(given.content("wav"))
         return ["sample_rate": .json(.whole(sound.rate)), "wave": .floats(Speech.mono(sound))]
     case "resample":
-        return ["wave": .floats(Speech.resampled(try given.floats("wave"), from: try given.whole("from"), to: try given.whole("to")))]
+        return [
+            "wave": .floats(Speech.resampled(try given.floats("wave"), from: try given.whole("from"), to: try given.whole("to")))
+        ]
     case "level": return ["wave": .floats(Speech.level(try given.floats("wave")))]
     case "loudness": return ["lufs": .json(.maybe(Loudness.of(try given.floats("wave"), try given.whole("sample_rate"))))]
     case "normalise": return ["wave": .floats(Speech.normalised(try given.floats("wave"), try given.whole("sample_rate")))]
@@ -67,17 +73,22 @@ func computed(_ given: Case) throws -> [String: Value] {
         return ["readings": .wholes(found.flatMap { [$0.start, $0.end, $0.first, $0.last] })]
     case "normalised": return ["sound": .floats(Hear.normalised(try given.floats("sound"), try given.whole("own")))]
     case "moments":
-        return ["moments": .floats(try Hear.moments(given.floats("sound"), length: given.whole("length"), stride: given.whole("stride")).values)]
+        return [
+            "moments": .floats(
+                try Hear.moments(given.floats("sound"), length: given.whole("length"), stride: given.whole("stride")).values)
+        ]
     case "present":
         let rows = try given.whole("rows_per_frame")
         return ["present": .floats(Hear.present(try given.whole("frames"), reach: try given.whole("reach"), rowsPerFrame: rows))]
     case "hear": return try heard(given)
-    case "neighbours": return ["rows": .floats(Hear.neighbourhoods(try given.array("features").tensor(), try given.whole("neighbours")).values)]
+    case "neighbours":
+        return ["rows": .floats(Hear.neighbourhoods(try given.array("features").tensor(), try given.whole("neighbours")).values)]
     case "audio":
         let hearing = try Hearing(given.value("hearing"))
         let made = Hear.voice(
             try given.array("features").tensor(), hearing, first: hearing.rowsPerFrame * 4 * (try given.whole("start")),
-            length: 4 * (try given.whole("length") - 1) + 1, listens: try given.flag("audio"), shift: try given.whole("audio_shift"))
+            length: 4 * (try given.whole("length") - 1) + 1, listens: try given.flag("audio"), shift: try given.whole("audio_shift")
+        )
         let audio = ["audio": Value.floats(made.rows.values)]
         return hearing.beyondFrames > 0 ? audio.merging(["audio_present": .floats(made.present.values)]) { one, _ in one } : audio
     // ---- inputs ----
@@ -91,9 +102,13 @@ func computed(_ given: Case) throws -> [String: Value] {
         return ["text": .floats(made.text.values), "text_bias": .floats(made.bias.values)]
     case "known":
         let latents = try Latents(given.array("latents").tensor())
-        return ["y": .floats(Inputs.known(latents, maskChannels: try given.whole("mask_channels"), frames: try given.whole("frames")).values)]
+        return [
+            "y": .floats(
+                Inputs.known(latents, maskChannels: try given.whole("mask_channels"), frames: try given.whole("frames")).values)
+        ]
     // ---- picture and colour ----
-    case "orient": return ["pixels": .bytes(Pictures.oriented(try given.array("pixels").pixels(), try given.whole("orientation")).bytes)]
+    case "orient":
+        return ["pixels": .bytes(Pictures.oriented(try given.array("pixels").pixels(), try given.whole("orientation")).bytes)]
     case "matte": return ["pixels": .bytes(Pictures.matte(try given.array("pixels").pixels()).bytes)]
     case "part":
         let part = try Pictures.part(
@@ -119,7 +134,8 @@ func computed(_ given: Case) throws -> [String: Value] {
         return ["y": .bytes(made.y), "u": .bytes(made.u), "v": .bytes(made.v)]
     // ---- mp4 ----
     case "times":
-        let fps = try given.whole("fps"), frames = 0..<(try given.whole("frames"))
+        let fps = try given.whole("fps")
+        let frames = 0..<(try given.whole("frames"))
         return [
             "time_scale": .json(.whole(Film.timeScale(fps))), "ticks": .wholes(frames.map { Film.ticks($0, fps) }),
             "microseconds": .wholes(frames.map { Film.microseconds($0, fps) }),
@@ -158,7 +174,9 @@ func computed(_ given: Case) throws -> [String: Value] {
 }
 
 private func philox(_ given: Case) throws -> [String: Value] {
-    let counter = try given.array("counter"), words = counter.words, m = counter.shape[1]
+    let counter = try given.array("counter")
+    let words = counter.words
+    let m = counter.shape[1]
     let key = try given.wholes("key").map { UInt32($0) }
     var made = [Int](repeating: 0, count: words.count)
     for block in 0..<m {
@@ -170,7 +188,8 @@ private func philox(_ given: Case) throws -> [String: Value] {
 }
 
 private func normals(_ words: Vector) throws -> [String: Value] {
-    let m = words.shape[1], given = words.words
+    let m = words.shape[1]
+    let given = words.words
     let uniforms = given.map(Normals.uniform)
     func rows(_ first: Int) -> [Double] { Array(uniforms[(first * m)..<((first + 1) * m)]) }
     let turns = (rows(1) + rows(3)).map(Normals.cosSinTurns)
@@ -187,8 +206,11 @@ private func normals(_ words: Vector) throws -> [String: Value] {
 }
 
 private func steps(_ given: Case) throws -> [String: Value] {
-    let plan = try given.plan(), noise = try given.floats("noise"), velocities = try given.floats("velocities")
-    let m = noise.count, b = plan.branches.count
+    let plan = try given.plan()
+    let noise = try given.floats("noise")
+    let velocities = try given.floats("velocities")
+    let m = noise.count
+    let b = plan.branches.count
     var history = [noise]
     var latents: [Float] = []
     for step in 0..<plan.steps {
@@ -207,8 +229,11 @@ private struct Formulas: Denoiser {
     func begin(_ position: Int, _ span: LatentWindow, _ count: Int) {}
     func end(_ position: Int, _ latents: Latents, _ finished: Int) {}
 
-    func evaluate(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> (velocity: Latents, residual: (any Tensor)?) {
-        let a = Float(0.5 / Double(branch + 1)), b = Float(0.125 * Double(step + 1) - 0.0625 * Double(position))
+    func evaluate(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> (
+        velocity: Latents, residual: (any Tensor)?
+    ) {
+        let a = Float(0.5 / Double(branch + 1))
+        let b = Float(0.125 * Double(step + 1) - 0.0625 * Double(position))
         let residual = latents.values.map { $0 * 0.25 }
         return (latents.with(latents.values.map { $0 * a + b }), try Floats(shape: [residual.count], residual))
     }
@@ -225,13 +250,17 @@ private func loop(_ given: Case) throws -> [String: Value] {
     let rule = WindowRule(length: try given.whole("length"), overlap: try given.whole("overlap"))
     let made = try sample(given.plan(), rule, noise, Formulas())
     return [
-        "latents": .floats(made.latents.values), "evaluations": .json(.whole(made.evaluations)), "reused": .json(.whole(made.reused)),
+        "latents": .floats(made.latents.values), "evaluations": .json(.whole(made.evaluations)),
+        "reused": .json(.whole(made.reused)),
     ]
 }
 
 private func blend(_ given: Case) throws -> [String: Value] {
-    let velocities = try given.array("velocities"), shape = velocities.shape, values = velocities.floats
-    let total = try given.whole("total"), size = sizeOf(Array(shape.dropFirst()))
+    let velocities = try given.array("velocities")
+    let shape = velocities.shape
+    let values = velocities.floats
+    let total = try given.whole("total")
+    let size = sizeOf(Array(shape.dropFirst()))
     let spans = try windows(total, WindowRule(length: given.whole("length"), overlap: given.whole("overlap")))
     let parts = (0..<shape[0]).map { index in
         let part = Array(values[(index * size)..<((index + 1) * size)])
@@ -262,7 +291,8 @@ private func heard(_ given: Case) throws -> [String: Value] {
 }
 
 private func manifest(_ given: Case) throws -> [String: Value] {
-    let manifest = try Manifest.parse(given.content("manifest")), clip = try manifest.clip(given.text("clip"))
+    let manifest = try Manifest.parse(given.content("manifest"))
+    let clip = try manifest.clip(given.text("clip"))
     var programs: [String: Value] = [:]
     for role in manifest.roles {
         guard let program = try? manifest.program(role, clip) else { continue }

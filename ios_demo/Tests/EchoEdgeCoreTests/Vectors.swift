@@ -140,7 +140,9 @@ struct Missing: Error {
 private func differs(_ wanted: Value, _ found: Value, _ bound: Double?, _ shorter: Bool) -> String? {
     switch (wanted, found) {
     case (.floats(let wanted), .floats(let found)):
-        return numbers(wanted.map(Double.init), found.map(Double.init), bound, shorter) { wanted[$0].bitPattern == found[$0].bitPattern }
+        return numbers(wanted.map(Double.init), found.map(Double.init), bound, shorter) {
+            wanted[$0].bitPattern == found[$0].bitPattern
+        }
     case (.doubles(let wanted), .doubles(let found)):
         return numbers(wanted, found, bound, shorter) { wanted[$0].bitPattern == found[$0].bitPattern }
     case (.wholes(let wanted), .wholes(let found)):
@@ -197,7 +199,9 @@ enum Vectors {
         for (group, entry) in try XCTUnwrap(index["groups"]?.members).entries {
             let file = try content(root.appendingPathComponent(XCTUnwrap(entry["file"]?.text)))
             let cases = try XCTUnwrap(Json.parse(file)["cases"]?.items)
-            if entry["cases"] != .whole(cases.count) { throw Missing(what: "\(group) has \(cases.count) cases, the index says otherwise") }
+            if entry["cases"] != .whole(cases.count) {
+                throw Missing(what: "\(group) has \(cases.count) cases, the index says otherwise")
+            }
             found += try cases.map { try Case($0, root) }
         }
         return found.filter { kind == nil || $0.kind == kind }

@@ -1,8 +1,11 @@
-import EchoEdgeAppCore
 import Foundation
 
+#if canImport(FoundationNetworking)
+    import FoundationNetworking  // where URLSession is not Foundation's
+#endif
+
 /// Asks servers by URLSession, without following them elsewhere: ``Fetch`` decides that. One request at a time, on the caller's thread.
-final class Downloader: NSObject, Asking, URLSessionDataDelegate {
+public final class Downloader: NSObject, Asking, URLSessionDataDelegate, @unchecked Sendable {
     private enum Event {
         case answer(Answer)
         case piece(Data)
@@ -18,12 +21,11 @@ final class Downloader: NSObject, Asking, URLSessionDataDelegate {
     private lazy var session: URLSession = {
         let configuration = URLSessionConfiguration.ephemeral
         configuration.timeoutIntervalForRequest = 30
-        configuration.waitsForConnectivity = false
         configuration.requestCachePolicy = .reloadIgnoringLocalCacheData
         return URLSession(configuration: configuration, delegate: self, delegateQueue: nil)
     }()
 
-    func get(_ url: URL, _ headers: [String: String], begun: (Answer) throws -> Bool, piece: (Data) throws -> Void) throws {
+    public func get(_ url: URL, _ headers: [String: String], begun: (Answer) throws -> Bool, piece: (Data) throws -> Void) throws {
         var request = URLRequest(url: url)
         for (name, value) in headers { request.setValue(value, forHTTPHeaderField: name) }
         let task = session.dataTask(with: request)
@@ -57,7 +59,7 @@ final class Downloader: NSObject, Asking, URLSessionDataDelegate {
     }
 
     /// Ends the session, which holds this object.
-    func close() { session.invalidateAndCancel() }
+    public func close() { session.invalidateAndCancel() }
 
     private func put(_ event: Event) {
         lock.lock()
@@ -66,12 +68,12 @@ final class Downloader: NSObject, Asking, URLSessionDataDelegate {
         ready.signal()
     }
 
-    func urlSession(
+    public func urlSession(
         _ session: URLSession, task: URLSessionTask, willPerformHTTPRedirection response: HTTPURLResponse, newRequest request: URLRequest,
         completionHandler: @escaping (URLRequest?) -> Void
     ) { completionHandler(nil) }
 
-    func urlSession(
+    public func urlSession(
         _ session: URLSession, dataTask: URLSessionDataTask, didReceive response: URLResponse,
         completionHandler: @escaping (URLSession.ResponseDisposition) -> Void
     ) {
@@ -82,10 +84,10 @@ final class Downloader: NSObject, Asking, URLSessionDataDelegate {
         completionHandler(.allow)
     }
 
-    func urlSession(_ session: URLSession, dataTask: URLSessionDataTask, didReceive data: Data) {
+    public func urlSession(_ session: URLSession, dataTask: URLSessionDataTask, didReceive data: Data) {
         room.wait()
         put(.piece(data))
     }
 
-    func urlSession(_ session: URLSession, task: URLSessionTask, didCompleteWithError error: (any Error)?) { put(.end(error)) }
+    public func urlSession(_ session: URLSession, task: URLSessionTask, didCompleteWithError error: (any Error)?) { put(.end(error)) }
 }
