@@ -3,8 +3,8 @@ import EchoEdgeCore
 import SwiftUI
 import UIKit
 
-/// What the screen shows and what its buttons do. Work is done on a queue of its own, one thing at a time; the screen lives on the main
-/// thread, and outlives every rotation.
+/// What the screen shows and what its buttons do. Work is done on a queue of its own, one thing at a time; the screen lives on the
+/// main thread, and outlives every rotation.
 final class AppModel: ObservableObject {
     @Published private(set) var screen = Screen()
     @Published private(set) var shelf: [URL] = []
@@ -89,7 +89,9 @@ final class AppModel: ObservableObject {
 
     func openBundle(_ folder: URL) {
         work(.opening) { _ in
-            let bundle = try ModelBundle.open(folder) { done, total in self.later(Self.arrived(folder.lastPathComponent, done, total)) }
+            let bundle = try ModelBundle.open(folder) { done, total in
+                self.later(Self.arrived(folder.lastPathComponent, done, total))
+            }
             let opened = try self.opened(bundle)
             DispatchQueue.main.async {
                 self.bundle = bundle
@@ -157,7 +159,9 @@ final class AppModel: ObservableObject {
         refresh()
         let rest = shelf
         queue.async {
-            let manifests = rest.compactMap { try? Manifest.parse([UInt8](Data(contentsOf: $0.appendingPathComponent(Manifest.name)))) }
+            let manifests = rest.compactMap {
+                try? Manifest.parse([UInt8](Data(contentsOf: $0.appendingPathComponent(Manifest.name))))
+            }
             guard manifests.count == rest.count else { return }  // of one that cannot be read, nobody knows what it needs
             Places.compiled.prune(keep: manifests.reduce(into: []) { $0.formUnion(CompiledModels.digests($1)) })
         }

@@ -16,7 +16,8 @@ enum Backends {
         #if canImport(CoreAI)
             case "coreai":
                 guard #available(iOS 27.0, *) else {
-                    throw EchoEdgeError.engine("Bundles of target coreai need iOS 27. Export it with --target coreml or executorch.")
+                    throw EchoEdgeError.engine(
+                        "Bundles of target coreai need iOS 27. Export it with --target coreml or executorch.")
                 }
                 return try CoreAIPrograms(bundle, told: told)
         #endif

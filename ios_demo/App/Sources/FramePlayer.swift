@@ -4,8 +4,8 @@ import EchoEdgeCore
 import SwiftUI
 import UIKit
 
-/// Shows a film while its frames are still made: the first frame at once, then picture and voice together as soon as they will not have
-/// to wait. Used on the main thread.
+/// Shows a film while its frames are still made: the first frame at once, then picture and voice together as soon as they will not
+/// have to wait. Used on the main thread.
 final class FramePlayer: NSObject, ObservableObject {
     @Published private(set) var image: CGImage?
     private var frames: [CGImage] = []

@@ -19,7 +19,9 @@ struct MainView: View {
                 Section { FilmView(player: model.player, portrait: model.portrait) }
                 Section { given }
                 Section { buttons }
-                if !screen.loads.isEmpty { Section(say("loads")) { ForEach(screen.loads, id: \.self) { Text($0).font(.footnote) } } }
+                if !screen.loads.isEmpty {
+                    Section(say("loads")) { ForEach(screen.loads, id: \.self) { Text($0).font(.footnote) } }
+                }
                 if !screen.figures.isEmpty { Section(say("figures")) { ForEach(screen.figures, id: \.name, content: figure) } }
                 if !screen.verified.isEmpty { Section(say("proofs")) { ForEach(screen.verified, content: ProofView.init) } }
                 Section(say("phone")) {

@@ -30,12 +30,14 @@ enum Media {
     }
 
     private static func pixels(_ image: CGImage) throws -> Pixels {
-        let (width, height) = (image.width, image.height), rowBytes = 4 * width
+        let (width, height) = (image.width, image.height)
+        let rowBytes = 4 * width
         var bytes = [UInt8](repeating: 0, count: rowBytes * height)
         let drawn = bytes.withUnsafeMutableBytes { buffer -> Bool in
             guard let space = CGColorSpace(name: CGColorSpace.sRGB),
                 let context = CGContext(
-                    data: buffer.baseAddress, width: width, height: height, bitsPerComponent: 8, bytesPerRow: rowBytes, space: space,
+                    data: buffer.baseAddress, width: width, height: height, bitsPerComponent: 8, bytesPerRow: rowBytes,
+                    space: space,
                     bitmapInfo: CGImageAlphaInfo.premultipliedLast.rawValue)
             else { return false }
             context.draw(image, in: CGRect(x: 0, y: 0, width: width, height: height))
@@ -47,16 +49,20 @@ enum Media {
 
     /// A frame for the screen.
     static func image(_ pixels: Pixels) -> CGImage? {
-        guard let provider = CGDataProvider(data: Data(pixels.bytes) as CFData), let space = CGColorSpace(name: CGColorSpace.sRGB) else {
+        guard let provider = CGDataProvider(data: Data(pixels.bytes) as CFData), let space = CGColorSpace(name: CGColorSpace.sRGB)
+        else {
             return nil
         }
         return CGImage(
-            width: pixels.width, height: pixels.height, bitsPerComponent: 8, bitsPerPixel: 24, bytesPerRow: 3 * pixels.width, space: space,
-            bitmapInfo: CGBitmapInfo(rawValue: CGImageAlphaInfo.none.rawValue), provider: provider, decode: nil, shouldInterpolate: true,
+            width: pixels.width, height: pixels.height, bitsPerComponent: 8, bitsPerPixel: 24, bytesPerRow: 3 * pixels.width,
+            space: space,
+            bitmapInfo: CGBitmapInfo(rawValue: CGImageAlphaInfo.none.rawValue), provider: provider, decode: nil,
+            shouldInterpolate: true,
             intent: .defaultIntent)
     }
 
-    /// A file of sound, decoded. WAV files are read by the engine itself, whose numbers are those of every platform. Throws `input`.
+    /// A file of sound, decoded. WAV files are read by the engine itself, whose numbers are those of every platform. Throws
+    /// `input`.
     static func sound(_ file: URL) throws -> Sound {
         let name = file.lastPathComponent
         if file.pathExtension.lowercased() == "wav", let bytes = try? [UInt8](Data(contentsOf: file)) {
@@ -78,7 +84,8 @@ enum Media {
         } catch let error as EchoEdgeError {
             throw error
         } catch {
-            throw EchoEdgeError.input("\(name) is no sound that the phone can read (\(error.localizedDescription)). Choose another one.")
+            throw EchoEdgeError.input(
+                "\(name) is no sound that the phone can read (\(error.localizedDescription)). Choose another one.")
         }
     }
 }
@@ -123,7 +130,8 @@ final class Microphone {
             try engine.start()
         } catch {
             engine.inputNode.removeTap(onBus: 0)
-            throw EchoEdgeError.input("The microphone cannot be used (\(error.localizedDescription)). Close other apps that record.")
+            throw EchoEdgeError.input(
+                "The microphone cannot be used (\(error.localizedDescription)). Close other apps that record.")
         }
     }
 

@@ -15,7 +15,8 @@ final class Phone: BenchPhone {
     func device(_ bundle: ModelBundle) -> Device {
         let process = ProcessInfo.processInfo
         return Device(
-            place: "phone", kind: Bench.kind(bundle.manifest), name: Phone.system("hw.machine"), cores: process.activeProcessorCount,
+            place: "phone", kind: Bench.kind(bundle.manifest), name: Phone.system("hw.machine"),
+            cores: process.activeProcessorCount,
             memoryBytes: Int(process.physicalMemory), os: "iOS \(Phone.osVersion)", osBuild: Phone.system("kern.osversion"))
     }
 

@@ -5,7 +5,8 @@
     import EchoEdgeCore
     import Foundation
 
-    /// Runs the `.aimodel`s of a bundle of target coreai. The system specialises each for the phone when it is first loaded, and keeps that.
+    /// Runs the `.aimodel`s of a bundle of target coreai. The system specialises each for the phone when it is first loaded, and
+    /// keeps that.
     @available(iOS 27.0, macOS 27.0, *)
     public final class CoreAIPrograms: Programs {
         private struct Chain {
@@ -47,7 +48,8 @@
             }
             let signature = chain.signature
             if signature.inputs.count != specs.inputs.count || signature.outputs.count != specs.outputs.count {
-                throw EchoEdgeError.engine("methods.json of \(program.path) is of another \(method) than the manifest. Export it again.")
+                throw EchoEdgeError.engine(
+                    "methods.json of \(program.path) is of another \(method) than the manifest. Export it again.")
             }
             var given: [String: any Tensor] = [:]
             for (name, spec) in zip(signature.inputs, specs.inputs) { given[name] = inputs[spec.name] }
@@ -75,7 +77,8 @@
                 let opened = try kept ?? waited { try await AIModel(contentsOf: model, options: .default) }
                 let specialised = DispatchTime.now()
                 guard let function = try opened.loadFunction(named: ChainSignature.function) else {
-                    throw EchoEdgeError.engine("\(model.lastPathComponent) has no function '\(ChainSignature.function)'. Export it again.")
+                    throw EchoEdgeError.engine(
+                        "\(model.lastPathComponent) has no function '\(ChainSignature.function)'. Export it again.")
                 }
                 let source: Load.Source = kept == nil ? .compiled(seconds(began, specialised)) : .kept
                 told(Load(name: name, source: source, seconds: seconds(specialised, DispatchTime.now())))
@@ -88,16 +91,21 @@
         }
 
         /// One part of a method on what it takes of the tensors that are there; gives all that it makes.
-        private func called(_ name: String, _ function: InferenceFunction, _ given: [String: any Tensor]) throws -> [String: any Tensor] {
+        private func called(_ name: String, _ function: InferenceFunction, _ given: [String: any Tensor]) throws -> [String:
+            any Tensor]
+        {
             var arrays: [String: NDArray] = [:]
             for input in function.descriptor.inputNames {
                 guard let tensor = given[input], case .ndArray(let known)? = function.descriptor.inputDescriptor(of: input) else {
-                    throw EchoEdgeError.engine("\(name) takes \(input), which is not given, or is no array. Export the bundle again.")
+                    throw EchoEdgeError.engine(
+                        "\(name) takes \(input), which is not given, or is no array. Export the bundle again.")
                 }
                 switch known.scalarType {
                 case .float32: arrays[input] = NDArray(scalars: try Stored.floats(tensor), shape: tensor.shape)
                 case .int32: arrays[input] = NDArray(scalars: try Stored.wholes(input, tensor, Int32.self), shape: tensor.shape)
-                default: throw EchoEdgeError.engine("\(name) takes \(input) as \(known.scalarType), which no bundle has. Export it again.")
+                default:
+                    throw EchoEdgeError.engine(
+                        "\(name) takes \(input) as \(known.scalarType), which no bundle has. Export it again.")
                 }
             }
             let inputs = arrays
@@ -135,7 +143,8 @@
 
         /// The player runs programs one after the other on a thread of its own; the library's calls are asynchronous.
         private func waited<T>(_ body: @escaping () async throws -> T) throws -> T {
-            let done = DispatchSemaphore(value: 0), box = Box<T>()
+            let done = DispatchSemaphore(value: 0)
+            let box = Box<T>()
             Task.detached {
                 do {
                     box.result = .success(try await body())

@@ -5,8 +5,8 @@
     import EchoEdgeCore
     import Foundation
 
-    /// Runs the packages of a bundle of target coreml on the units that its manifest names. A package is compiled once, the first time
-    /// that one of its programs is loaded, and kept by the content of its files.
+    /// Runs the packages of a bundle of target coreml on the units that its manifest names. A package is compiled once, the first
+    /// time that one of its programs is loaded, and kept by the content of its files.
     public final class CoreMLPrograms: Programs {
         private let bundle: ModelBundle
         private let compiled: CompiledModels
@@ -44,8 +44,10 @@
             return try autoreleasepool {
                 var features: [String: MLFeatureValue] = [:]
                 for spec in specs.inputs {
-                    guard let tensor = inputs[spec.name], let known = model.modelDescription.inputDescriptionsByName[spec.name] else {
-                        throw EchoEdgeError.engine("\(program.name).\(method) and its package do not agree on \(spec). Export it again.")
+                    guard let tensor = inputs[spec.name], let known = model.modelDescription.inputDescriptionsByName[spec.name]
+                    else {
+                        throw EchoEdgeError.engine(
+                            "\(program.name).\(method) and its package do not agree on \(spec). Export it again.")
                     }
                     features[spec.name] = MLFeatureValue(multiArray: try CoreMLPrograms.handed(spec, tensor, known))
                 }
@@ -76,7 +78,8 @@
             configuration.computeUnits = units
             if let function {
                 guard #available(iOS 18.0, macOS 15.0, *) else {
-                    throw EchoEdgeError.engine("\(program.name) is a function of a package, which needs iOS 18. Export it with --ios 17.")
+                    throw EchoEdgeError.engine(
+                        "\(program.name) is a function of a package, which needs iOS 18. Export it with --ios 17.")
                 }
                 configuration.functionName = function
             }
@@ -95,7 +98,9 @@
             }
         }
 
-        private func loaded(_ name: String, _ path: String, _ digest: String, _ configuration: MLModelConfiguration) throws -> MLModel {
+        private func loaded(_ name: String, _ path: String, _ digest: String, _ configuration: MLModelConfiguration) throws
+            -> MLModel
+        {
             let began = DispatchTime.now()
             let (url, isNew) = try compiled.model(digest) { try CoreMLPrograms.compile(bundle.root.appendingPathComponent(path)) }
             let compiledAt = DispatchTime.now()
@@ -118,7 +123,8 @@
             switch found {
             case .success(let url)?: return url
             case .failure(let error)?:
-                throw EchoEdgeError.engine("\(package.lastPathComponent) cannot be compiled by Core ML: \(error.localizedDescription)")
+                throw EchoEdgeError.engine(
+                    "\(package.lastPathComponent) cannot be compiled by Core ML: \(error.localizedDescription)")
             case nil: throw EchoEdgeError.engine("Core ML did not say what became of \(package.lastPathComponent). Try again.")
             }
         }
@@ -158,7 +164,8 @@
         /// Rows of an array that a chip wrote may be padded: each axis goes by its own stride.
         private static func taken(_ name: String, _ array: MLMultiArray) throws -> any Tensor {
             let type = try type(name, array.dataType)
-            let shape = array.shape.map(\.intValue), strides = array.strides.map(\.intValue)
+            let shape = array.shape.map(\.intValue)
+            let strides = array.strides.map(\.intValue)
             return try array.withUnsafeBytes { buffer in
                 guard let base = buffer.baseAddress, buffer.count >= type.bytes * Strided.extent(shape, strides) else {
                     throw EchoEdgeError.engine("\(name) came as \(buffer.count) bytes for \(shape). Run it again.")

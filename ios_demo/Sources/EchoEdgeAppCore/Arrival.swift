@@ -1,8 +1,8 @@
 import EchoEdgeCore
 import Foundation
 
-/// A bundle on its way onto the shelf: files are kept in NAME.partial until all of them are whole, by their SHA-256 in the manifest; then
-/// the folder gets its name. What was interrupted goes on where it was.
+/// A bundle on its way onto the shelf: files are kept in NAME.partial until all of them are whole, by their SHA-256 in the
+/// manifest; then the folder gets its name. What was interrupted goes on where it was.
 public final class Arrival {
     public static let partialSuffix = ".partial", oldSuffix = ".old"
     private static let partSuffix = ".part", versionSuffix = ".version"
@@ -20,7 +20,8 @@ public final class Arrival {
     private let partial: URL
     private var there = 0, total = 0
 
-    /// `name`: of the folder that comes of it. `told` hears bytes that are there and all bytes. Throws `bundle`: it is no plain name.
+    /// `name`: of the folder that comes of it. `told` hears bytes that are there and all bytes. Throws `bundle`: it is no plain
+    /// name.
     public init(
         _ shelf: URL, _ name: String, freeBytes: @escaping (URL) -> Int, told: @escaping (Int, Int) -> Void = { _, _ in },
         cancelled: @escaping () -> Bool = { false }
@@ -40,9 +41,9 @@ public final class Arrival {
         return name.hasSuffix(".echoedge") ? name : "\(name).echoedge"
     }
 
-    /// Brings a bundle: whatever of its files is not there yet, one by one. The manifest is checked before anything else is asked for.
-    /// Throws `bundle`: it is not valid, lists a path outside the bundle, or a file is another than it lists; `resource`: the disk has no
-    /// room; `cancelled`: what is there stays for the next time.
+    /// Brings a bundle: whatever of its files is not there yet, one by one. The manifest is checked before anything else is asked
+    /// for. Throws `bundle`: it is not valid, lists a path outside the bundle, or a file is another than it lists; `resource`: the
+    /// disk has no room; `cancelled`: what is there stays for the next time.
     @discardableResult
     public func bring(_ manifestBytes: [UInt8], _ bring: Bring) throws -> URL {
         let manifest = try Manifest.parse(manifestBytes)
@@ -65,15 +66,16 @@ public final class Arrival {
         return target
     }
 
-    /// Appends a piece to a part, up to the size that the manifest lists. Throws `bundle`: there is more; `resource`: the disk is full;
-    /// `cancelled`.
+    /// Appends a piece to a part, up to the size that the manifest lists. Throws `bundle`: there is more; `resource`: the disk is
+    /// full; `cancelled`.
     public func append(_ bytes: Data, _ part: URL, _ entry: FileEntry) throws {
         if cancelled() { throw EchoEdgeError.cancelled }
         let size = Arrival.size(part)
         if size + bytes.count > entry.bytes {
             Arrival.discard(part)
             let name = part.lastPathComponent.dropLast(Arrival.partSuffix.count)
-            throw EchoEdgeError.bundle("\(name) is longer than the \(entry.bytes) bytes that the manifest lists. Fetch or export it again.")
+            throw EchoEdgeError.bundle(
+                "\(name) is longer than the \(entry.bytes) bytes that the manifest lists. Fetch or export it again.")
         }
         do {
             if !FileManager.default.fileExists(atPath: part.path) { try Data().write(to: part) }
@@ -83,8 +85,8 @@ public final class Arrival {
             try file.write(contentsOf: bytes)
         } catch {
             throw EchoEdgeError.resource(
-                "The disk is full or cannot be written (\(error.localizedDescription)): \(humanBytes(total)) are needed for \(name). Free "
-                    + "some space and try again; it goes on where it stopped.")
+                "The disk is full or cannot be written (\(error.localizedDescription)): \(humanBytes(total)) are needed for "
+                    + "\(name). Free some space and try again; it goes on where it stopped.")
         }
         told(there + size + bytes.count, total)
     }
@@ -93,7 +95,11 @@ public final class Arrival {
     static func version(_ part: URL) -> String? { try? String(contentsOf: versionFile(part), encoding: .utf8) }
 
     static func setVersion(_ part: URL, _ version: String?) {
-        if let version { try? Data(version.utf8).write(to: versionFile(part), options: .atomic) } else { discard(versionFile(part)) }
+        if let version {
+            try? Data(version.utf8).write(to: versionFile(part), options: .atomic)
+        } else {
+            discard(versionFile(part))
+        }
     }
 
     static func size(_ file: URL) -> Int {
@@ -112,12 +118,14 @@ public final class Arrival {
         if Arrival.size(part) > entry.bytes { Arrival.discard(part) }
         if cancelled() { throw EchoEdgeError.cancelled }
         if Arrival.size(part) < entry.bytes || !FileManager.default.fileExists(atPath: part.path) { try bring(path, entry, part) }
-        let size = Arrival.size(part), found = sha256Of(part) ?? "none"
+        let size = Arrival.size(part)
+        let found = sha256Of(part) ?? "none"
         if size != entry.bytes || found != entry.sha256 {
             Arrival.discard(part)
             Arrival.setVersion(part, nil)
             throw EchoEdgeError.bundle(
-                "\(path) is not the file that the manifest lists: \(size) bytes with SHA-256 \(cut(found, 12)), not \(entry.bytes) with "
+                "\(path) is not the file that the manifest lists: \(size) bytes with SHA-256 \(cut(found, 12)), not "
+                    + "\(entry.bytes) with "
                     + "\(cut(entry.sha256, 12)). It was thrown away; try again, and if it stays so, export the bundle again.")
         }
         Arrival.setVersion(part, nil)
@@ -128,7 +136,9 @@ public final class Arrival {
         told(there, total)
     }
 
-    private func isWhole(_ file: URL, _ entry: FileEntry) -> Bool { Arrival.size(file) == entry.bytes && sha256Of(file) == entry.sha256 }
+    private func isWhole(_ file: URL, _ entry: FileEntry) -> Bool {
+        Arrival.size(file) == entry.bytes && sha256Of(file) == entry.sha256
+    }
 
     private func isSame(_ folder: URL, _ manifest: Manifest) -> Bool {
         sha256Of(folder.appendingPathComponent(Manifest.name)) == manifest.sha256 && (try? ModelBundle.open(folder)) != nil
@@ -138,17 +148,22 @@ public final class Arrival {
         let free = freeBytes(shelf)
         if free >= bytes + Arrival.margin { return }
         throw EchoEdgeError.resource(
-            "\(humanBytes(bytes)) are still to come for \(name), and \(humanBytes(free)) are free; \(humanBytes(Arrival.margin)) must stay "
+            "\(humanBytes(bytes)) are still to come for \(name), and \(humanBytes(free)) are free; "
+                + "\(humanBytes(Arrival.margin)) must stay "
                 + "free. Remove another bundle, or free some space.")
     }
 
     /// What an earlier, other manifest brought.
     private func removeOthers(_ kept: Set<String>) {
         let root = partial.resolvingSymlinksInPath().path + "/"
-        guard let files = FileManager.default.enumerator(at: partial, includingPropertiesForKeys: [.isRegularFileKey]) else { return }
+        guard let files = FileManager.default.enumerator(at: partial, includingPropertiesForKeys: [.isRegularFileKey]) else {
+            return
+        }
         for case let file as URL in files.allObjects {
             let path = file.resolvingSymlinksInPath().path
-            if Arrival.isFile(file) && path.hasPrefix(root) && !kept.contains(String(path.dropFirst(root.count))) { Arrival.discard(file) }
+            if Arrival.isFile(file) && path.hasPrefix(root) && !kept.contains(String(path.dropFirst(root.count))) {
+                Arrival.discard(file)
+            }
         }
     }
 
@@ -173,7 +188,8 @@ public final class Arrival {
         do {
             try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
         } catch {
-            throw EchoEdgeError.resource("\(folder.lastPathComponent) cannot be made (\(error.localizedDescription)). Free some space.")
+            throw EchoEdgeError.resource(
+                "\(folder.lastPathComponent) cannot be made (\(error.localizedDescription)). Free some space.")
         }
     }
 
@@ -181,7 +197,8 @@ public final class Arrival {
         do {
             try bytes.write(to: file, options: .atomic)
         } catch {
-            throw EchoEdgeError.resource("\(file.lastPathComponent) cannot be written (\(error.localizedDescription)). Free some space.")
+            throw EchoEdgeError.resource(
+                "\(file.lastPathComponent) cannot be written (\(error.localizedDescription)). Free some space.")
         }
     }
 
@@ -189,7 +206,8 @@ public final class Arrival {
         do {
             try FileManager.default.moveItem(at: one, to: other)
         } catch {
-            throw EchoEdgeError.resource("\(one.lastPathComponent) cannot be renamed (\(error.localizedDescription)). Free some space.")
+            throw EchoEdgeError.resource(
+                "\(one.lastPathComponent) cannot be renamed (\(error.localizedDescription)). Free some space.")
         }
     }
 }
@@ -201,9 +219,11 @@ public enum Import {
     /// Throws `bundle`: the folder is no bundle, or lacks a file; otherwise as ``Arrival/bring(_:_:)``.
     @discardableResult
     public static func copy(_ folder: URL, _ arrival: Arrival) throws -> URL {
-        let name = folder.lastPathComponent, manifest = folder.appendingPathComponent(Manifest.name)
+        let name = folder.lastPathComponent
+        let manifest = folder.appendingPathComponent(Manifest.name)
         guard Arrival.size(manifest) <= Arrival.largestManifest, let bytes = try? Data(contentsOf: manifest) else {
-            throw EchoEdgeError.bundle("\(name) has no \(Manifest.name): it is no bundle. Pick the folder that ends with .echoedge.")
+            throw EchoEdgeError.bundle(
+                "\(name) has no \(Manifest.name): it is no bundle. Pick the folder that ends with .echoedge.")
         }
         return try arrival.bring([UInt8](bytes)) { path, entry, part in
             Arrival.discard(part)  // a copy begins anew: nobody says that the folder is the same
@@ -220,7 +240,8 @@ public enum Import {
         do {
             return try file.read(upToCount: piece)
         } catch {
-            throw EchoEdgeError.bundle("\(path) cannot be read (\(error.localizedDescription)). Copy the bundle to the phone again.")
+            throw EchoEdgeError.bundle(
+                "\(path) cannot be read (\(error.localizedDescription)). Copy the bundle to the phone again.")
         }
     }
 }

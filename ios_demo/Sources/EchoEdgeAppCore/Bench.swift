@@ -101,18 +101,20 @@ public final class Bench {
         }
     }
 
-    /// Removes what a benchmark left whose host went away, when the app is opened by hand: a folder without pushed.json. Gives whether
-    /// there was something.
+    /// Removes what a benchmark left whose host went away, when the app is opened by hand: a folder without pushed.json. Gives
+    /// whether there was something.
     @discardableResult
     public static func sweep(_ folder: URL) -> Bool {
         let files = FileManager.default
-        guard files.fileExists(atPath: folder.path), !files.fileExists(atPath: folder.appendingPathComponent(Job.pushed).path) else {
+        guard files.fileExists(atPath: folder.path), !files.fileExists(atPath: folder.appendingPathComponent(Job.pushed).path)
+        else {
             return false
         }
         return (try? files.removeItem(at: folder)) != nil
     }
 
-    /// What computes a bundle's programs, as records call it. Where the system chooses among units, that is what they were exported for.
+    /// What computes a bundle's programs, as records call it. Where the system chooses among units, that is what they were exported
+    /// for.
     public static func kind(_ manifest: Manifest) -> String {
         switch (manifest.target, manifest.backend) {
         case ("executorch", "xnnpack"), ("coreml", "cpu"): return "cpu"
@@ -146,8 +148,10 @@ public final class Bench {
         while let thermal = phone.state().thermal, thermal > wish.status {
             let waited = phone.now() - began
             if waited >= wish.timeout {
-                throw Hot(sentence: "This phone is still '\(thermal.rawValue)' after \(Words.seconds(waited)), not '\(wish.status.rawValue)'. "
-                    + "Take it off its charger and out of its case.")
+                throw Hot(
+                    sentence:
+                        "This phone is still '\(thermal.rawValue)' after \(Words.seconds(waited)), not '\(wish.status.rawValue)'. "
+                        + "Take it off its charger and out of its case.")
             }
             if cancelled() { throw EchoEdgeError.cancelled }
             if waited - told >= Bench.tell {
@@ -171,7 +175,8 @@ public final class Bench {
     private func played(_ job: Job, _ cooled: Double) throws -> JobResult {
         let before = phone.state()
         let opened = try open(job)
-        var clips: [TimedClip] = [], cpu: [Double] = []
+        var clips: [TimedClip] = []
+        var cpu: [Double] = []
         for _ in 0..<(job.warmUp + job.runs) {
             tell(job, clips.count)
             let began = phone.cpuSeconds()
@@ -180,7 +185,8 @@ public final class Bench {
             tell(job, clips.count)
         }
         let ends = try job.sustained.map { try sustained(opened, job, $0) }
-        let after = phone.state(), peak = phone.peakBytes()
+        let after = phone.state()
+        let peak = phone.peakBytes()
         opened.player.free()
         let reopened = job.reload ? try open(job) : nil
         let again = try reopened.map { try timed($0, job) }
@@ -188,7 +194,8 @@ public final class Bench {
         let runs = Array(clips.dropFirst(job.warmUp))
         let decoder = job.decoder ?? opened.bundle.manifest.playing.decoders.first?.name ?? "full"
         let record = try BenchRecord(
-            bundle: opened.bundle, clip: opened.player.clip, decoder: decoder, prompt: job.prompt, engine: opened.bundle.manifest.target,
+            bundle: opened.bundle, clip: opened.player.clip, decoder: decoder, prompt: job.prompt,
+            engine: opened.bundle.manifest.target,
             device: phone.device(opened.bundle), threads: phone.threads, versions: phone.versions(opened.bundle),
             opening: (opened.seconds, reopened?.seconds ?? 0), first: clips[0], runs: runs, again: again, peakRssBytes: peak,
             before: Surroundings(), after: Surroundings(), cpuMilliseconds: Bench.middle(cpu.dropFirst(job.warmUp), of: job.runs)
@@ -225,7 +232,8 @@ public final class Bench {
 
     /// Clips without a pause until the time is over, at least one: seconds from the first one's beginning to the end of each.
     private func sustained(_ opened: Opening, _ job: Job, _ seconds: Double) throws -> [Double] {
-        let began = phone.now(), total = max(1, Int(min(seconds, 1e9).rounded()))
+        let began = phone.now()
+        let total = max(1, Int(min(seconds, 1e9).rounded()))
         var ends: [Double] = []
         while ends.last ?? -1 < seconds {
             var status = Status(job.word, .sustaining, app: phone.app)
@@ -254,7 +262,8 @@ public final class Bench {
             throw EchoEdgeError.input("\(name) of the job cannot be read. Run the benchmark again.")
         }
         if bytes.count != 4 * count {
-            throw EchoEdgeError.input("\(name) of the job has \(bytes.count / 4) numbers; the clip takes \(count). Run the benchmark again.")
+            throw EchoEdgeError.input(
+                "\(name) of the job has \(bytes.count / 4) numbers; the clip takes \(count). Run the benchmark again.")
         }
         return (0..<count).map { index in
             let word = (0..<4).reduce(UInt32(0)) { $0 | UInt32(bytes[4 * index + $1]) << UInt32(8 * $1) }
@@ -288,7 +297,9 @@ public final class CancellablePrograms: Programs {
     private let programs: any Programs
     private let cancelled: () -> Bool
 
-    public init(_ programs: any Programs, cancelled: @escaping () -> Bool) { (self.programs, self.cancelled) = (programs, cancelled) }
+    public init(_ programs: any Programs, cancelled: @escaping () -> Bool) {
+        (self.programs, self.cancelled) = (programs, cancelled)
+    }
 
     public func load(_ program: Program) throws {
         if cancelled() { throw EchoEdgeError.cancelled }

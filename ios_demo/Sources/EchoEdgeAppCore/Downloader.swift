@@ -4,7 +4,8 @@ import Foundation
     import FoundationNetworking  // where URLSession is not Foundation's
 #endif
 
-/// Asks servers by URLSession, without following them elsewhere: ``Fetch`` decides that. One request at a time, on the caller's thread.
+/// Asks servers by URLSession, without following them elsewhere: ``Fetch`` decides that. One request at a time, on the caller's
+/// thread.
 public final class Downloader: NSObject, Asking, URLSessionDataDelegate, @unchecked Sendable {
     private enum Event {
         case answer(Answer)
@@ -69,7 +70,8 @@ public final class Downloader: NSObject, Asking, URLSessionDataDelegate, @unchec
     }
 
     public func urlSession(
-        _ session: URLSession, task: URLSessionTask, willPerformHTTPRedirection response: HTTPURLResponse, newRequest request: URLRequest,
+        _ session: URLSession, task: URLSessionTask, willPerformHTTPRedirection response: HTTPURLResponse,
+        newRequest request: URLRequest,
         completionHandler: @escaping (URLRequest?) -> Void
     ) { completionHandler(nil) }
 
@@ -89,5 +91,7 @@ public final class Downloader: NSObject, Asking, URLSessionDataDelegate, @unchec
         put(.piece(data))
     }
 
-    public func urlSession(_ session: URLSession, task: URLSessionTask, didCompleteWithError error: (any Error)?) { put(.end(error)) }
+    public func urlSession(_ session: URLSession, task: URLSessionTask, didCompleteWithError error: (any Error)?) {
+        put(.end(error))
+    }
 }

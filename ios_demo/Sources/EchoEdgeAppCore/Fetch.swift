@@ -35,13 +35,13 @@ public struct Interrupted: Error {
 
 /// Asks a server, without following it elsewhere. The app's is URLSession.
 public protocol Asking {
-    /// `begun` is given the answer, and says whether the body is wanted; then `piece` is given it, piece by piece. Throws ``Interrupted``:
-    /// no answer, or the connection broke; and what `begun` or `piece` throws.
+    /// `begun` is given the answer, and says whether the body is wanted; then `piece` is given it, piece by piece. Throws
+    /// ``Interrupted``: no answer, or the connection broke; and what `begun` or `piece` throws.
     func get(_ url: URL, _ headers: [String: String], begun: (Answer) throws -> Bool, piece: (Data) throws -> Void) throws
 }
 
-/// Fetches a bundle's folder over HTTPS: manifest.json, then whatever file of it is not there yet. A file that was interrupted goes on
-/// where it stopped, where the server still has the same one (Range with If-Range) and knows ranges; else it begins anew.
+/// Fetches a bundle's folder over HTTPS: manifest.json, then whatever file of it is not there yet. A file that was interrupted goes
+/// on where it stopped, where the server still has the same one (Range with If-Range) and knows ranges; else it begins anew.
 public struct Fetch {
     private static let redirects = 5
     private static let moved = [301, 302, 303, 307, 308]
@@ -63,24 +63,26 @@ public struct Fetch {
     public func fetch(_ address: String) throws -> URL {
         let root = try Fetch.folder(address)
         var manifest = Data()
-        try again(Manifest.name, { 0 }) {
+        try again(Manifest.name) {
             manifest = Data()
             try get(root.appendingPathComponent(Manifest.name), [:]) { answer, url in
                 if answer.status != 200 { throw refusal(answer, url, Manifest.name) }
             } piece: { bytes in
                 manifest.append(bytes)
                 if manifest.count > Arrival.largestManifest {
-                    throw EchoEdgeError.bundle("\(Manifest.name) has more than \(humanBytes(Arrival.largestManifest)), which none has.")
+                    throw EchoEdgeError.bundle(
+                        "\(Manifest.name) has more than \(humanBytes(Arrival.largestManifest)), which none has.")
                 }
             }
         }
         return try arrival.bring([UInt8](manifest)) { path, entry, part in
-            try again(path, { Arrival.size(part) }) { try one(Fetch.url(root, path), path, entry, part) }
+            try again(path, growing: part) { try one(Fetch.url(root, path), path, entry, part) }
         }
     }
 
     private func one(_ url: URL, _ path: String, _ entry: FileEntry, _ part: URL) throws {
-        let have = Arrival.size(part), version = Arrival.version(part)
+        let have = Arrival.size(part)
+        let version = Arrival.version(part)
         var headers: [String: String] = [:]
         if have > 0, let version {
             headers = ["Range": "bytes=\(have)-", "If-Range": version]
@@ -101,15 +103,19 @@ public struct Fetch {
                 throw Interrupted("the server has fewer than \(have) bytes")
             default: throw refusal(answer, url, path)
             }
-        } piece: { try arrival.append($0, part, entry) }
+        } piece: {
+            try arrival.append($0, part, entry)
+        }
         if entry.bytes == 0 { try arrival.append(Data(), part, entry) }
         let size = Arrival.size(part)
         if size < entry.bytes { throw Interrupted("it ended after \(size) of \(entry.bytes) bytes") }
     }
 
-    /// Tries again while something comes: `progress` is a number that grows with it.
-    private func again(_ what: String, _ progress: () -> Int, _ body: () throws -> Void) throws {
-        var failures = 0, most = progress()
+    /// Tries again while something comes: a file that grows with it.
+    private func again(_ what: String, growing part: URL? = nil, _ body: () throws -> Void) throws {
+        func progress() -> Int { part.map(Arrival.size) ?? 0 }
+        var failures = 0
+        var most = progress()
         while true {
             if arrival.cancelled() { throw EchoEdgeError.cancelled }
             do {
@@ -140,7 +146,9 @@ public struct Fetch {
                 }
                 try begun(answer, url)
                 return true
-            } piece: { try piece($0) }
+            } piece: {
+                try piece($0)
+            }
             guard let next else { return }
             url = next
         }
@@ -151,7 +159,8 @@ public struct Fetch {
         switch answer.status {
         case 404, 410:
             return EchoEdgeError.bundle("There is no \(path) at \(url). Check the address: it is that of the bundle's folder.")
-        case 401, 403: return EchoEdgeError.resource("\(url) is not given to everybody (\(answer.status)). Ask for another address.")
+        case 401, 403:
+            return EchoEdgeError.resource("\(url) is not given to everybody (\(answer.status)). Ask for another address.")
         case 429, 500...599: return Interrupted("the server says \(answer.status)")
         default: return EchoEdgeError.resource("\(url) answers with \(answer.status). Check the address.")
         }
@@ -160,7 +169,8 @@ public struct Fetch {
     /// Where a server sends on to. Throws `resource`: nowhere, or to an address without TLS.
     static func next(_ url: URL, _ location: String?) throws -> URL {
         guard let location, let next = URL(string: location, relativeTo: url)?.absoluteURL, next.host != nil else {
-            throw EchoEdgeError.resource("\(url) has moved to '\(cut(location ?? "nowhere"))', which is no address. Ask for its new one.")
+            throw EchoEdgeError.resource(
+                "\(url) has moved to '\(cut(location ?? "nowhere"))', which is no address. Ask for its new one.")
         }
         if next.scheme?.lowercased() != "https" {
             throw EchoEdgeError.resource("\(url) sends on to \(next), which is not protected. Ask for an address with https.")
@@ -189,5 +199,7 @@ public struct Fetch {
     }
 
     /// Of a file that a manifest lists, whose path stays in the folder.
-    static func url(_ root: URL, _ path: String) -> URL { path.split(separator: "/").reduce(root) { $0.appendingPathComponent(String($1)) } }
+    static func url(_ root: URL, _ path: String) -> URL {
+        path.split(separator: "/").reduce(root) { $0.appendingPathComponent(String($1)) }
+    }
 }

@@ -33,15 +33,16 @@ public struct Job: Equatable, Sendable {
         (8...64).contains(text.utf8.count) && text.utf8.allSatisfy { (0x30...0x39).contains($0) || (0x61...0x7A).contains($0) }
     }
 
-    /// Reads the job that a folder holds, which must be the one called `word`. Throws `input`: it is not there, is no job, another one, of
-    /// another contract, or asks for what an app cannot do.
+    /// Reads the job that a folder holds, which must be the one called `word`. Throws `input`: it is not there, is no job, another
+    /// one, of another contract, or asks for what an app cannot do.
     public static func read(_ folder: URL, _ word: String) throws -> Job {
         do {
             return try parse([UInt8](Data(contentsOf: folder.appendingPathComponent(file))), word)
         } catch let error as EchoEdgeError {
             throw error
         } catch {
-            throw EchoEdgeError.input("\(file) cannot be read (\(error.localizedDescription)). `echoedge bench BUNDLE --device ios` writes it.")
+            throw EchoEdgeError.input(
+                "\(file) cannot be read (\(error.localizedDescription)). `echoedge bench BUNDLE --device ios` writes it.")
         }
     }
 
@@ -57,7 +58,8 @@ public struct Job: Equatable, Sendable {
     }
 
     private static let fields = [
-        "format", "job", "contract", "bundle", "portrait", "speech", "clip", "decoder", "engine", "prompt", "seed", "threads", "warm_up",
+        "format", "job", "contract", "bundle", "portrait", "speech", "clip", "decoder", "engine", "prompt", "seed", "threads",
+        "warm_up",
         "runs", "sustained_s", "reload", "cool",
     ]
     private static let fromOne = 1...1_000_000
@@ -79,7 +81,8 @@ public struct Job: Equatable, Sendable {
         prompt = try top.text("prompt")
         seed = try top.seed("seed")
         if let threads = try top.told("threads", { try top.whole($0, 1...1024) }) {
-            throw top.error("threads", "is \(threads); no runtime of an iPhone lets an app choose, so it must be null (no --threads)")
+            throw top.error(
+                "threads", "is \(threads); no runtime of an iPhone lets an app choose, so it must be null (no --threads)")
         }
         warmUp = try top.whole("warm_up", Job.fromOne)
         runs = try top.whole("runs", Job.fromOne)
@@ -173,14 +176,16 @@ public struct JobResult {
     public var json: Json {
         [
             "format": "echoedge.result/1", "job": .text(job), "app": .text(app), "record": record, "cooled_s": .number(cooled),
-            "before": before.json, "after": after.json, "peak_pss_bytes": nil, "ends_s": ends.map { .list($0.map(Json.number)) } ?? .null,
+            "before": before.json, "after": after.json, "peak_pss_bytes": nil,
+            "ends_s": ends.map { .list($0.map(Json.number)) } ?? .null,
         ]
     }
 }
 
 /// How warm a phone is, in the words of records and of the contract.
 public enum Thermal: String, CaseIterable, Comparable, Sendable {
-    case cool = "none", light, moderate, severe, critical, emergency, shutdown
+    case cool = "none"
+    case light, moderate, severe, critical, emergency, shutdown
 
     /// Of `ProcessInfo.ThermalState`'s number: nominal 0, fair 1, serious 2, critical 3; nil: another.
     public init?(state: Int) {
@@ -194,12 +199,14 @@ public enum Thermal: String, CaseIterable, Comparable, Sendable {
     private var place: Int { Thermal.allCases.firstIndex(of: self) ?? 0 }
 }
 
-/// Writes a file under another name and renames it, so that whoever reads it reads all of it. Throws `resource`: it cannot be written.
+/// Writes a file under another name and renames it, so that whoever reads it reads all of it. Throws `resource`: it cannot be
+/// written.
 public func writeWhole(_ file: URL, _ text: String) throws {
     do {
         try FileManager.default.createDirectory(at: file.deletingLastPathComponent(), withIntermediateDirectories: true)
         try Data(text.utf8).write(to: file, options: .atomic)
     } catch {
-        throw EchoEdgeError.resource("\(file.lastPathComponent) cannot be written (\(error.localizedDescription)). Free some space.")
+        throw EchoEdgeError.resource(
+            "\(file.lastPathComponent) cannot be written (\(error.localizedDescription)). Free some space.")
     }
 }

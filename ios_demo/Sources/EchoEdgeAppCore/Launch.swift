@@ -7,14 +7,16 @@ public struct Launch: Equatable, Sendable {
     public let folders: [String]
     public let keep: Bool
 
-    /// nil: the app was opened by hand. What comes from elsewhere (Xcode adds arguments of its own) is left alone, so that only a whole
-    /// and right request is one; a folder's name that leads out of the job's folder makes it none.
+    /// nil: the app was opened by hand. What comes from elsewhere (Xcode adds arguments of its own) is left alone, so that only a
+    /// whole and right request is one; a folder's name that leads out of the job's folder makes it none.
     public init?(_ arguments: [String]) {
         func after(_ name: String) -> String? {
             guard let place = arguments.firstIndex(of: name), place + 1 < arguments.count else { return nil }
             return arguments[place + 1]
         }
-        guard let action = after("--bench").flatMap(Action.init(rawValue:)), let word = after("--job"), Job.isWord(word) else { return nil }
+        guard let action = after("--bench").flatMap(Action.init(rawValue:)), let word = after("--job"), Job.isWord(word) else {
+            return nil
+        }
         let folders = after("--folders")?.split(separator: ",").map(String.init) ?? []
         guard folders.allSatisfy(isInside) else { return nil }
         self.action = action

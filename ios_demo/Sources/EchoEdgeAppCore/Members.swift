@@ -1,7 +1,7 @@
 import EchoEdgeCore
 
-/// The members of a JSON object, read strictly: one that is missing, unknown, of another kind or out of range is an error that names its
-/// place and quotes its value. `failure` makes the error of a sentence.
+/// The members of a JSON object, read strictly: one that is missing, unknown, of another kind or out of range is an error that
+/// names its place and quotes its value. `failure` makes the error of a sentence.
 struct Members {
     private let values: Ordered<Json>
     private let place: String

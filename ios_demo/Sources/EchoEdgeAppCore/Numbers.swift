@@ -45,13 +45,16 @@ public enum Strided {
     }
 
     /// Calls `body` with each run of the innermost axis: where it begins row by row, where in the storage, and how long it is.
-    public static func rows(_ shape: [Int], _ strides: [Int], _ body: (_ row: Int, _ place: Int, _ count: Int) throws -> Void) rethrows {
+    public static func rows(_ shape: [Int], _ strides: [Int], _ body: (_ row: Int, _ place: Int, _ count: Int) throws -> Void)
+        rethrows
+    {
         precondition(shape.count == strides.count, "a stride for each axis")
         let count = shape.last ?? 1
         let outer = Array(shape.dropLast())
         if count == 0 || outer.contains(0) { return }
         var index = [Int](repeating: 0, count: outer.count)
-        var row = 0, place = 0
+        var row = 0
+        var place = 0
         while true {
             try body(row, place, count)
             row += count

@@ -9,7 +9,8 @@ public enum ComputeUnits: String, CaseIterable, Sendable {
     public static func of(_ backend: String) throws -> ComputeUnits {
         guard let units = ComputeUnits(rawValue: backend) else {
             let known = allCases.map(\.rawValue).joined(separator: ", ")
-            throw EchoEdgeError.bundle("The bundle's backend is '\(cut(backend))'; Core ML's are \(known). Export the bundle again.")
+            throw EchoEdgeError.bundle(
+                "The bundle's backend is '\(cut(backend))'; Core ML's are \(known). Export the bundle again.")
         }
         return units
     }
@@ -24,7 +25,9 @@ public enum Packages {
 
     /// The package of a method, by its path in the bundle, and the function in it; nil: the package has that method alone. Throws
     /// `bundle`: the manifest lists neither.
-    public static func package(_ manifest: Manifest, _ program: Program, _ method: String) throws -> (path: String, function: String?) {
+    public static func package(_ manifest: Manifest, _ program: Program, _ method: String) throws -> (
+        path: String, function: String?
+    ) {
         let shared = "\(program.path)/\(together)"
         if !files(manifest, shared).isEmpty { return (shared, program.prefix + method) }
         let own = "\(program.path)/\(program.prefix)\(method).mlpackage"
@@ -50,7 +53,8 @@ public enum Packages {
     /// Numbers as half precision takes them: those beyond it are masks, and become ±32,768.
     public static func held(_ value: Float) -> Float { abs(value) > limit ? (value < 0 ? -largest : largest) : value }
 
-    /// How many zeros stand behind numbers in a package that has them in other axes. Throws `engine`: the package's shape holds others.
+    /// How many zeros stand behind numbers in a package that has them in other axes. Throws `engine`: the package's shape holds
+    /// others.
     @discardableResult
     public static func padding(_ name: String, _ count: Int, _ shape: [Int]) throws -> Int {
         let missing = sizeOf(shape) - count
@@ -59,8 +63,8 @@ public enum Packages {
     }
 }
 
-/// Compiled models, kept by the content of their packages: `DIGEST.mlmodelc` in a folder that is the app's own. Only whole ones have
-/// that name: what is made is moved beside them first, then renamed.
+/// Compiled models, kept by the content of their packages: `DIGEST.mlmodelc` in a folder that is the app's own. Only whole ones
+/// have that name: what is made is moved beside them first, then renamed.
 public struct CompiledModels {
     private static let suffix = ".mlmodelc", partial = ".partial"
     public let folder: URL
@@ -70,10 +74,11 @@ public struct CompiledModels {
     /// Where a package's compiled model lies, or will.
     public func place(_ digest: String) -> URL { folder.appendingPathComponent(digest + CompiledModels.suffix) }
 
-    /// The compiled model of a package: the one that is there, or what `compile` makes, which is moved here. Throws `resource`: it cannot be kept; and
-    /// what `compile` throws.
+    /// The compiled model of a package: the one that is there, or what `compile` makes, which is moved here. Throws `resource`: it
+    /// cannot be kept; and what `compile` throws.
     public func model(_ digest: String, compile: () throws -> URL) throws -> (url: URL, compiled: Bool) {
-        let place = place(digest), files = FileManager.default
+        let place = place(digest)
+        let files = FileManager.default
         if files.fileExists(atPath: place.path) { return (place, false) }
         let made = try compile()
         let beside = folder.appendingPathComponent("\(digest).\(UUID().uuidString)\(CompiledModels.partial)")
@@ -115,8 +120,8 @@ public struct CompiledModels {
     }
 }
 
-/// How a method of target coreai is called: names of its inputs and outputs in the record's order, and of the `.aimodel`s that run for
-/// it, one after the other; docs/COREAI.md tells.
+/// How a method of target coreai is called: names of its inputs and outputs in the record's order, and of the `.aimodel`s that run
+/// for it, one after the other; docs/COREAI.md tells.
 public struct ChainSignature: Equatable, Sendable {
     public static let function = "main"
     private static let file = "methods.json", program = "main.mlirb", hash = "main.hash"
@@ -143,7 +148,8 @@ public struct ChainSignature: Equatable, Sendable {
         }
     }
 
-    /// Refuses a folder whose program is none, or not the one that its hash is of: the runtime would end the app over it. Throws `engine`.
+    /// Refuses a folder whose program is none, or not the one that its hash is of: the runtime would end the app over it. Throws
+    /// `engine`.
     public static func requireWhole(_ model: URL) throws {
         let code = model.appendingPathComponent(program)
         guard let told = try? [UInt8](Data(contentsOf: model.appendingPathComponent(hash))), let found = sha256Of(code) else {

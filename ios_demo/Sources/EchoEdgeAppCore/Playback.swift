@@ -1,8 +1,8 @@
 import EchoEdgeCore
 import Foundation
 
-/// Which frame of a film is to be seen while its frames are still made. The first one is shown as soon as it exists; the film, with its
-/// sound, begins when so much of it is there that it will not have to wait, and if it has to all the same, it holds.
+/// Which frame of a film is to be seen while its frames are still made. The first one is shown as soon as it exists; the film, with
+/// its sound, begins when so much of it is there that it will not have to wait, and if it has to all the same, it holds.
 public struct Playback: Sendable {
     private static let sure = 0.9  // of the time that the rest may take
     private let fps: Int, total: Int

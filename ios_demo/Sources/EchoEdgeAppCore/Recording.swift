@@ -1,7 +1,8 @@
 import EchoEdgeCore
 import Foundation
 
-/// What a microphone or a decoder hands over, piece by piece, as one sound. Pieces are floats of full scale 1, or whole numbers of 16 bits.
+/// What a microphone or a decoder hands over, piece by piece, as one sound. Pieces are floats of full scale 1, or whole numbers of
+/// 16 bits.
 public struct CapturedSound {
     private let longest: Double
     private var values: [Float] = []
@@ -20,7 +21,9 @@ public struct CapturedSound {
         let whole = Int(rate.rounded())
         if !values.isEmpty && (channels != self.channels || whole != self.rate) {
             throw EchoEdgeError.input(
-                "The recording changes from \(self.channels) channels at \(self.rate) Hz to \(channels) at \(whole). Record it again.")
+                "The recording changes from \(self.channels) channels at \(self.rate) Hz to \(channels) at \(whole). Record "
+                    + "it again."
+            )
         }
         (self.channels, self.rate) = (channels, whole)
     }
@@ -48,7 +51,9 @@ public struct CapturedSound {
     }
 
     private func reserve(_ more: Int) throws {
-        if channels == 0 { throw EchoEdgeError.input("The recording gives sound before it says of which kind. Choose another one.") }
+        if channels == 0 {
+            throw EchoEdgeError.input("The recording gives sound before it says of which kind. Choose another one.")
+        }
         if Double(values.count + more) > longest * Double(rate * channels) {
             throw EchoEdgeError.input("The recording lasts longer than \(Int(longest / 60)) minutes. Cut it into shorter ones.")
         }
@@ -75,8 +80,8 @@ public enum WavBytes {
 
 /// A picture as a decoder draws it, four bytes a pixel with alpha multiplied in.
 public enum Drawn {
-    /// The pixels [height, width, 3] of a bitmap whose rows begin every `rowBytes`, over the grey that portraits are matted with. Throws
-    /// `input`: there are fewer bytes than that.
+    /// The pixels [height, width, 3] of a bitmap whose rows begin every `rowBytes`, over the grey that portraits are matted with.
+    /// Throws `input`: there are fewer bytes than that.
     public static func pixels(_ bytes: [UInt8], width: Int, height: Int, rowBytes: Int) throws -> Pixels {
         guard width > 0, height > 0, rowBytes >= 4 * width, bytes.count >= rowBytes * (height - 1) + 4 * width else {
             throw EchoEdgeError.input("A picture of \(width) × \(height) has \(bytes.count) bytes. Choose another one.")

@@ -10,8 +10,8 @@ public struct Forecast: Equatable, Sendable {
     public let sentence: String
 }
 
-/// Memory as iOS tells it: `available` bytes until the app is ended (`os_proc_available_memory`), `used` by it now (`phys_footprint`),
-/// `total` of the phone.
+/// Memory as iOS tells it: `available` bytes until the app is ended (`os_proc_available_memory`), `used` by it now
+/// (`phys_footprint`), `total` of the phone.
 public struct Room: Equatable, Sendable {
     private static let margin = 100 << 20  // what the screen, its pictures and the encoder of a film take meanwhile
     public let available: Int, used: Int, total: Int
@@ -23,11 +23,12 @@ public struct Room: Equatable, Sendable {
 
     /// One line for the screen.
     public var words: String {
-        "\(humanBytes(used)) used; the app would be ended after \(humanBytes(available)) more, of \(humanBytes(total)) in this phone"
+        "\(humanBytes(used)) used; the app would be ended after \(humanBytes(available)) more, of \(humanBytes(total)) in "
+            + "this phone"
     }
 
-    /// How a clip of so many seconds is played where there is so much room: with all programs loaded if they fit, else one by one. Throws
-    /// `resource`: not even that fits; the message says how much is needed, how much there is, and what to do.
+    /// How a clip of so many seconds is played where there is so much room: with all programs loaded if they fit, else one by one.
+    /// Throws `resource`: not even that fits; the message says how much is needed, how much there is, and what to do.
     public func mode(_ bundle: ModelBundle, seconds: Double, decoder: String? = nil, clip: Clip? = nil) throws -> Mode {
         let role = decoder.flatMap { name in bundle.manifest.playing.decoders.first { $0.name == name }?.role }
         let need = try Memory.needed(bundle, seconds: seconds, decoder: role)
@@ -44,7 +45,8 @@ public struct Room: Equatable, Sendable {
             files[program.path] = program.entry.bytes
             if let data = program.data { files[data] = bundle.manifest.files[data]?.bytes }
         }
-        let total = files.values.reduce(0, +), largest = files.values.max() ?? 0
+        let total = files.values.reduce(0, +)
+        let largest = files.values.max() ?? 0
         return need.total + 3 * (total - largest)
     }
 

@@ -3,8 +3,8 @@ import EchoEdgeCore
 /// What the app is doing, one thing at a time.
 public enum Work: CaseIterable, Sendable { case nothing, opening, copying, fetching, recording, reading, playing, verifying }
 
-/// A bundle as the screen needs it. `readsText`: any prompt can be played; otherwise `prompts` are those that can. `problem`: why this
-/// phone cannot play it.
+/// A bundle as the screen needs it. `readsText`: any prompt can be played; otherwise `prompts` are those that can. `problem`: why
+/// this phone cannot play it.
 public struct Opened: Equatable, Sendable {
     public let name: String
     public let width: Int, height: Int, fps: Int
@@ -14,7 +14,8 @@ public struct Opened: Equatable, Sendable {
     public let problem: String?
 
     public init(
-        name: String, width: Int, height: Int, fps: Int, clipSeconds: Double, readsText: Bool, prompts: [String], problem: String? = nil
+        name: String, width: Int, height: Int, fps: Int, clipSeconds: Double, readsText: Bool, prompts: [String],
+        problem: String? = nil
     ) {
         (self.name, self.width, self.height, self.fps) = (name, width, height, fps)
         (self.clipSeconds, self.readsText, self.prompts, self.problem) = (clipSeconds, readsText, prompts, problem)
@@ -62,8 +63,8 @@ public enum Event: Sendable {
     case loaded(String)
 }
 
-/// The app's one screen, without its views: what is there, what goes on, and which buttons may be pressed. Events make one of another;
-/// what does not fit changes nothing.
+/// The app's one screen, without its views: what is there, what goes on, and which buttons may be pressed. Events make one of
+/// another; what does not fit changes nothing.
 public struct Screen: Equatable, Sendable {
     public private(set) var work = Work.nothing
     public private(set) var cancelling = false

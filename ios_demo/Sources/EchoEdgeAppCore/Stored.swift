@@ -39,8 +39,8 @@ public enum Stored {
         }
     }
 
-    /// The tensor that lies in a runtime's memory, each axis by its own stride in elements: whole numbers of 64 bits as ``Longs``, all
-    /// others as ``Floats``. Its numbers are copied.
+    /// The tensor that lies in a runtime's memory, each axis by its own stride in elements: whole numbers of 64 bits as ``Longs``,
+    /// all others as ``Floats``. Its numbers are copied.
     public static func tensor(
         _ base: UnsafeRawPointer, _ type: StoredType, _ shape: [Int], _ strides: [Int]
     ) throws -> any Tensor {
@@ -64,9 +64,11 @@ public enum Stored {
         return try Floats(shape: shape, values)
     }
 
-    /// Puts numbers that lie row by row into a runtime's memory, each axis by its own stride in elements; zeros behind them where there
-    /// are fewer than the shape has.
-    public static func place(_ bytes: [UInt8], _ type: StoredType, into base: UnsafeMutableRawPointer, _ shape: [Int], _ strides: [Int]) {
+    /// Puts numbers that lie row by row into a runtime's memory, each axis by its own stride in elements; zeros behind them where
+    /// there are fewer than the shape has.
+    public static func place(
+        _ bytes: [UInt8], _ type: StoredType, into base: UnsafeMutableRawPointer, _ shape: [Int], _ strides: [Int]
+    ) {
         let size = type.bytes
         bytes.withUnsafeBytes { bytes in
             Strided.scattered(shape, strides) { index, place in
@@ -94,9 +96,12 @@ public enum Stored {
     }
 
     /// The numbers of a tensor as whole ones. Throws `engine`: one of them is none, or beyond the type.
-    public static func wholes<Whole: FixedWidthInteger>(_ name: String, _ tensor: any Tensor, _ type: Whole.Type) throws -> [Whole] {
+    public static func wholes<Whole: FixedWidthInteger>(_ name: String, _ tensor: any Tensor, _ type: Whole.Type) throws -> [Whole]
+    {
         func one<Number>(_ value: Number, _ whole: Whole?) throws -> Whole {
-            guard let whole else { throw EchoEdgeError.engine("\(name) holds \(value), which is no \(type), as its program takes.") }
+            guard let whole else {
+                throw EchoEdgeError.engine("\(name) holds \(value), which is no \(type), as its program takes.")
+            }
             return whole
         }
         if let longs = tensor as? Longs { return try longs.values.map { try one($0, Whole(exactly: $0)) } }

@@ -63,7 +63,9 @@ public enum Words {
     }
 
     /// How far a clip is: the stage, in words, and its share.
-    public static func progress(_ stage: Stage, _ done: Int, _ total: Int, steps: Int, windows: Int) -> (text: String, share: Double) {
+    public static func progress(_ stage: Stage, _ done: Int, _ total: Int, steps: Int, windows: Int) -> (
+        text: String, share: Double
+    ) {
         let what: String
         switch stage {
         case .listen: what = "Listening: reading \(done) of \(total)"
@@ -110,7 +112,8 @@ public enum Words {
     /// One load, which tells a first one from later ones.
     public static func loaded(_ load: Load) -> String {
         switch load.source {
-        case .compiled(let time): return "\(load.name): compiled in \(seconds(time)) (first time), loaded in \(seconds(load.seconds))"
+        case .compiled(let time):
+            return "\(load.name): compiled in \(seconds(time)) (first time), loaded in \(seconds(load.seconds))"
         case .kept: return "\(load.name): loaded in \(seconds(load.seconds)) (compiled before)"
         case .mapped: return "\(load.name): mapped and ready in \(seconds(load.seconds))"
         }
@@ -119,7 +122,8 @@ public enum Words {
     /// A row of the table of proofs.
     public static func row(_ verdict: Verdict) -> VerifyRow {
         VerifyRow(
-            name: title(verdict.name), passed: verdict.passed, measured: measured(verdict.measured), demanded: demanded(verdict.demanded))
+            name: title(verdict.name), passed: verdict.passed, measured: measured(verdict.measured),
+            demanded: demanded(verdict.demanded))
     }
 
     private static func title(_ name: String) -> String {
@@ -130,7 +134,9 @@ public enum Words {
         }
     }
 
-    private static func figure(_ value: Double) -> String { String(format: "%.3g", locale: Locale(identifier: "en_US_POSIX"), value) }
+    private static func figure(_ value: Double) -> String {
+        String(format: "%.3g", locale: Locale(identifier: "en_US_POSIX"), value)
+    }
 
     private static func measured(_ found: Agreement) -> String {
         guard let largest = found.largest else { return "not finite" }

@@ -5,8 +5,8 @@
     import ExecuTorch
     import Foundation
 
-    /// Runs the .pte files of a bundle of target executorch. Files are mapped, not read; those that several programs share are opened
-    /// once, and closed when the last of them is freed.
+    /// Runs the .pte files of a bundle of target executorch. Files are mapped, not read; those that several programs share are
+    /// opened once, and closed when the last of them is freed.
     public final class ExecuTorchPrograms: Programs {
         private let root: URL
         private let told: (Load) -> Void
@@ -17,7 +17,8 @@
         public init(_ bundle: ModelBundle, told: @escaping (Load) -> Void = { _ in }) throws {
             let target = bundle.manifest.target
             if target != "executorch" {
-                throw EchoEdgeError.engine("The bundle is compiled for \(target), not for executorch. Export it with that --target.")
+                throw EchoEdgeError.engine(
+                    "The bundle is compiled for \(target), not for executorch. Export it with that --target.")
             }
             root = bundle.root
             self.told = told
@@ -84,7 +85,8 @@
         private func failure(_ program: Program, _ method: String, _ what: String, _ error: any Swift.Error) -> EchoEdgeError {
             let code = (error as NSError).code
             return .engine(
-                "\(program.name).\(method) \(what) in ExecuTorch (\(error.localizedDescription), code \(code)). The app must have the "
+                "\(program.name).\(method) \(what) in ExecuTorch (\(error.localizedDescription), code \(code)). The app must "
+                    + "have the "
                     + "backend that the bundle is lowered to; else copy or export the bundle again.")
         }
 
@@ -104,8 +106,10 @@
 
         /// What lies in the runtime's planned memory is the next run's, too: it is copied.
         private static func taken(_ spec: TensorSpec, _ value: Value) throws -> any EchoEdgeCore.Tensor {
-            guard let tensor = value.anyTensor, let type = StoredType.allCases.first(where: { dataType($0) == tensor.dataType }) else {
-                throw EchoEdgeError.engine("A program gave no tensor for \(spec), or one of an unknown type. Export the bundle again.")
+            guard let tensor = value.anyTensor, let type = StoredType.allCases.first(where: { dataType($0) == tensor.dataType })
+            else {
+                throw EchoEdgeError.engine(
+                    "A program gave no tensor for \(spec), or one of an unknown type. Export the bundle again.")
             }
             let (shape, strides) = (tensor.shape, tensor.strides)
             var found: Result<any EchoEdgeCore.Tensor, any Swift.Error>?

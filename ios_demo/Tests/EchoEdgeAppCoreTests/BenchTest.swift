@@ -1,6 +1,7 @@
-@testable import EchoEdgeAppCore
 import EchoEdgeCore
 import XCTest
+
+@testable import EchoEdgeAppCore
 
 /// A phone whose clock only grows when it sleeps or is asked, and whose warmth follows a list.
 final class ToyPhone: BenchPhone {
@@ -17,7 +18,8 @@ final class ToyPhone: BenchPhone {
     let threads = 3
     func device(_ bundle: ModelBundle) -> Device {
         Device(
-            place: "phone", kind: Bench.kind(bundle.manifest), name: "iPhone0,0", cores: 6, memoryBytes: 8 << 30, os: "iOS 17", osBuild: "21A")
+            place: "phone", kind: Bench.kind(bundle.manifest), name: "iPhone0,0", cores: 6, memoryBytes: 8 << 30, os: "iOS 17",
+            osBuild: "21A")
     }
     func versions(_ bundle: ModelBundle) -> Ordered<String> { ["app": "1", "executorch": "1.4.1"] }
     func programs(_ bundle: ModelBundle) throws -> any Programs {
@@ -65,7 +67,11 @@ final class BenchTest: XCTestCase {
     private func run(_ phone: ToyPhone) throws { Bench(folder, phone).obey(try launch("run")) }
 
     func testAJobIsPlayedAndItsRecordIsWhole() throws {
-        try send { $0["cool"] = nil; $0["cool"] = .null; $0["sustained_s"] = 0.05 }
+        try send {
+            $0["cool"] = nil
+            $0["cool"] = .null
+            $0["sustained_s"] = 0.05
+        }
         let phone = ToyPhone()
         try run(phone)
         XCTAssertEqual(phone.states.first, "loading")
@@ -96,7 +102,10 @@ final class BenchTest: XCTestCase {
     }
 
     func testWhatGoesWrongIsSaid() throws {
-        try send { $0["clip"] = "32x32x9"; $0["cool"] = .null }
+        try send {
+            $0["clip"] = "32x32x9"
+            $0["cool"] = .null
+        }
         let other = ToyPhone()
         try run(other)
         XCTAssertEqual(other.states.last, "failed")
@@ -121,7 +130,10 @@ final class BenchTest: XCTestCase {
         let short = ToyPhone()
         try run(short)
         XCTAssertTrue(try XCTUnwrap(short.statuses.last?["message"]?.text).contains("speech.f32"))
-        try send { $0["engine"] = "coreml"; $0["cool"] = .null }
+        try send {
+            $0["engine"] = "coreml"
+            $0["cool"] = .null
+        }
         try run(short)
         XCTAssertTrue(try XCTUnwrap(short.statuses.last?["message"]?.text).contains("coreml"))
     }
@@ -154,7 +166,8 @@ final class BenchTest: XCTestCase {
     }
 
     func testPrepareMakesFoldersAndCleanLeavesNothingElse() throws {
-        let phone = ToyPhone(), files = FileManager.default
+        let phone = ToyPhone()
+        let files = FileManager.default
         Bench(folder, phone).obey(try launch("prepare", "--folders", "bundle,bundle/programs/x"))
         XCTAssertEqual(phone.states, ["ready"])
         XCTAssertEqual(phone.statuses.last?["free_bytes"], 7_000_000)

@@ -8,7 +8,8 @@ import XCTest
     import Darwin
 #endif
 
-/// Answers requests on this machine, one connection after the other, each by the next of some texts of bytes; logs what it is asked.
+/// Answers requests on this machine, one connection after the other, each by the next of some texts of bytes; logs what it is
+/// asked.
 private final class LocalServer: @unchecked Sendable {
     let port: UInt16
     private let listening: Int32
@@ -62,7 +63,9 @@ private final class LocalServer: @unchecked Sendable {
         lock.unlock()
         var sent = 0
         while sent < answer.count {
-            let count = answer.withUnsafeBytes { send(connection, $0.baseAddress! + sent, answer.count - sent, Int32(MSG_NOSIGNAL)) }
+            let count = answer.withUnsafeBytes {
+                send(connection, $0.baseAddress! + sent, answer.count - sent, Int32(MSG_NOSIGNAL))
+            }
             if count <= 0 { break }
             sent += count
         }
@@ -74,7 +77,10 @@ private final class LocalServer: @unchecked Sendable {
 
 final class DownloaderTest: XCTestCase {
     private func head(_ status: String, _ headers: String..., length: Int) -> [UInt8] {
-        Array((["HTTP/1.1 \(status)"] + headers + ["Content-Length: \(length)", "Connection: close", "", ""]).joined(separator: "\r\n").utf8)
+        Array(
+            (["HTTP/1.1 \(status)"] + headers + ["Content-Length: \(length)", "Connection: close", "", ""]).joined(
+                separator: "\r\n"
+            ).utf8)
     }
 
     private func get(
@@ -85,7 +91,9 @@ final class DownloaderTest: XCTestCase {
         try downloader.get(XCTUnwrap(URL(string: "http://127.0.0.1:\(port)/x/manifest.json")), headers) {
             answer = $0
             return wanted
-        } piece: { body.append($0) }
+        } piece: {
+            body.append($0)
+        }
         return (answer, body)
     }
 
@@ -112,7 +120,9 @@ final class DownloaderTest: XCTestCase {
         XCTAssertEqual(moved.answer?.header("Location"), "https://elsewhere/x")
         XCTAssertThrowsError(try get(server.port, downloader)) { XCTAssertTrue($0 is Interrupted, "\($0)") }
         XCTAssertEqual(try get(server.port, downloader).answer?.status, 404)
-        XCTAssertThrowsError(try get(server.port, downloader), "nobody listens any more") { XCTAssertTrue($0 is Interrupted, "\($0)") }
+        XCTAssertThrowsError(try get(server.port, downloader), "nobody listens any more") {
+            XCTAssertTrue($0 is Interrupted, "\($0)")
+        }
         XCTAssertEqual(server.requests.count, 5, "it followed the server elsewhere, or asked twice")
         XCTAssertTrue(server.requests[1].lowercased().contains("range: bytes=7-"), server.requests[1])
     }
@@ -124,7 +134,13 @@ final class DownloaderTest: XCTestCase {
         let downloader = Downloader()
         defer { downloader.close() }
         let url = try XCTUnwrap(URL(string: "http://127.0.0.1:\(server.port)/a"))
-        XCTAssertThrowsError(try downloader.get(url, [:]) { _ in true } piece: { _ in throw Full() }) { XCTAssertTrue($0 is Full) }
+        XCTAssertThrowsError(
+            try downloader.get(url, [:]) { _ in
+                true
+            } piece: { _ in
+                throw Full()
+            }
+        ) { XCTAssertTrue($0 is Full) }
         XCTAssertEqual([UInt8](try get(server.port, downloader).body), [8, 9])
     }
 }

@@ -1,6 +1,7 @@
-@testable import EchoEdgeAppCore
 import EchoEdgeCore
 import XCTest
+
+@testable import EchoEdgeAppCore
 
 /// A server that has a folder. What it is asked is logged; it may break off, send on, or know no ranges.
 private final class ToyServer: Asking {
@@ -98,7 +99,8 @@ final class FetchTest: XCTestCase {
     func testAnotherVersionOrAServerWithoutRangesBeginsAnew() throws {
         for knows in [true, false] {
             let server = try server()
-            server.breaks = Array(repeating: Int.max / 2, count: 2) + Array(repeating: 100, count: 1) + Array(repeating: 0, count: 2)
+            server.breaks =
+                Array(repeating: Int.max / 2, count: 2) + Array(repeating: 100, count: 1) + Array(repeating: 0, count: 2)
             refused(.resource, "are kept") { _ = try self.fetch(server) }
             XCTAssertTrue(Shelf.bundles([shelf]).isEmpty, "half of a bundle is one")
             server.ranges = knows
@@ -116,7 +118,9 @@ final class FetchTest: XCTestCase {
         XCTAssertEqual(server.log.prefix(3), [Manifest.name, Manifest.name, Manifest.name])
         let closed = try self.server()
         closed.statuses = [503, 503, 503]
-        refused(.resource, "the server says 503") { _ = try self.fetch(closed, try Arrival(self.shelf, "x.echoedge", freeBytes: { _ in 1 << 40 })) }
+        refused(.resource, "the server says 503") {
+            _ = try self.fetch(closed, try Arrival(self.shelf, "x.echoedge", freeBytes: { _ in 1 << 40 }))
+        }
         closed.statuses = [403]
         refused(.resource, "403") { _ = try self.fetch(closed) }
         closed.statuses = [404]
@@ -125,7 +129,9 @@ final class FetchTest: XCTestCase {
 
     func testServersThatSendOn() throws {
         let server = try server()
-        server.redirect = { url in url.host == "host" ? "https://other/dir/toy.echoedge/\(url.pathComponents.drop { $0 != "toy.echoedge" }.dropFirst().joined(separator: "/"))" : nil }
+        server.redirect = { url in
+            url.host == "host" ? "https://other" + url.path : nil
+        }
         _ = try fetch(server)
         server.redirect = { $0.absoluteString }
         refused(.resource, "more than 5 times") { _ = try self.fetch(server) }
@@ -166,7 +172,10 @@ final class FetchTest: XCTestCase {
     func testItCanBeCancelledAndGoesOnLater() throws {
         let server = try server()
         var asked = 0
-        let stopped = try arrival(cancelled: { asked += 1; return asked > 6 })
+        let stopped = try arrival(cancelled: {
+            asked += 1
+            return asked > 6
+        })
         XCTAssertThrowsError(try fetch(server, stopped)) { XCTAssertEqual(($0 as? EchoEdgeError)?.kind, .cancelled) }
         let before = server.log.count
         _ = try fetch(server)
@@ -178,7 +187,10 @@ final class FetchTest: XCTestCase {
         XCTAssertEqual(try Fetch.folder(" https://h/x.echoedge/manifest.json ").absoluteString, "https://h/x.echoedge")
         XCTAssertEqual(try Fetch.name("https://h/a b/x"), "x.echoedge")
         XCTAssertEqual(try Fetch.name("https://h"), "h.echoedge")
-        for bad in ["", "x", "http://h/x", "ftp://h/x", "https://", "https://h/x?y=1", "https://h/x#y", "https://user:word@h/x", "file:///etc"] {
+        for bad in [
+            "", "x", "http://h/x", "ftp://h/x", "https://", "https://h/x?y=1", "https://h/x#y", "https://user:word@h/x",
+            "file:///etc",
+        ] {
             XCTAssertThrowsError(try Fetch.folder(bad), bad) { XCTAssertEqual(($0 as? EchoEdgeError)?.kind, .input) }
         }
         XCTAssertEqual(Arrival.name(of: "../../ä b/"), "b.echoedge")

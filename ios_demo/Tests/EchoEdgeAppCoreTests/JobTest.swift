@@ -1,6 +1,7 @@
-@testable import EchoEdgeAppCore
 import EchoEdgeCore
 import XCTest
+
+@testable import EchoEdgeAppCore
 
 final class JobTest: XCTestCase {
     static let word = "0123abcd"
@@ -29,11 +30,15 @@ final class JobTest: XCTestCase {
 
     func testBadJobsAreRefusedInASentenceThatQuotesThem() throws {
         let bad: [(String, Json, String)] = [
-            ("job", "ABCDEFGH", "ABCDEFGH"), ("job", "other000", "other000"), ("contract", 2, "version 1"), ("format", "x/9", "x/9"),
-            ("bundle", "../bundle", "../bundle"), ("bundle", "a/b", "a/b"), ("portrait", ".hidden", ".hidden"), ("speech", "", "1 to 200"),
+            ("job", "ABCDEFGH", "ABCDEFGH"), ("job", "other000", "other000"), ("contract", 2, "version 1"),
+            ("format", "x/9", "x/9"),
+            ("bundle", "../bundle", "../bundle"), ("bundle", "a/b", "a/b"), ("portrait", ".hidden", ".hidden"),
+            ("speech", "", "1 to 200"),
             ("clip", 3, "must be a text"), ("decoder", "half", "full, tiny"), ("engine", "onnx", "onnx"), ("seed", -1, "2^64-1"),
-            ("seed", .big("18446744073709551616"), "2^64-1"), ("threads", 4, "--threads"), ("warm_up", 0, "from 1"), ("runs", 1.5, "1.5"),
-            ("sustained_s", 0, "above 0"), ("reload", "yes", "true or false"), ("cool", ["status": "warm", "timeout_s": 1], "warm"),
+            ("seed", .big("18446744073709551616"), "2^64-1"), ("threads", 4, "--threads"), ("warm_up", 0, "from 1"),
+            ("runs", 1.5, "1.5"),
+            ("sustained_s", 0, "above 0"), ("reload", "yes", "true or false"),
+            ("cool", ["status": "warm", "timeout_s": 1], "warm"),
             ("cool", ["status": "none", "timeout_s": -1], "-1"), ("cool", ["status": "none"], "timeout_s"), ("more", 1, "more"),
         ]
         for (field, value, quoted) in bad {
@@ -91,7 +96,9 @@ final class JobTest: XCTestCase {
     }
 
     func testPathsThatLeadOut() {
-        for path in ["a", "a/b", "a/..b", "programs/denoise/x.mlpackage/Data/com.apple.CoreML/model.mlmodel"] { XCTAssertTrue(isInside(path), path) }
+        for path in ["a", "a/b", "a/..b", "programs/denoise/x.mlpackage/Data/com.apple.CoreML/model.mlmodel"] {
+            XCTAssertTrue(isInside(path), path)
+        }
         for path in ["", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\\b", "a\0b"] { XCTAssertFalse(isInside(path), path) }
     }
 }

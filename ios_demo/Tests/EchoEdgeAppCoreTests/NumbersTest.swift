@@ -1,13 +1,15 @@
-@testable import EchoEdgeAppCore
 import EchoEdgeCore
 import XCTest
+
+@testable import EchoEdgeAppCore
 
 final class NumbersTest: XCTestCase {
     // Held to the compiler's own half precision, which not every machine with Swift has.
     #if !(os(macOS) && arch(x86_64))
         func testEveryHalfIsTheCompilersNumber() {
             for bits in UInt16.min...UInt16.max {
-                let expected = Float(Float16(bitPattern: bits)), found = Half.float(bits)
+                let expected = Float(Float16(bitPattern: bits))
+                let found = Half.float(bits)
                 XCTAssertTrue(found == expected || found.isNaN && expected.isNaN, "\(bits): \(found), not \(expected)")
                 if !expected.isNaN { XCTAssertEqual(Half.bits(expected), bits) }
             }
@@ -34,9 +36,13 @@ final class NumbersTest: XCTestCase {
         for strides in [[12, 4, 1], [96, 32, 1], [1, 2, 6], [64, 16, 2]] {
             var storage = [Int](repeating: -1, count: Strided.extent(shape, strides))
             Strided.scattered(shape, strides) { storage[$1] = $0 }
-            for i in 0..<2 { for j in 0..<3 { for k in 0..<4 {
-                XCTAssertEqual(storage[i * strides[0] + j * strides[1] + k * strides[2]], 12 * i + 4 * j + k)
-            } } }
+            for i in 0..<2 {
+                for j in 0..<3 {
+                    for k in 0..<4 {
+                        XCTAssertEqual(storage[i * strides[0] + j * strides[1] + k * strides[2]], 12 * i + 4 * j + k)
+                    }
+                }
+            }
             XCTAssertEqual(Strided.gathered(shape, strides) { storage[$0] }, Array(0..<24))
         }
         var padded = [Int](repeating: -1, count: Strided.extent(shape, [96, 32, 1]))

@@ -1,6 +1,7 @@
+import XCTest
+
 @testable import EchoEdgeAppCore
 @testable import EchoEdgeCore
-import XCTest
 
 final class PackagesTest: XCTestCase {
     private let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
@@ -14,7 +15,8 @@ final class PackagesTest: XCTestCase {
             var listed = manifest["files"]?.members ?? [:]
             for path in files { listed[path] = ["sha256": .text(sha256Of(Array(path.utf8))), "bytes": 3] }
             manifest["files"] = .object(listed)
-            var programs = manifest["programs"]?.members ?? [:], denoise = programs["denoise"]?.members ?? [:]
+            var programs = manifest["programs"]?.members ?? [:]
+            var denoise = programs["denoise"]?.members ?? [:]
             denoise["artifact"] = [
                 "kind": "folder", "path": "programs/denoise", "prefix": .text(prefix), "bytes": .whole(3 * files.count),
                 "sha256": .text(digest),

@@ -1,11 +1,13 @@
+import XCTest
+
 @testable import EchoEdgeAppCore
 @testable import EchoEdgeCore
-import XCTest
 
 final class ScreenTest: XCTestCase {
     private func opened(readsText: Bool = false, prompts: [String] = ["a", "b"], problem: String? = nil) -> Opened {
         Opened(
-            name: "x.echoedge", width: 16, height: 16, fps: 25, clipSeconds: 0.36, readsText: readsText, prompts: prompts, problem: problem)
+            name: "x.echoedge", width: 16, height: 16, fps: 25, clipSeconds: 0.36, readsText: readsText, prompts: prompts,
+            problem: problem)
     }
 
     private let fits = Forecast(fits: true, sentence: "It fits."), tooLarge = Forecast(fits: false, sentence: "It does not fit.")
@@ -108,7 +110,8 @@ final class ScreenTest: XCTestCase {
         XCTAssertTrue(much.fits && much.sentence.contains("all programs loaded"))
         let little = room(10).forecast(bundle, seconds: 0.36)
         XCTAssertFalse(little.fits)
-        XCTAssertTrue(little.sentence.contains("0.4 s of 16 × 16 pixels") && little.sentence.contains("The cheapest remedy"), little.sentence)
+        XCTAssertTrue(
+            little.sentence.contains("0.4 s of 16 × 16 pixels") && little.sentence.contains("The cheapest remedy"), little.sentence)
         XCTAssertEqual(Room(available: 5, used: 1, total: 9).free, 0)
         XCTAssertEqual(room(0).words, "5.00 MB used; the app would be ended after 105 MB more, of 6.00 GB in this phone")
     }
@@ -117,13 +120,16 @@ final class ScreenTest: XCTestCase {
         XCTAssertEqual(Words.seconds(0.1234), "0.12 s")
         XCTAssertEqual(Words.seconds(59.96), "60.0 s")
         XCTAssertEqual(Words.seconds(661), "11 min 1 s")
-        XCTAssertEqual(Words.progress(.denoise, 3, 12, steps: 2, windows: 1).text, "Denoising: velocity 3 of 12 (2 steps, 1 window)")
+        XCTAssertEqual(
+            Words.progress(.denoise, 3, 12, steps: 2, windows: 1).text, "Denoising: velocity 3 of 12 (2 steps, 1 window)")
         XCTAssertEqual(Words.progress(.listen, 0, 0, steps: 1, windows: 1).share, 0)
         XCTAssertEqual(Words.warmth(nil), "not told")
         XCTAssertEqual(Set(Thermal.allCases.map(Words.warmth)).count, 5)
         XCTAssertEqual(
-            Words.loaded(Load(name: "denoise", source: .compiled(12), seconds: 0.5)), "denoise: compiled in 12.0 s (first time), loaded in 0.50 s")
-        XCTAssertEqual(Words.loaded(Load(name: "denoise", source: .kept, seconds: 0.5)), "denoise: loaded in 0.50 s (compiled before)")
+            Words.loaded(Load(name: "denoise", source: .compiled(12), seconds: 0.5)),
+            "denoise: compiled in 12.0 s (first time), loaded in 0.50 s")
+        XCTAssertEqual(
+            Words.loaded(Load(name: "denoise", source: .kept, seconds: 0.5)), "denoise: loaded in 0.50 s (compiled before)")
         XCTAssertTrue(Words.loaded(Load(name: "a", source: .mapped, seconds: 1)).contains("mapped"))
         XCTAssertEqual(Words.problem(EchoEdgeError.input("No.")), "No.")
         XCTAssertEqual(Words.arriving("x", 500, 1000).text, "x: 500 B of 1.00 kB")
@@ -131,7 +137,8 @@ final class ScreenTest: XCTestCase {
 
     func testProofs() throws {
         let reference = try Floats(shape: [2], [1, 2])
-        let exact = try Agreement(reference, reference), off = try Agreement(reference, Floats(shape: [2], [1, 3]))
+        let exact = try Agreement(reference, reference)
+        let off = try Agreement(reference, Floats(shape: [2], [1, 3]))
         let demand = Demand(psnr: 40, cosine: 0.99, largest: nil)
         let rows = [
             Words.row(Verdict(name: "denoise", measured: exact, demanded: demand)),
@@ -162,7 +169,8 @@ final class ScreenTest: XCTestCase {
         let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
         defer { try? FileManager.default.removeItem(at: folder) }
         let bundle = try ModelBundle.open(Toy.write(folder))
-        let own = ToyPrograms(), cancellation = Cancellation()
+        let own = ToyPrograms()
+        let cancellation = Cancellation()
         let programs = CancellablePrograms(own) { cancellation.isCancelled }
         var found: [String] = []
         XCTAssertThrowsError(

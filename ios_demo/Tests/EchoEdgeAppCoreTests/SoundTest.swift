@@ -1,6 +1,7 @@
-@testable import EchoEdgeAppCore
 import EchoEdgeCore
 import XCTest
+
+@testable import EchoEdgeAppCore
 
 final class SoundTest: XCTestCase {
     func testPiecesOfEveryFormBecomeOneSound() throws {
@@ -8,7 +9,8 @@ final class SoundTest: XCTestCase {
         try captured.format(channels: 2, rate: 44_100)
         try [Float(0.1), 0.2, 0.3, 0.4].withUnsafeBufferPointer { try captured.interleaved($0) }
         try [Int16(-32_768), 16_384].withUnsafeBufferPointer { try captured.interleaved($0) }
-        let left: [Float] = [1, 2], right: [Float] = [3, 4, 5]
+        let left: [Float] = [1, 2]
+        let right: [Float] = [3, 4, 5]
         try left.withUnsafeBufferPointer { left in try right.withUnsafeBufferPointer { try captured.apart([left, $0]) } }
         try captured.format(channels: 2, rate: 44_100.2)
         let sound = try captured.sound()

@@ -1,5 +1,5 @@
-// Declarations of Core AI (systems 27) that our backend uses, written from Apple's documentation, so that Linux can check types. No body
-// does anything: what calls it is never run. `Span` stands for the standard library's, which this compiler may not have yet.
+// Declarations of Core AI (systems 27) that our backend uses, written from Apple's documentation, so that Linux can check types. No
+// body does anything: what calls it is never run. `Span` stands for the standard library's, which this compiler may not have yet.
 import Foundation
 
 public struct Span<Element> {
@@ -58,7 +58,8 @@ public struct InferenceFunction: Sendable {
     public let descriptor: InferenceFunctionDescriptor
 
     public func run(
-        inputs: [String: NDArray], states: consuming MutableViews = MutableViews(), outputViews: consuming MutableViews = MutableViews()
+        inputs: [String: NDArray], states: consuming MutableViews = MutableViews(),
+        outputViews: consuming MutableViews = MutableViews()
     ) async throws -> Outputs { fatalError() }
 }
 

@@ -4,7 +4,13 @@ import Foundation
 
 public enum MLComputeUnits: Int { case cpuOnly, cpuAndGPU, all, cpuAndNeuralEngine }
 
-public enum MLMultiArrayDataType: Int { case double = 65600, float32 = 65568, float16 = 65552, int32 = 131104, int8 = 131080 }
+public enum MLMultiArrayDataType: Int {
+    case double = 65600
+    case float32 = 65568
+    case float16 = 65552
+    case int32 = 131104
+    case int8 = 131080
+}
 
 public class MLModelConfiguration: NSObject {
     public var computeUnits: MLComputeUnits = .all
@@ -59,7 +65,9 @@ public class MLDictionaryFeatureProvider: NSObject, MLFeatureProvider {
 public class MLModel: NSObject {
     public convenience init(contentsOf url: URL, configuration: MLModelConfiguration) throws { fatalError() }
     public var modelDescription: MLModelDescription { fatalError() }
-    public class func compileModel(at url: URL, completionHandler handler: @escaping (Result<URL, any Error>) -> Void) { fatalError() }
+    public class func compileModel(
+        at url: URL, completionHandler handler: @escaping (Result<URL, any Error>) -> Void
+    ) { fatalError() }
     public func prediction(from input: any MLFeatureProvider) throws -> any MLFeatureProvider { fatalError() }
 }
 

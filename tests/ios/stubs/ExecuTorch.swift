@@ -1,5 +1,5 @@
-// Declarations of ExecuTorch 1.4's Swift interface that our backend uses, written from its documentation (Using ExecuTorch on iOS), so
-// that Linux can check types. No body does anything: what calls it is never run.
+// Declarations of ExecuTorch 1.4's Swift interface that our backend uses, written from its documentation (Using ExecuTorch on iOS),
+// so that Linux can check types. No body does anything: what calls it is never run.
 import Foundation
 
 public enum DataType: Int8 { case byte, char, short, int, long, half, float, double, bool, undefined }
