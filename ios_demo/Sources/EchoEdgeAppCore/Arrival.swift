@@ -125,8 +125,7 @@ public final class Arrival {
             Arrival.setVersion(part, nil)
             throw EchoEdgeError.bundle(
                 "\(path) is not the file that the manifest lists: \(size) bytes with SHA-256 \(cut(found, 12)), not "
-                    + "\(entry.bytes) with "
-                    + "\(cut(entry.sha256, 12)). It was thrown away; try again, and if it stays so, export the bundle again.")
+                    + "\(entry.bytes) with \(cut(entry.sha256, 12)). It was thrown away; try again, and if it stays so, export the bundle again.")
         }
         Arrival.setVersion(part, nil)
         let whole = partial.appendingPathComponent(path)
@@ -149,8 +148,7 @@ public final class Arrival {
         if free >= bytes + Arrival.margin { return }
         throw EchoEdgeError.resource(
             "\(humanBytes(bytes)) are still to come for \(name), and \(humanBytes(free)) are free; "
-                + "\(humanBytes(Arrival.margin)) must stay "
-                + "free. Remove another bundle, or free some space.")
+                + "\(humanBytes(Arrival.margin)) must stay free. Remove another bundle, or free some space.")
     }
 
     /// What an earlier, other manifest brought.

@@ -86,8 +86,7 @@
             let code = (error as NSError).code
             return .engine(
                 "\(program.name).\(method) \(what) in ExecuTorch (\(error.localizedDescription), code \(code)). The app must "
-                    + "have the "
-                    + "backend that the bundle is lowered to; else copy or export the bundle again.")
+                    + "have the backend that the bundle is lowered to; else copy or export the bundle again.")
         }
 
         private func seconds(since began: DispatchTime) -> Double {
