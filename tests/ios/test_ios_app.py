@@ -1,0 +1,291 @@
+"""The iOS app and what adapts runtimes to the engine, as far as Linux can tell: every file parses, backends are type-checked
+against our own declarations of the runtimes' interfaces, plists and project have what a build needs, and what a benchmark's player
+says is read by the host's own code. No SDK of Apple's is here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import plistlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from echoedge.core.bundle.device_job import CONTRACT, SAID, Result, Status
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "ios_demo"
+APP, SOURCES = DEMO / "App", DEMO / "Sources"
+STUBS = Path(__file__).parent / "stubs"
+WORD = "0123abcd"  # of the job that the app's own tests play
+
+VARIANTS = re.compile(r"\b(nano|flash|preview)\b", re.IGNORECASE)
+OPEN_FRAMEWORKS = {"Dispatch", "EchoEdgeAppCore", "EchoEdgeCore", "Foundation", "FoundationNetworking", "Glibc", "XCTest"}
+# What each backend calls of its runtime, and what it is called in the twin, which must not compile.
+WRONG = {
+    "ExecuTorch": (".unload(program.prefix", ".unloadMethod(program.prefix"),
+    "CoreML": ("configuration.computeUnits", "configuration.computeUnit"),
+    "CoreAI": ("loadFunction(named:", "loadFunctions(named:"),
+}
+
+
+@cache
+def build() -> ModuleType:
+    """ios_demo/build.py as a module."""
+    spec = importlib.util.spec_from_file_location("ios_build", DEMO / "build.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def why_not() -> str | None:
+    """What keeps Swift from being run here without a download; None: nothing."""
+    script = build()
+    if not shutil.which("swift") and not os.environ.get("ECHOEDGE_SWIFT_CHROOT") and not (script.OUT / "trixie").is_dir():
+        return "There is no Swift here: run make ios-test once."
+    try:
+        script.toolchain()
+    except script.Missing as missing:
+        return str(missing)
+    return None
+
+
+needs_swift = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder that a compiler in a Debian of its own sees, too."""
+    folder = Path(build().OUT) / f"app-{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def compiled(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """swiftc; folders are called as it sees them."""
+    tools = build().toolchain()
+    words = [str(tools.outside(each)) if isinstance(each, Path) else str(each) for each in arguments]
+    ended: subprocess.CompletedProcess[str] = tools.run(["swiftc", *words])
+    return ended
+
+
+def swift_files(*folders: Path) -> list[Path]:
+    return sorted(path for folder in folders for path in folder.rglob("*.swift") if ".build" not in path.parts)
+
+
+# ---- what is read without a compiler ----
+
+
+def guarded_imports(text: str) -> Iterator[tuple[str, bool]]:
+    """Every module that a file imports, and whether it stands within #if canImport(…) of that module."""
+    conditions: list[str] = []
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped.startswith("#if "):
+            conditions.append(stripped[4:])
+        elif stripped.startswith("#elseif ") and conditions:
+            conditions[-1] = stripped[8:]
+        elif stripped.startswith("#else") and conditions:
+            conditions[-1] = ""
+        elif stripped.startswith("#endif") and conditions:
+            conditions.pop()
+        elif found := re.match(r"(?:@\w+ )*import (?:class |struct |enum |func )?(\w+)", stripped):
+            yield found[1], any(f"canImport({found[1]})" in each for each in conditions)
+
+
+def unguarded(text: str) -> list[str]:
+    return [name for name, inside in guarded_imports(text) if name not in OPEN_FRAMEWORKS and not inside]
+
+
+def test_sources_import_apples_frameworks_only_where_they_are() -> None:
+    found = {path.name: names for path in swift_files(SOURCES) if (names := unguarded(path.read_text(encoding="utf-8")))}
+    assert found == {}
+    for runtime in WRONG:
+        (path,) = swift_files(SOURCES / f"{runtime}Backend")
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith(f"#if canImport({runtime})\n") and text.rstrip().endswith("#endif"), "not wholly inside"
+    assert unguarded("import UIKit\n#if canImport(CoreML)\nimport CoreML\nimport Vision\n#endif\nimport CoreML\n") == [
+        "UIKit", "Vision", "CoreML",
+    ]  # fmt: skip
+
+
+def test_no_models_name_stands_in_app_or_sources() -> None:
+    texts = [*swift_files(APP, SOURCES), *APP.rglob("*.strings"), *APP.rglob("*.plist"), APP / "project.yml"]
+    assert len(texts) > 30
+    named = [path.name for path in texts if VARIANTS.search(path.read_text(encoding="utf-8"))]
+    assert named == []
+    assert VARIANTS.search('if model == "Flash"')
+
+
+def lacking(info: dict[str, Any]) -> list[str]:
+    """What a device would refuse, or a user miss, of an Info.plist."""
+    texts = ["NSCameraUsageDescription", "NSMicrophoneUsageDescription", "CFBundleIdentifier", "CFBundleShortVersionString"]
+    flags = ["UIFileSharingEnabled", "LSSupportsOpeningDocumentsInPlace", "UISupportsDocumentBrowser", "LSRequiresIPhoneOS"]
+    missing = [key for key in texts if not isinstance(info.get(key), str) or not info[key]]
+    return missing + [key for key in flags if info.get(key) is not True]
+
+
+def test_plists_have_what_the_app_needs() -> None:
+    info = plistlib.loads((APP / "Resources/Info.plist").read_bytes())
+    assert lacking(info) == []
+    for key in ("NSMicrophoneUsageDescription", "UIFileSharingEnabled"):
+        assert lacking({name: value for name, value in info.items() if name != key}) == [key]
+    (kind,) = info["UTExportedTypeDeclarations"]
+    assert kind["UTTypeTagSpecification"]["public.filename-extension"] == ["echoedge"]
+    assert info["CFBundleDocumentTypes"][0]["LSItemContentTypes"] == [kind["UTTypeIdentifier"]]
+    rights = plistlib.loads((APP / "Resources/EchoEdge.entitlements").read_bytes())
+    assert rights == {"com.apple.developer.kernel.increased-memory-limit": True}
+    privacy = plistlib.loads((APP / "Resources/PrivacyInfo.xcprivacy").read_bytes())
+    assert privacy["NSPrivacyTracking"] is False and privacy["NSPrivacyCollectedDataTypes"] == []
+    kinds = [each["NSPrivacyAccessedAPIType"] for each in privacy["NSPrivacyAccessedAPITypes"]]
+    reasons = {each.removeprefix("NSPrivacyAccessedAPICategory") for each in kinds}
+    used = "".join(path.read_text(encoding="utf-8") for path in swift_files(APP, SOURCES))
+    called = {
+        "FileTimestamp": "contentModificationDateKey", "DiskSpace": "volumeAvailableCapacity", "SystemBootTime": "systemUptime",
+        "UserDefaults": "@AppStorage",
+    }  # fmt: skip
+    assert reasons == {kind for kind, call in called.items() if call in used}, "a reason without a call, or a call without a reason"
+    for path in (APP / "Resources/Assets.xcassets").rglob("Contents.json"):
+        json.loads(path.read_text(encoding="utf-8"))
+
+
+def wrong_in(project: dict[str, Any]) -> list[str]:
+    """What XcodeGen or a build would stumble over in a project.yml of the app's folder."""
+    found = []
+    for name, package in project["packages"].items():
+        pins = [key for key in ("revision", "exactVersion", "branch", "path") if key in package]
+        if len(pins) != 1 or (pins == ["branch"] and not re.fullmatch(r"swiftpm-\d+\.\d+\.\d+", package["branch"])):
+            found.append(f"package {name}")
+        if "path" in package and not (APP / package["path"] / "Package.swift").is_file():
+            found.append(f"path of {name}")
+    for target in project["targets"].values():
+        settings = target["settings"]["base"]
+        places = [each["path"] for each in target["sources"]] + [settings["INFOPLIST_FILE"], settings["CODE_SIGN_ENTITLEMENTS"]]
+        found += [f"source {place}" for place in places if not (APP / place).exists()]
+        found += [f"package of {each['product']}" for each in target["dependencies"] if each["package"] not in project["packages"]]
+        if settings["PRODUCT_BUNDLE_IDENTIFIER"] != "ai.echoedge.demo":
+            found.append("bundle identifier")
+    return found
+
+
+def project() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((APP / "project.yml").read_text(encoding="utf-8"))
+    return found
+
+
+def test_the_project_names_what_is_there() -> None:
+    assert wrong_in(project()) == []
+    twin = project()
+    twin["packages"]["ExecuTorch"]["branch"] = "main"
+    twin["targets"]["EchoEdge"]["sources"].append({"path": "../Sources/None"})
+    twin["targets"]["EchoEdge"]["settings"]["base"]["PRODUCT_BUNDLE_IDENTIFIER"] = "com.example"
+    assert wrong_in(twin) == ["package ExecuTorch", "source ../Sources/None", "bundle identifier"]
+
+
+def test_the_app_pins_the_runtime_that_exports() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    exported = re.search(r'"executorch==?([\d.]+)', text) or re.search(r'"executorch[^"]*?([\d]+\.[\d]+\.[\d]+)', text)
+    assert exported is not None
+    found = project()
+    assert found["packages"]["ExecuTorch"]["branch"] == f"swiftpm-{found['settings']['base']['EXECUTORCH_VERSION']}"
+    assert found["settings"]["base"]["EXECUTORCH_VERSION"].split(".")[:2] == exported[1].split(".")[:2]
+    products = re.findall(r'\.library\(name: "(\w+)"', (DEMO / "Package.swift").read_text(encoding="utf-8"))
+    own = [each["product"] for each in found["targets"]["EchoEdge"]["dependencies"] if each["package"] == "EchoEdge"]
+    assert set(own) <= set(products)
+
+
+def test_every_text_of_the_screen_is_in_one_place() -> None:
+    strings = (APP / "Resources/en.lproj/Localizable.strings").read_text(encoding="utf-8")
+    pairs = re.findall(r'^"([^"]+)" = "([^"]+)";$', strings, re.MULTILINE)
+    assert len(pairs) == len(strings.strip().splitlines()) == len(dict(pairs))
+    used = {key for path in swift_files(APP) for key in re.findall(r'say\("([^"]+)"\)', path.read_text(encoding="utf-8"))}
+    assert used == set(dict(pairs))
+    bare = re.compile(r'\b(?:Text|Button|Section|Picker|Label|navigationTitle)\("')
+    assert [path.name for path in swift_files(APP) if bare.search(path.read_text(encoding="utf-8"))] == []
+    assert bare.search('Button("Play") {}')
+
+
+# ---- what a compiler says ----
+
+
+@needs_swift
+def test_every_file_parses(scratch: Path) -> None:
+    files = swift_files(APP, SOURCES, DEMO / "Tests", STUBS)
+    copied = []
+    for number, path in enumerate(files):
+        copied.append(scratch / str(number) / path.name)
+        copied[-1].parent.mkdir()
+        shutil.copy(path, copied[-1])
+    ended = compiled("-frontend", "-parse", *copied)
+    assert ended.returncode == 0, ended.stdout
+    broken = scratch / "broken.swift"
+    broken.write_text(copied[0].read_text(encoding="utf-8").rstrip().removesuffix("}"))
+    assert compiled("-frontend", "-parse", broken).returncode != 0
+
+
+@needs_swift
+def test_backends_call_what_their_runtimes_have(scratch: Path) -> None:
+    modules = scratch / "modules"
+    modules.mkdir()
+
+    def module(name: str, files: list[Path], *more: object) -> None:
+        copied = []
+        for path in files:
+            copied.append(scratch / f"{name}_{path.name}")
+            shutil.copy(path, copied[-1])
+        made = modules / f"{name}.swiftmodule"
+        options = ["-swift-version", "5", "-parse-as-library", "-wmo", "-Xfrontend", "-experimental-skip-all-function-bodies"]
+        ended = compiled(*options, "-emit-module", "-module-name", name, "-emit-module-path", made, *more, *copied)
+        assert ended.returncode == 0, ended.stdout
+
+    module("EchoEdgeCore", swift_files(SOURCES / "EchoEdgeCore"))
+    module("EchoEdgeAppCore", swift_files(SOURCES / "EchoEdgeAppCore"), "-I", modules)
+    for runtime, (right, wrong) in WRONG.items():
+        (source,) = swift_files(SOURCES / f"{runtime}Backend")
+        text = source.read_text(encoding="utf-8")
+        assert right in text
+        module(runtime, [STUBS / f"{runtime}.swift"])
+        for twin in (False, True):
+            file = scratch / f"{runtime}Backend.swift"
+            file.write_text(text.replace(right, wrong) if twin else text)
+            ended = compiled("-typecheck", "-swift-version", "5", "-module-name", f"{runtime}Backend", "-I", modules, file)
+            if twin:
+                assert ended.returncode != 0 and re.search(r"has no member|extraneous|incorrect", ended.stdout), ended.stdout
+            else:
+                assert ended.returncode == 0 and "warning" not in ended.stdout, ended.stdout
+
+
+@needs_swift
+def test_what_the_player_says_is_what_the_host_reads(scratch: Path) -> None:
+    script = build()
+    if not (script.OUT / "test").is_dir():
+        pytest.skip("The app's tests are not built: run make ios-test once.")
+    tools = script.toolchain()
+    told = str(tools.outside(scratch / "told"))
+    ended = script.swift(tools, "test", "--filter", "BenchTest.testAJobIsPlayedAndItsRecordIsWhole", ECHOEDGE_APP_OUT=told)
+    assert ended.returncode == 0, ended.stdout
+    result = Result.model_validate_json((scratch / "told/result.json").read_text(encoding="utf-8"))
+    assert result.job == WORD and result.record.machine.place == "phone" and result.record.runs == 2
+    assert result.record.on_device is None and result.ends_s
+    lines = (scratch / "told/console.txt").read_text(encoding="utf-8").splitlines()
+    statuses = [Status.model_validate_json(line.removeprefix(SAID)) for line in lines if line.startswith(SAID)]
+    assert len(statuses) == len(lines) > 5
+    assert {each.job for each in statuses} == {WORD} and {each.contract for each in statuses} == {CONTRACT}
+    assert [statuses[0].state, statuses[-1].state] == ["loading", "done"]
+    assert statuses[-1].done == statuses[-1].total == 4
+    with pytest.raises(ValueError, match="state"):
+        Status.model_validate_json(lines[0].removeprefix(SAID).replace('"loading"', '"dreaming"'))
