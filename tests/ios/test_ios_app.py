@@ -233,40 +233,75 @@ def test_every_file_parses(scratch: Path) -> None:
     ended = compiled("-frontend", "-parse", *copied)
     assert ended.returncode == 0, ended.stdout
     broken = scratch / "broken.swift"
-    broken.write_text(copied[0].read_text(encoding="utf-8").rstrip().removesuffix("}"))
+    broken.write_text(copied[0].read_text(encoding="utf-8").rstrip().removesuffix("}"), encoding="utf-8")
     assert compiled("-frontend", "-parse", broken).returncode != 0
 
 
-@needs_swift
-def test_backends_call_what_their_runtimes_have(scratch: Path) -> None:
-    modules = scratch / "modules"
-    modules.mkdir()
+class Checked:
+    """Modules that are compiled into a folder as far as their callers need them, and files that are checked against them."""
 
-    def module(name: str, files: list[Path], *more: object) -> None:
-        copied = []
-        for path in files:
-            copied.append(scratch / f"{name}_{path.name}")
-            shutil.copy(path, copied[-1])
-        made = modules / f"{name}.swiftmodule"
+    def __init__(self, scratch: Path) -> None:
+        self.scratch, self.modules = scratch, scratch / "modules"
+        self.modules.mkdir()
+        self.module("EchoEdgeCore", swift_files(SOURCES / "EchoEdgeCore"))
+        self.module("EchoEdgeAppCore", swift_files(SOURCES / "EchoEdgeAppCore"))
+
+    def module(self, name: str, files: list[Path]) -> None:
+        """Bodies are skipped: `make ios-test` compiles them."""
         options = ["-swift-version", "5", "-parse-as-library", "-wmo", "-Xfrontend", "-experimental-skip-all-function-bodies"]
-        ended = compiled(*options, "-emit-module", "-module-name", name, "-emit-module-path", made, *more, *copied)
+        made = ["-emit-module", "-module-name", name, "-emit-module-path", self.modules / f"{name}.swiftmodule"]
+        ended = compiled(*options, *made, "-I", self.modules, *self._copied(name, {path.name: path.read_text() for path in files}))
         assert ended.returncode == 0, ended.stdout
 
-    module("EchoEdgeCore", swift_files(SOURCES / "EchoEdgeCore"))
-    module("EchoEdgeAppCore", swift_files(SOURCES / "EchoEdgeAppCore"), "-I", modules)
+    def said(self, name: str, texts: dict[str, str]) -> str:
+        """What the compiler says of files as one module; nothing, where all is well."""
+        options = ["-typecheck", "-swift-version", "5", "-parse-as-library", "-module-name", name, "-I", self.modules]
+        ended = compiled(*options, *self._copied(name, texts))
+        assert ended.stdout or ended.returncode == 0
+        return ended.stdout
+
+    def _copied(self, name: str, texts: dict[str, str]) -> list[Path]:
+        folder = self.scratch / name
+        folder.mkdir(exist_ok=True)
+        for file, text in texts.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        return [folder / file for file in texts]
+
+
+@pytest.fixture
+def checked(scratch: Path) -> Checked:
+    return Checked(scratch)
+
+
+def backends() -> dict[str, str]:
+    return {path.name: path.read_text(encoding="utf-8") for runtime in WRONG for path in swift_files(SOURCES / f"{runtime}Backend")}
+
+
+@needs_swift
+def test_backends_call_what_their_runtimes_have(checked: Checked) -> None:
     for runtime, (right, wrong) in WRONG.items():
-        (source,) = swift_files(SOURCES / f"{runtime}Backend")
-        text = source.read_text(encoding="utf-8")
+        checked.module(runtime, [STUBS / f"{runtime}.swift"])
+        ((name, text),) = [(name, text) for name, text in backends().items() if name.startswith(runtime)]
         assert right in text
-        module(runtime, [STUBS / f"{runtime}.swift"])
-        for twin in (False, True):
-            file = scratch / f"{runtime}Backend.swift"
-            file.write_text(text.replace(right, wrong) if twin else text)
-            ended = compiled("-typecheck", "-swift-version", "5", "-module-name", f"{runtime}Backend", "-I", modules, file)
-            if twin:
-                assert ended.returncode != 0 and re.search(r"has no member|extraneous|incorrect", ended.stdout), ended.stdout
-            else:
-                assert ended.returncode == 0 and "warning" not in ended.stdout, ended.stdout
+        assert checked.said(f"{runtime}Backend", {name: text}) == ""
+        said = checked.said(f"{runtime}Backend", {name: text.replace(right, wrong)})
+        assert re.search(r"error: .*(has no member|extraneous|incorrect)", said), said
+
+
+@needs_swift
+def test_the_app_behind_its_views_calls_what_there_is(checked: Checked) -> None:
+    for module in [*WRONG, "CoreMedia", "CoreVideo", "os", "Darwin", "SwiftUI", "UIKit", "AVFoundation"]:
+        checked.module(module, [path for path in swift_files(STUBS) if path.stem == module])
+    parts = [APP / "Sources" / f"{name}.swift" for name in ("AppModel", "Backends", "FilmWriter", "Phone", "Places")]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in [*parts, STUBS / "app/Parts.swift"]} | backends()
+    assert checked.said("EchoEdge", texts) == ""
+    for name, right, wrong in (
+        ("AppModel.swift", "Words.verdict(rows)", "Words.verdicts(rows)"),
+        ("Backends.swift", "CoreMLPrograms(bundle, Places.compiled, ", "CoreMLPrograms(bundle, "),
+        ("FilmWriter.swift", "writer.finishWriting { done.signal() }", "writer.finish { done.signal() }"),
+    ):
+        assert right in texts[name]
+        assert "error: " in checked.said("EchoEdge", texts | {name: texts[name].replace(right, wrong)})
 
 
 @needs_swift

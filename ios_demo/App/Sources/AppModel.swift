@@ -59,7 +59,7 @@ final class AppModel: ObservableObject {
             self?.endBackground()
         }
         queue.async {
-            var message: Message
+            let message: Message
             do {
                 message = try body(cancellation)
             } catch {

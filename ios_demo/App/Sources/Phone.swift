@@ -45,9 +45,9 @@ final class Phone: BenchPhone {
     func peakBytes() -> Int { Phone.memory().peak }
 
     func cpuSeconds() -> Double? {
-        var usage = rusage()
-        guard getrusage(RUSAGE_SELF, &usage) == 0 else { return nil }
-        return [usage.ru_utime, usage.ru_stime].reduce(0) { $0 + Double($1.tv_sec) + Double($1.tv_usec) / 1e6 }
+        var time = timespec()
+        guard clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time) == 0 else { return nil }
+        return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
     }
 
     func freeBytes(_ folder: URL) -> Int { Phone.freeBytes(folder) }

@@ -125,7 +125,9 @@ public final class Arrival {
             Arrival.setVersion(part, nil)
             throw EchoEdgeError.bundle(
                 "\(path) is not the file that the manifest lists: \(size) bytes with SHA-256 \(cut(found, 12)), not "
-                    + "\(entry.bytes) with \(cut(entry.sha256, 12)). It was thrown away; try again, and if it stays so, export the bundle again.")
+                    + "\(entry.bytes) with \(cut(entry.sha256, 12)). It was thrown away; try again, and if it stays so, export "
+                    + "the bundle again."
+            )
         }
         Arrival.setVersion(part, nil)
         let whole = partial.appendingPathComponent(path)
