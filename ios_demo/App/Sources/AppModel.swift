@@ -19,6 +19,7 @@ final class AppModel: ObservableObject {
     private var cancellation = Cancellation()
     private var background = UIBackgroundTaskIdentifier.invalid
     private var microphone: Microphone?
+    private var holds = false  // the button that records
     private var bundle: ModelBundle?
     private var photograph: Data?
     private var sound: Sound?
@@ -29,6 +30,7 @@ final class AppModel: ObservableObject {
     func appear() {
         guard timer == nil else { return }
         Bench.sweep(Places.bench)
+        queue.async { Places.compiled.prune(keep: nil) }
         look()
         refresh()
         timer = Timer.scheduledTimer(withTimeInterval: 1, repeats: true) { [weak self] _ in self?.look() }
@@ -193,8 +195,9 @@ final class AppModel: ObservableObject {
 
     func beginRecording() {
         guard screen.work == .nothing, microphone == nil else { return }
+        holds = true
         Microphone.ask { allowed in
-            guard self.screen.work == .nothing else { return }
+            guard self.holds, self.screen.work == .nothing else { return }  // whoever was asked first has let go meanwhile
             self.tell(.began(.recording))
             do {
                 if !allowed { throw EchoEdgeError.input("The app may not use the microphone. Allow it in Settings, EchoEdge.") }
@@ -209,6 +212,7 @@ final class AppModel: ObservableObject {
     }
 
     func endRecording() {
+        holds = false
         guard let microphone else { return }
         self.microphone = nil
         do {
@@ -241,8 +245,7 @@ final class AppModel: ObservableObject {
         let player = try Player(
             bundle, programs, frugal: mode == .oneByOne,
             progress: { stage, done, total in
-                let windows = max(1, total / max(1, plan.evaluations))
-                let (text, share) = Words.progress(stage, done, total, steps: plan.steps, windows: windows)
+                let (text, share) = Words.progress(stage, done, total, plan)
                 self.later(.told(text, share: share))
             }, cancelled: { cancellation.isCancelled })
         defer { player.free() }
@@ -250,14 +253,14 @@ final class AppModel: ObservableObject {
         let speech = try Speech.of(sound, sampleRate: clip.sampleRate, fps: clip.fps)
         let (frames, _) = try Playing.length(speech.count, clip, temporalStride: bundle.manifest.playing.temporalStride)
         let voice = Film.voice(speech, frames: frames, fps: clip.fps, sampleRate: clip.sampleRate)
-        DispatchQueue.main.async { self.player.begin(clip, frames: frames, voice: voice) }
         let file = Places.films.appendingPathComponent(FilmPlan.name(bundle.root.lastPathComponent))
         let writer = try FilmWriter(file, clip, speech, frames: frames)
+        DispatchQueue.main.async { self.player.begin(clip, frames: frames, voice: voice) }
         let began = phone.now()
         do {
             let played = try player.play(picture, speech, prompt: prompt) { number, frame in
                 try writer.take(number, frame)
-                let image = Media.image(frame)
+                let image = Media.jpeg(frame)
                 DispatchQueue.main.async {
                     if let image { self.player.take(image) }
                     if number == 0 { self.tell(.firstFrame) }
@@ -293,6 +296,8 @@ final class AppModel: ObservableObject {
         guard screen.canVerify, let bundle else { return }
         work(.verifying) { cancellation in
             let cancelled = { cancellation.isCancelled }
+            let clip = bundle.manifest.clips[0]
+            _ = try self.phone.room().mode(bundle, seconds: Double(clip.frames) / Double(clip.fps))
             let own = try Backends.programs(bundle) { self.later(.loaded(Words.loaded($0))) }
             let programs = CancellablePrograms(own, cancelled: cancelled)
             let player = try Player(bundle, programs, cancelled: cancelled)

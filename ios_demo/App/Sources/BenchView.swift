@@ -19,6 +19,7 @@ struct BenchView: View {
             fflush(stdout)
             exit(0)
         }
+        worker.stackSize = 8 << 20
         worker.qualityOfService = .userInitiated
         worker.start()
     }

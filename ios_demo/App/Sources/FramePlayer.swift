@@ -8,7 +8,7 @@ import UIKit
 /// have to wait. Used on the main thread.
 final class FramePlayer: NSObject, ObservableObject {
     @Published private(set) var image: CGImage?
-    private var frames: [CGImage] = []
+    private var frames: [Data] = []  // JPEG: a film of raw frames would not fit into memory
     private var playback: Playback?
     private var voice: AVAudioPlayer?
     private var link: CADisplayLink?
@@ -29,10 +29,11 @@ final class FramePlayer: NSObject, ObservableObject {
         self.link = link
     }
 
-    func take(_ frame: CGImage) {
+    /// A frame as JPEG.
+    func take(_ frame: Data) {
         frames.append(frame)
         playback?.frame(now)
-        if frames.count == 1 { image = frame }
+        if frames.count == 1 { image = UIImage(data: frame)?.cgImage }
     }
 
     /// Plays what is there from its beginning.
@@ -63,7 +64,7 @@ final class FramePlayer: NSObject, ObservableObject {
         }
         let heldBefore = playback.held
         if let number = playback.shown(now), number != shown, number < frames.count {
-            image = frames[number]
+            image = UIImage(data: frames[number])?.cgImage
             shown = number
         }
         if playback.held > heldBefore {

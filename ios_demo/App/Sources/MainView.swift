@@ -142,23 +142,14 @@ private struct HoldButton: View {
     let isDown: Bool
     let pressed: () -> Void
     let released: () -> Void
-    @State private var holds = false
 
     var body: some View {
         Label(title, systemImage: isDown ? "mic.fill" : "mic")
             .foregroundStyle(isDown ? Color.red : Color.accentColor)
-            .gesture(
-                DragGesture(minimumDistance: 0)
-                    .onChanged { _ in
-                        if holds { return }
-                        holds = true
-                        pressed()
-                    }
-                    .onEnded { _ in
-                        holds = false
-                        released()
-                    }
-            )
+            .onLongPressGesture(minimumDuration: 3600, maximumDistance: 400) {
+            } onPressingChanged: {
+                $0 ? pressed() : released()
+            }
             .accessibilityAddTraits(.isButton)
             .accessibilityAction { isDown ? released() : pressed() }
     }

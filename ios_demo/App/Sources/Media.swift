@@ -47,18 +47,15 @@ enum Media {
         return try Drawn.pixels(bytes, width: width, height: height, rowBytes: rowBytes)
     }
 
-    /// A frame for the screen.
-    static func image(_ pixels: Pixels) -> CGImage? {
-        guard let provider = CGDataProvider(data: Data(pixels.bytes) as CFData), let space = CGColorSpace(name: CGColorSpace.sRGB)
-        else {
-            return nil
-        }
-        return CGImage(
-            width: pixels.width, height: pixels.height, bitsPerComponent: 8, bitsPerPixel: 24, bytesPerRow: 3 * pixels.width,
-            space: space,
-            bitmapInfo: CGBitmapInfo(rawValue: CGImageAlphaInfo.none.rawValue), provider: provider, decode: nil,
-            shouldInterpolate: true,
-            intent: .defaultIntent)
+    /// A frame for the screen, as JPEG; nil: the system cannot make one.
+    static func jpeg(_ pixels: Pixels) -> Data? {
+        guard let provider = CGDataProvider(data: Data(pixels.bytes) as CFData), let space = CGColorSpace(name: CGColorSpace.sRGB),
+            let image = CGImage(
+                width: pixels.width, height: pixels.height, bitsPerComponent: 8, bitsPerPixel: 24, bytesPerRow: 3 * pixels.width,
+                space: space, bitmapInfo: CGBitmapInfo(rawValue: CGImageAlphaInfo.none.rawValue), provider: provider, decode: nil,
+                shouldInterpolate: true, intent: .defaultIntent)
+        else { return nil }
+        return UIImage(cgImage: image).jpegData(compressionQuality: 0.9)
     }
 
     /// A file of sound, decoded. WAV files are read by the engine itself, whose numbers are those of every platform. Throws

@@ -84,29 +84,27 @@
                 configuration.functionName = function
             }
             let digest = Packages.digest(bundle.manifest, path)
-            do {
-                return try loaded("\(program.name).\(method)", path, digest, configuration)
-            } catch {
-                compiled.discard(digest)  // one that an earlier system made, say: it is made anew
-                do {
-                    return try loaded("\(program.name).\(method)", path, digest, configuration)
-                } catch let error as EchoEdgeError {
-                    throw error
-                } catch {
-                    throw EchoEdgeError.engine("\(path) cannot be loaded by Core ML: \(error.localizedDescription)")
-                }
-            }
+            if let model = try loaded("\(program.name).\(method)", path, digest, configuration) { return model }
+            compiled.discard(digest)  // one that an earlier system made, say: it is made anew
+            if let model = try loaded("\(program.name).\(method)", path, digest, configuration) { return model }
+            throw EchoEdgeError.engine("\(path) cannot be loaded by Core ML. Export the bundle again.")
         }
 
-        private func loaded(_ name: String, _ path: String, _ digest: String, _ configuration: MLModelConfiguration) throws
-            -> MLModel
-        {
+        /// nil: Core ML does not take a compiled model that was there.
+        private func loaded(
+            _ name: String, _ path: String, _ digest: String, _ configuration: MLModelConfiguration
+        ) throws -> MLModel? {
             let began = DispatchTime.now()
             let (url, isNew) = try compiled.model(digest) { try CoreMLPrograms.compile(bundle.root.appendingPathComponent(path)) }
             let compiledAt = DispatchTime.now()
-            let model = try MLModel(contentsOf: url, configuration: configuration)
-            let seconds = CoreMLPrograms.seconds(began, compiledAt)
-            let source = isNew ? Load.Source.compiled(seconds) : .kept
+            let model: MLModel
+            do {
+                model = try MLModel(contentsOf: url, configuration: configuration)
+            } catch {
+                if !isNew { return nil }
+                throw EchoEdgeError.engine("\(path) cannot be loaded by Core ML: \(error.localizedDescription)")
+            }
+            let source = isNew ? Load.Source.compiled(CoreMLPrograms.seconds(began, compiledAt)) : .kept
             told(Load(name: name, source: source, seconds: CoreMLPrograms.seconds(compiledAt, DispatchTime.now())))
             return model
         }

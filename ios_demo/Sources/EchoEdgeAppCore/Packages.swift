@@ -99,13 +99,15 @@ public struct CompiledModels {
     /// A compiled model that its runtime refuses is of no use: the next load makes it anew.
     public func discard(_ digest: String) { try? FileManager.default.removeItem(at: place(digest)) }
 
-    /// Removes what was interrupted, and models of packages that no bundle here has. Gives how many.
+    /// Removes what was interrupted, and models of packages that are not among those to keep; nil: all whole ones stay. Gives how
+    /// many.
     @discardableResult
-    public func prune(keep: Set<String>) -> Int {
+    public func prune(keep: Set<String>?) -> Int {
         let found = (try? FileManager.default.contentsOfDirectory(atPath: folder.path)) ?? []
         let stale = found.filter { name in
             if name.hasSuffix(CompiledModels.partial) { return true }
-            return name.hasSuffix(CompiledModels.suffix) && !keep.contains(String(name.dropLast(CompiledModels.suffix.count)))
+            guard let keep, name.hasSuffix(CompiledModels.suffix) else { return false }
+            return !keep.contains(String(name.dropLast(CompiledModels.suffix.count)))
         }
         for name in stale { try? FileManager.default.removeItem(at: folder.appendingPathComponent(name)) }
         return stale.count

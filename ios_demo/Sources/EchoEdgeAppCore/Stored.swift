@@ -1,4 +1,5 @@
 import EchoEdgeCore
+import Foundation
 
 /// A type of numbers as runtimes store it, as numpy calls it.
 public enum StoredType: String, CaseIterable, Sendable {
@@ -70,12 +71,16 @@ public enum Stored {
         _ bytes: [UInt8], _ type: StoredType, into base: UnsafeMutableRawPointer, _ shape: [Int], _ strides: [Int]
     ) {
         let size = type.bytes
+        let step = strides.last ?? 1
         bytes.withUnsafeBytes { bytes in
-            Strided.scattered(shape, strides) { index, place in
-                for byte in 0..<size {
-                    let from = index * size + byte
-                    base.storeBytes(of: from < bytes.count ? bytes[from] : 0, toByteOffset: place * size + byte, as: UInt8.self)
+            Strided.rows(shape, strides) { row, place, count in
+                let there = min(count, max(0, bytes.count / size - row))
+                let pieces = step == 1 ? [(at: 0, count: there)] : (0..<there).map { (at: $0, count: 1) }
+                for piece in pieces where piece.count > 0 {
+                    let from = UnsafeRawBufferPointer(rebasing: bytes[((row + piece.at) * size)...].prefix(piece.count * size))
+                    base.advanced(by: (place + piece.at * step) * size).copyMemory(from: from.baseAddress!, byteCount: from.count)
                 }
+                for at in there..<count { memset(base.advanced(by: (place + at * step) * size), 0, size) }
             }
         }
     }

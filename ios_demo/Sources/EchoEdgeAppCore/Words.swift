@@ -62,20 +62,30 @@ public enum Words {
         }
     }
 
-    /// How far a clip is: the stage, in words, and its share.
-    public static func progress(_ stage: Stage, _ done: Int, _ total: Int, steps: Int, windows: Int) -> (
-        text: String, share: Double
-    ) {
+    /// How far a clip is: the stage, in words, and its share. Of a clip of one window the step is told, too; several pass as a
+    /// front.
+    public static func progress(_ stage: Stage, _ done: Int, _ total: Int, _ plan: SamplingPlan) -> (text: String, share: Double) {
         let what: String
         switch stage {
         case .listen: what = "Listening: reading \(done) of \(total)"
         case .look: what = "Looking: \(done) of \(total)"
         case .prepare: what = "Window \(done) of \(total) prepared"
-        case .denoise:
-            what = "Denoising: velocity \(done) of \(total) (\(counted(steps, "step")), \(counted(windows, "window")))"
+        case .denoise: what = "Denoising: velocity \(done) of \(total), \(front(done, total, plan))"
         case .decode: what = "Frames: latent frame \(done) of \(total)"
         }
         return (what, total > 0 ? Double(done) / Double(total) : 0)
+    }
+
+    private static func front(_ done: Int, _ total: Int, _ plan: SamplingPlan) -> String {
+        let steps = (0..<plan.steps).map { plan.evaluated($0).count }
+        let windows = total / max(1, steps.reduce(0, +))
+        if windows > 1 { return "\(counted(plan.steps, "step")) in \(counted(windows, "window"))" }
+        var left = done
+        let step = steps.firstIndex { count in
+            left -= count
+            return left <= 0
+        }
+        return "step \((step ?? plan.steps - 1) + 1) of \(plan.steps)"
     }
 
     private static func counted(_ count: Int, _ word: String) -> String { "\(count) \(word)\(count == 1 ? "" : "s")" }

@@ -120,9 +120,6 @@ final class ScreenTest: XCTestCase {
         XCTAssertEqual(Words.seconds(0.1234), "0.12 s")
         XCTAssertEqual(Words.seconds(59.96), "60.0 s")
         XCTAssertEqual(Words.seconds(661), "11 min 1 s")
-        XCTAssertEqual(
-            Words.progress(.denoise, 3, 12, steps: 2, windows: 1).text, "Denoising: velocity 3 of 12 (2 steps, 1 window)")
-        XCTAssertEqual(Words.progress(.listen, 0, 0, steps: 1, windows: 1).share, 0)
         XCTAssertEqual(Words.warmth(nil), "not told")
         XCTAssertEqual(Set(Thermal.allCases.map(Words.warmth)).count, 5)
         XCTAssertEqual(
@@ -133,6 +130,20 @@ final class ScreenTest: XCTestCase {
         XCTAssertTrue(Words.loaded(Load(name: "a", source: .mapped, seconds: 1)).contains("mapped"))
         XCTAssertEqual(Words.problem(EchoEdgeError.input("No.")), "No.")
         XCTAssertEqual(Words.arriving("x", 500, 1000).text, "x: 500 B of 1.00 kB")
+    }
+
+    func testProgressTellsStepsAndWindows() throws {
+        let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
+        defer { try? FileManager.default.removeItem(at: folder) }
+        let plan = try ModelBundle.open(Toy.write(folder)).plan()  // of its two steps the first has two branches
+        func told(_ done: Int, _ total: Int) -> String { Words.progress(.denoise, done, total, plan).text }
+        XCTAssertEqual(told(1, 3), "Denoising: velocity 1 of 3, step 1 of 2")
+        XCTAssertEqual(told(2, 3), "Denoising: velocity 2 of 3, step 1 of 2")
+        XCTAssertEqual(told(3, 3), "Denoising: velocity 3 of 3, step 2 of 2")
+        XCTAssertEqual(told(4, 9), "Denoising: velocity 4 of 9, 2 steps in 3 windows")
+        XCTAssertEqual(Words.progress(.listen, 0, 0, plan).share, 0)
+        XCTAssertEqual(Words.progress(.decode, 1, 4, plan).share, 0.25)
+        XCTAssertEqual(Words.progress(.prepare, 2, 3, plan).text, "Window 2 of 3 prepared")
     }
 
     func testProofs() throws {

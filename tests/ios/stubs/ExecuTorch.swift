@@ -18,6 +18,18 @@ public protocol ValueConvertible {
     func asValue() -> Value
 }
 
+public protocol ValueConstructible {
+    static func from(_ value: Value) throws -> Self
+}
+
+public protocol ValueSequenceConstructible {
+    static func from(_ values: [Value]) throws -> Self
+}
+
+extension Array: ValueSequenceConstructible where Element: ValueConstructible {
+    public static func from(_ values: [Value]) throws -> [Element] { fatalError() }
+}
+
 public final class AnyTensor: NSObject, ValueConvertible {
     public var dataType: DataType { fatalError() }
     public var shape: [Int] { fatalError() }
@@ -33,11 +45,12 @@ public final class AnyTensor: NSObject, ValueConvertible {
     public func asValue() -> Value { fatalError() }
 }
 
-public final class Value: NSObject, ValueConvertible {
+public final class Value: NSObject, ValueConvertible, ValueConstructible {
     public var isTensor: Bool { fatalError() }
     public var anyTensor: AnyTensor? { fatalError() }
     public convenience init(_ tensor: AnyTensor) { fatalError() }
     public func asValue() -> Value { self }
+    public static func from(_ value: Value) throws -> Self { fatalError() }
 }
 
 public final class Module: NSObject {
@@ -47,6 +60,9 @@ public final class Module: NSObject {
     public func isLoaded(_ method: String) -> Bool { fatalError() }
     public func unload(_ method: String) -> Bool { fatalError() }
     public func execute(_ method: String, _ inputs: [ValueConvertible]) throws -> [Value] { fatalError() }
+    public func execute<Output: ValueSequenceConstructible>(
+        _ method: String, _ inputs: [ValueConvertible]
+    ) throws -> Output { fatalError() }
 }
 
 // Of Apple's Objective-C overlay.

@@ -21,6 +21,6 @@ public func task_info(
 ) -> kern_return_t { fatalError() }
 
 @discardableResult public func sysctlbyname(
-    _ name: UnsafePointer<CChar>?, _ old: UnsafeMutableRawPointer?, _ size: UnsafeMutablePointer<Int>?, _ new: UnsafeMutableRawPointer?,
-    _ newSize: Int
+    _ name: UnsafePointer<CChar>?, _ old: UnsafeMutableRawPointer?, _ size: UnsafeMutablePointer<Int>?,
+    _ new: UnsafeMutableRawPointer?, _ newSize: Int
 ) -> Int32 { fatalError() }

@@ -3,11 +3,9 @@ import EchoEdgeAppCore
 import EchoEdgeCore
 import Foundation
 
-final class CGImage {}
-
 final class FramePlayer {
     func begin(_ clip: Clip, frames total: Int, voice samples: [Float]) {}
-    func take(_ frame: CGImage) {}
+    func take(_ frame: Data) {}
     func stop() {}
 }
 
@@ -19,7 +17,7 @@ final class Microphone {
 
 enum Media {
     static func picture(_ data: Data, _ clip: Clip) throws -> Pixels { fatalError() }
-    static func image(_ pixels: Pixels) -> CGImage? { fatalError() }
+    static func jpeg(_ pixels: Pixels) -> Data? { fatalError() }
     static func sound(_ file: URL) throws -> Sound { fatalError() }
 }
 
