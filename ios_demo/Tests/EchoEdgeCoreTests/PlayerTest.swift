@@ -2,7 +2,8 @@ import EchoEdgeCore
 import Foundation
 import XCTest
 
-/// The player over programs that are formulas: what it loads and frees, tells and refuses. Its numbers are held to Python's elsewhere.
+/// The player over programs that are formulas: what it loads and frees, tells and refuses. Its numbers are held to Python's
+/// elsewhere.
 final class PlayerTest: XCTestCase {
     private var folder = URL(fileURLWithPath: "/")
 
