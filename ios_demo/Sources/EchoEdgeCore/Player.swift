@@ -43,7 +43,8 @@ public final class Player {
     ///   - clip: nil: the bundle's main one.
     ///   - decoder: full or tiny, as `playing.decoders` names them; nil: the first.
     ///   - frugal: programs are freed as soon as the clip needs them no more, and frames leave when all are denoised. Otherwise
-    ///     programs stay loaded, and a long clip's first frames leave while later windows are still denoised. The numbers are the same.
+    ///     programs stay loaded, and a long clip's first frames leave while later windows are still denoised. The numbers are the
+    ///     same.
     ///   - cancelled: is asked before every call of a program, such as `{ Task.isCancelled }`.
     /// - Throws: `config`: there is no such decoder; `bundle`: a file of the bundle cannot be played.
     public init(
