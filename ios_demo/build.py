@@ -106,16 +106,21 @@ def version(said: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+def native() -> bool:
+    """Whether this system has a Swift that is new enough."""
+    found = shutil.which("swift")
+    return found is not None and (version(_run([found, "--version"], os.environ).stdout) or (0, 0)) >= LEAST
+
+
 def toolchain() -> Native | Chroot:
     """The Swift that is there, or one that is set up now.
 
     Raises:
         Missing: there is none, and none can be set up here.
     """
-    swift, named, own = shutil.which("swift"), os.environ.get("ECHOEDGE_SWIFT_CHROOT"), OUT / "trixie"
-    said = _run([swift, "--version"], os.environ).stdout if swift else ""
-    if (version(said) or (0, 0)) >= LEAST:
+    if native():
         return Native()
+    swift, named, own = shutil.which("swift"), os.environ.get("ECHOEDGE_SWIFT_CHROOT"), OUT / "trixie"
     remedy = f"Install Swift {LEAST[0]}.{LEAST[1]} or later (swift.org), then run this again."
     old = f"{swift} is no Swift {LEAST[0]}.{LEAST[1]} or later." if swift else "There is no Swift here."
     if named and not os.path.lexists(Path(named) / "usr/bin/swift"):
@@ -183,8 +188,8 @@ def configured_mirror(sources: Iterable[str]) -> str | None:
 
 
 def swift(tools: Native | Chroot, verb: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """`swift build` or `swift test` of the package, optimised, in out/ios."""
-    scratch = str(tools.outside(OUT / "build"))
+    """`swift build` or `swift test` of the package, optimised, each in its own folder: one's flags would undo the other's work."""
+    scratch = str(tools.outside(OUT / verb))
     return tools.run(["swift", verb, "--configuration", "release", "--scratch-path", scratch, *arguments], **more)
 
 

@@ -74,7 +74,13 @@ public struct ModelBundle {
     public func prompts() throws -> Ordered<Floats> {
         var found = Ordered<Floats>()
         for path in manifest.files.keys where path.hasPrefix("prompts/") {
-            for (text, rows) in try tensors(path).entries { found[text] = Floats(try rows.floats(), rows.shape) }
+            for (text, rows) in try tensors(path).entries {
+                if rows.shape.count != 2 {
+                    throw EchoEdgeError.bundle(
+                        "\(path) has rows of shape \(rows.shape) for '\(short(text))'. Export the bundle again.")
+                }
+                found[text] = Floats(try rows.floats(), rows.shape)
+            }
         }
         return found
     }
@@ -169,5 +175,10 @@ func little<Integer: FixedWidthInteger>(_ bytes: [UInt8], _ at: Int) -> Integer 
 
 /// float32 numbers of a file.
 public func littleFloats(_ bytes: [UInt8], _ at: Int, _ count: Int) -> [Float] {
-    (0..<count).map { Float(bitPattern: little(bytes, at + 4 * $0)) }
+    precondition(at >= 0 && count >= 0 && at + 4 * count <= bytes.count, "within the file")
+    return bytes.withUnsafeBytes { bytes in
+        (0..<count).map {
+            Float(bitPattern: UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: at + 4 * $0, as: UInt32.self)))
+        }
+    }
 }

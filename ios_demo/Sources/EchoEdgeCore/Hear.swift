@@ -22,8 +22,8 @@ public enum Hear {
         let behind = max(hearing.contextFrames, hearing.tailFrames)
         if reach <= hearing.contextFrames + behind {
             throw EchoEdgeError.bundle(
-                "The audio encoder reads \(reach) frames at once, \(hearing.contextFrames) of them as context on either side: nothing "
-                    + "is left to keep. Export the bundle again.")
+                "The audio encoder reads \(reach) frames at once, \(hearing.contextFrames) of them as context on either side: "
+                    + "nothing is left to keep. Export the bundle again.")
         }
         let total = frames + hearing.tailFrames
         var found: [Reading] = []

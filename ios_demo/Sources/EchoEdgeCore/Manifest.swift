@@ -256,7 +256,9 @@ public struct Manifest {
         self.weights = try weights.text("name", 1...200)
         versions = try top.named("versions").mapped { $1.text ?? $1.told }
         let sizes = try top.maybe("memory") { try top.named($0) } ?? [:]
-        memory = Dictionary(uniqueKeysWithValues: sizes.entries.compactMap { name, size in size.whole.map { (name, $0) } })
+        memory = sizes.entries.reduce(into: [:]) { found, size in
+            if let bytes = size.1.whole, bytes >= 0 { found[size.0] = bytes }
+        }
         model = try top.record("model").only("preset", "config", "config_digest", "source_sha256").named("config")
         demanded = try Manifest.demanded(top)
         student = try weights.maybe("settings") { try weights.record($0) }.flatMap(Manifest.student)

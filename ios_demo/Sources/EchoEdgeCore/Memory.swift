@@ -4,7 +4,7 @@ import Foundation
 public struct Need {
     public let terms: [(name: String, bytes: Int, remedy: String)]
 
-    public var total: Int { terms.reduce(0) { $0 + $1.bytes } }
+    public var total: Int { sum(terms.map(\.bytes)) }
 
     /// Refuses a purpose where so many bytes are not enough. Throws `resource`: the message names the largest part and its remedy.
     public func require(_ purpose: String, have: Int) throws {
@@ -28,6 +28,9 @@ public enum Memory {
         let clip = manifest.clips[0]
         func size(_ name: String) -> Int { manifest.memory[name] ?? 0 }
         let window = manifest.playing.latentFrames(clip.frames)
+        if !(0...86_400).contains(seconds) {
+            throw EchoEdgeError.config("The speech lasts \(seconds) s; at most a day can be played.")
+        }
         let latentFrames = max(window, Int((seconds * Double(clip.fps) / Double(manifest.playing.temporalStride)).rounded(.up)))
         let rule = plan.window ?? WindowRule(length: window, overlap: 0)
         let underWay = windowsUnderWay(steps: plan.steps, rule)
@@ -40,17 +43,33 @@ public enum Memory {
         let decoding = decoder ?? manifest.playing.decoders.first?.role ?? ""
         let shorter = "play a bundle that was compiled for a smaller --size or fewer --frames, or a shorter clip."
         return Need(terms: [
-            ("the largest program, loaded and packed", 3 * (files.max() ?? 0), "export with coarser --weights, int8 or int4."),
-            ("conditions of the windows under way", spans * plan.branches.count * size("conditions_bytes_per_branch"), shorter),
             (
-                "states of the encoder and the decoder", 2 * (size("vae_encode_state_bytes") + size("\(decoding)_state_bytes")),
+                "the largest program, loaded and packed", sizeOf([3, files.max() ?? 0]),
+                "export with coarser --weights, int8 or int4."
+            ),
+            (
+                "conditions of the windows under way", sizeOf([spans, plan.branches.count, size("conditions_bytes_per_branch")]),
+                shorter
+            ),
+            (
+                "states of the encoder and the decoder",
+                sizeOf([2, sum([size("vae_encode_state_bytes"), size("\(decoding)_state_bytes")])]),
                 "decode with the tiny decoder, if the bundle has it."
             ),
             ("one step", size("step_bytes"), shorter),
             (
-                "latents", ((plan.steps + 2) * moving + 2 * latentFrames) * size("latents_bytes") / window, "play a shorter clip."
+                "latents", sizeOf([(plan.steps + 2) * moving + 2 * latentFrames, size("latents_bytes")]) / window,
+                "play a shorter clip."
             ),
         ])
+    }
+}
+
+/// A sum of sizes; `Int.max` where it is beyond that.
+private func sum(_ sizes: [Int]) -> Int {
+    sizes.reduce(0) { total, size in
+        let (more, beyond) = total.addingReportingOverflow(size)
+        return beyond ? Int.max : more
     }
 }
 

@@ -43,7 +43,8 @@ public final class Player {
     ///   - clip: nil: the bundle's main one.
     ///   - decoder: full or tiny, as `playing.decoders` names them; nil: the first.
     ///   - frugal: programs are freed as soon as the clip needs them no more, and frames leave when all are denoised. Otherwise
-    ///     programs stay loaded, and a long clip's first frames leave while later windows are still denoised. The numbers are the same.
+    ///     programs stay loaded, and a long clip's first frames leave while later windows are still denoised. The numbers are the
+    ///     same.
     ///   - cancelled: is asked before every call of a program, such as `{ Task.isCancelled }`.
     /// - Throws: `config`: there is no such decoder; `bundle`: a file of the bundle cannot be played.
     public init(
@@ -153,10 +154,12 @@ public final class Player {
             var inputs: [String: any Tensor] = ["waveform": Floats(heard.waveform, [1, samples])]
             if let moments = heard.moments { inputs["moments"] = moments }
             if let present = heard.present { inputs["present"] = Floats(present, [1, present.count]) }
-            let features = try floats(call("audio_encoder", "forward", inputs), "features")
-            let size = features.values.count / features.shape[1]
             let first = (heard.reading.first - heard.reading.start) * rowsPerFrame
             let last = (heard.reading.last - heard.reading.start) * rowsPerFrame
+            let features = try floats(call("audio_encoder", "forward", inputs), "features") {
+                $0.count > 2 && $0[0] == 1 && $0[1] >= last
+            }
+            let size = features.values.count / features.shape[1]
             kept.append(contentsOf: features.values[(first * size)..<(last * size)])
             shape = Array(features.shape.dropFirst(2))
             progress(.listen, number + 1, readings.count)
@@ -175,7 +178,7 @@ public final class Player {
         for chunk in 0..<chunks {
             state["video"] = chunk == 0 ? Floats(portrait.values, [1, 1] + portrait.shape) : grey
             state = try call("vae_encode", chunk == 0 ? "first" : "next", state)
-            made = try Latents(floats(state, "latents"))
+            made = try Latents(floats(state, "latents") { $0.count == 5 && $0[0] == 1 && $0[2] == 1 })
             encoded.append(made.frame(0))
             progress(.look, chunk + 1, chunks)
         }
@@ -199,7 +202,9 @@ public final class Player {
             throw EchoEdgeError.input("There is no text encoder here; the known prompts are \(known), not '\(short(prompt))'.")
         }
         let (ids, length) = Inputs.byteIds(prompt, textLength: playing.textLength, padId: playing.padId)
-        let embeddings = try floats(call("text_encoder", "forward", ["ids": Longs(shape: [1, ids.count], ids)]), "embeddings")
+        let embeddings = try floats(call("text_encoder", "forward", ["ids": Longs(shape: [1, ids.count], ids)]), "embeddings") {
+            $0.count == 3 && $0[0] == 1 && $0[1] >= length
+        }
         let dim = embeddings.shape[2]
         return Floats(Array(embeddings.values[..<(length * dim)]), [length, dim])
     }
@@ -234,13 +239,14 @@ public final class Player {
             var inputs = try given(step, branch, position, latents)
             inputs["modality_weights"] = Floats(try player.plan.modality(step, latents.frames), [1, 3, latents.frames])
             let made = try player.call("denoise", "forward", inputs)
-            return (try Latents(player.floats(made, "velocity")), made["residual"])
+            return (try Latents(player.floats(made, "velocity") { $0 == latents.tensor.shape }), made["residual"])
         }
 
         func reuse(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents, _ residual: any Tensor) throws -> Latents {
             var inputs = try given(step, branch, position, latents)
             inputs["residual"] = residual
-            return try Latents(player.floats(player.call("denoise_reusing", "forward", inputs), "velocity"))
+            let made = try player.call("denoise_reusing", "forward", inputs)
+            return try Latents(player.floats(made, "velocity") { $0 == latents.tensor.shape })
         }
 
         func end(_ position: Int, _ latents: Latents, _ finished: Int) throws {
@@ -283,7 +289,7 @@ public final class Player {
                     let chunk = Floats(latents.frame(decoded), [1, latents.channels, 1, latents.height, latents.width])
                     state["latents"] = chunk
                     state = try player.call(player.decoding, decoded == 0 ? "first" : "next", state)
-                    let video = try player.floats(state, "video")
+                    let video = try player.floats(state, "video") { $0.count == 5 && $0[0] == 1 && $0[2] == 3 }
                     state["video"] = nil
                     return Film.frames(video.values, video.shape[1], height: video.shape[3], width: video.shape[4])
                 }
@@ -309,9 +315,15 @@ public final class Player {
         return try programs.run(program, method, inputs)
     }
 
-    private func floats(_ made: [String: any Tensor], _ name: String) throws -> Floats {
+    /// An output by its name, of a shape that fits: what a runtime gives is not believed to be what the manifest says.
+    private func floats(
+        _ made: [String: any Tensor], _ name: String, fits: ([Int]) -> Bool = { _ in true }
+    ) throws -> Floats {
         guard let tensor = made[name] else {
             throw EchoEdgeError.engine("A program gave \(listed(made.keys.sorted())), not \(name). Export the bundle again.")
+        }
+        if !fits(tensor.shape) {
+            throw EchoEdgeError.engine("A program gave \(name) of shape \(tensor.shape), which cannot be. Export the bundle again.")
         }
         return try tensor as? Floats ?? Floats(shape: tensor.shape, tensor.floats())
     }

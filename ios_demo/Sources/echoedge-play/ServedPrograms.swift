@@ -124,8 +124,12 @@
             if !beginning.starts(with: ServedPrograms.magic) {
                 throw EchoEdgeError.engine("The process that runs programs does not speak as docs/PLAYERS.md says.")
             }
-            let header = try Json.parse(receive(number(beginning[4..<8])))
-            let body = try receive(number(beginning[8..<16]))
+            let sizes: (header: UInt64, body: UInt64) = (number(beginning[4..<8]), number(beginning[8..<16]))
+            if sizes.header > 1 << 20 || sizes.body > UInt64(Int32.max) {
+                throw EchoEdgeError.engine("The process that runs programs sends more than docs/PLAYERS.md allows.")
+            }
+            let header = try Json.parse(receive(Int(sizes.header)))
+            let body = try receive(Int(sizes.body))
             if header["ok"] != .bool(true) {
                 throw EchoEdgeError.engine(
                     header["error"]?["message"]?.text ?? "The process that runs programs does not say why it failed.")

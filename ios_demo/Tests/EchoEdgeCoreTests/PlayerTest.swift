@@ -2,7 +2,8 @@ import EchoEdgeCore
 import Foundation
 import XCTest
 
-/// The player over programs that are formulas: what it loads and frees, tells and refuses. Its numbers are held to Python's elsewhere.
+/// The player over programs that are formulas: what it loads and frees, tells and refuses. Its numbers are held to Python's
+/// elsewhere.
 final class PlayerTest: XCTestCase {
     private var folder = URL(fileURLWithPath: "/")
 
@@ -100,6 +101,43 @@ final class PlayerTest: XCTestCase {
         let player = try Player(bundle(), programs, frugal: false)
         refused(.engine, "denoise failed") { try player.play(Toy.portrait(), Toy.speech(9), prompt: Toy.prompt) { _, _ in } }
         XCTAssertTrue(programs.loaded.isEmpty)
+    }
+
+    /// A runtime's answer of another shape is an error, and never a crash.
+    func testAnOutputOfAnotherShapeIsASentence() throws {
+        let bundle = try bundle()
+        for output in ["features", "latents", "velocity", "video"] {
+            let programs = ToyPrograms()
+            let player = try Player(bundle, Bent(programs, output))
+            refused(.engine, "gave \(output) of shape [") {
+                try player.play(Toy.portrait(), Toy.speech(9), prompt: Toy.prompt) { _, _ in }
+            }
+            let lacking = try Player(bundle, Bent(programs, output, missing: true))
+            refused(.engine, "not \(output)") { try lacking.play(Toy.portrait(), Toy.speech(9), prompt: Toy.prompt) { _, _ in } }
+            XCTAssertTrue(programs.loaded.isEmpty)
+        }
+    }
+
+    /// Programs one output of which loses its first axis, or is not there.
+    private final class Bent: Programs {
+        private let programs: ToyPrograms
+        private let output: String
+        private let missing: Bool
+
+        init(_ programs: ToyPrograms, _ output: String, missing: Bool = false) {
+            (self.programs, self.output, self.missing) = (programs, output, missing)
+        }
+
+        func load(_ program: Program) throws { try programs.load(program) }
+        func free(_ program: Program) { programs.free(program) }
+
+        func run(_ program: Program, _ method: String, _ inputs: [String: any Tensor]) throws -> [String: any Tensor] {
+            var made = try programs.run(program, method, inputs)
+            if let tensor = made[output] {
+                made[output] = missing ? nil : try Floats(shape: Array(tensor.shape.dropFirst()), tensor.floats())
+            }
+            return made
+        }
     }
 
     func testAFrameThatNobodyCanTakeEndsTheClip() throws {
@@ -215,6 +253,12 @@ final class PlayerTest: XCTestCase {
         XCTAssertEqual(term("conditions of the windows under way"), 2 * 3 * 1000)  // two branches, three windows under way
         refused(.resource, "6.00 kB for conditions", "--size") { try need.require("this clip", have: 1000) }
         XCTAssertNoThrow(try need.require("this clip", have: need.total))
+        for seconds in [-1, .infinity, .nan] {
+            refused(.config, "\(seconds) s") { try Memory.needed(bundle("\(seconds)"), seconds: seconds) }
+        }
+        let vast = try Memory.needed(
+            bundle("vast") { $0["memory"] = ["step_bytes": .whole(Int.max), "latents_bytes": .whole(Int.max)] }, seconds: 1)
+        XCTAssertEqual(vast.total, Int.max)
         XCTAssertEqual([999, 3_130_000_000, 12_340, 999_500].map(humanBytes), ["999 B", "3.13 GB", "12.3 kB", "1.00 MB"])
     }
 
