@@ -117,7 +117,13 @@ final class AppModel: ObservableObject {
         return phone.room().forecast(bundle, seconds: Double(sound.length) / Double(sound.rate))
     }
 
-    /// A folder that was picked in Files, or came by AirDrop.
+    /// A folder that the system hands over: where it lies in the app's own already, it is opened there.
+    func receive(_ folder: URL) {
+        let own = folder.resolvingSymlinksInPath().path.hasPrefix(Places.documents.resolvingSymlinksInPath().path)
+        if own { openBundle(folder) } else { copyBundle(folder) }
+    }
+
+    /// A folder that was picked in Files.
     func copyBundle(_ folder: URL) {
         work(.copying) { cancellation in
             let granted = folder.startAccessingSecurityScopedResource()
@@ -159,14 +165,7 @@ final class AppModel: ObservableObject {
         }
         Shelf.remove(folder)
         refresh()
-        let rest = shelf
-        queue.async {
-            let manifests = rest.compactMap {
-                try? Manifest.parse([UInt8](Data(contentsOf: $0.appendingPathComponent(Manifest.name))))
-            }
-            guard manifests.count == rest.count else { return }  // of one that cannot be read, nobody knows what it needs
-            Places.compiled.prune(keep: manifests.reduce(into: []) { $0.formUnion(CompiledModels.digests($1)) })
-        }
+        queue.async { Places.tidy() }
     }
 
     // ---- portrait and voice ----

@@ -15,6 +15,7 @@ struct BenchView: View {
         UIDevice.current.isBatteryMonitoringEnabled = true
         let launch = launch
         let worker = Thread {
+            if launch.action == .clean && !launch.keep { Places.tidy() }  // before the last status: it ends the app
             Bench(Places.bench, Phone()).obey(launch)
             fflush(stdout)
             exit(0)

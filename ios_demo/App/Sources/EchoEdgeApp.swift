@@ -14,7 +14,7 @@ struct EchoEdgeApp: App {
             } else {
                 MainView(model: model)
                     .onAppear { model.appear() }
-                    .onOpenURL { model.copyBundle($0) }
+                    .onOpenURL { model.receive($0) }
             }
         }
     }

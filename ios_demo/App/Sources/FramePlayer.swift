@@ -13,6 +13,7 @@ final class FramePlayer: NSObject, ObservableObject {
     private var voice: AVAudioPlayer?
     private var link: CADisplayLink?
     private var shown = -1
+    private var waits = false
 
     /// A clip of so many frames comes, with its voice as samples at the clip's rate.
     func begin(_ clip: Clip, frames total: Int, voice samples: [Float]) {
@@ -24,9 +25,7 @@ final class FramePlayer: NSObject, ObservableObject {
         voice = try? AVAudioPlayer(data: Data(bytes), fileTypeHint: AVFileType.wav.rawValue)
         try? AVAudioSession.sharedInstance().setCategory(.playback)
         try? AVAudioSession.sharedInstance().setActive(true)
-        let link = CADisplayLink(target: self, selector: #selector(tick))
-        link.add(to: .main, forMode: .common)
-        self.link = link
+        follow()
     }
 
     /// A frame as JPEG.
@@ -42,6 +41,10 @@ final class FramePlayer: NSObject, ObservableObject {
         replay.rewind()
         playback = replay
         clip.currentTime = 0
+        follow()
+    }
+
+    private func follow() {
         let link = CADisplayLink(target: self, selector: #selector(tick))
         link.add(to: .main, forMode: .common)
         self.link = link
@@ -51,7 +54,7 @@ final class FramePlayer: NSObject, ObservableObject {
         link?.invalidate()
         link = nil
         voice?.stop()
-        shown = -1
+        (shown, waits) = (-1, false)
     }
 
     private var now: Double { ProcessInfo.processInfo.systemUptime }
@@ -69,8 +72,10 @@ final class FramePlayer: NSObject, ObservableObject {
         }
         if playback.held > heldBefore {
             voice?.pause()  // the picture waits for its next frame, and so does the voice
-        } else if playback.hasBegun, voice?.isPlaying == false, !playback.ended(now) {
+            waits = true
+        } else if waits {
             voice?.play()
+            waits = false
         }
         self.playback = playback
         if playback.ended(now) { stop() }

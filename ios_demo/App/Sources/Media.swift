@@ -58,12 +58,14 @@ enum Media {
         return UIImage(cgImage: image).jpegData(compressionQuality: 0.9)
     }
 
-    /// A file of sound, decoded. WAV files are read by the engine itself, whose numbers are those of every platform. Throws
-    /// `input`.
+    /// A file of sound, decoded. WAV files are read by the engine itself, whose numbers are those of every platform; those that it
+    /// does not know by the system. Throws `input`.
     static func sound(_ file: URL) throws -> Sound {
         let name = file.lastPathComponent
-        if file.pathExtension.lowercased() == "wav", let bytes = try? [UInt8](Data(contentsOf: file)) {
-            return try Wav.parse(bytes, name: name)
+        if file.pathExtension.lowercased() == "wav", let bytes = try? [UInt8](Data(contentsOf: file)),
+            let sound = try? Wav.parse(bytes, name: name)
+        {
+            return sound
         }
         do {
             let opened = try AVAudioFile(forReading: file)  // its processing format is floats, each channel by itself

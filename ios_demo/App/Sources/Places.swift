@@ -1,4 +1,5 @@
 import EchoEdgeAppCore
+import EchoEdgeCore
 import Foundation
 
 /// The app's own folders.
@@ -12,6 +13,16 @@ enum Places {
 
     /// Bundles may be copied into Documents by Finder or AirDrop, or be brought by the app.
     static let shelves = [documents, documents.appendingPathComponent("Inbox"), bundles]
+
+    /// Removes compiled models of packages that no bundle here has.
+    static func tidy() {
+        let bundles = Shelf.bundles(shelves)
+        let manifests = bundles.compactMap {
+            try? Manifest.parse([UInt8](Data(contentsOf: $0.appendingPathComponent(Manifest.name))))
+        }
+        guard manifests.count == bundles.count else { return }  // of one that cannot be read, nobody knows what it needs
+        compiled.prune(keep: manifests.reduce(into: []) { $0.formUnion(CompiledModels.digests($1)) })
+    }
 
     /// Makes a folder whose files can be had again, so that they are in no backup.
     static func make(_ folder: URL) throws {
