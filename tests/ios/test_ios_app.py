@@ -4,18 +4,14 @@ says is read by the host's own code. No SDK of Apple's is here."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import plistlib
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,13 +19,14 @@ import yaml
 
 from echoedge.core.bundle.device_job import CONTRACT, SAID, Result, Status
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "ios_demo"
-APP, SOURCES = DEMO / "App", DEMO / "Sources"
+from ..players import VARIANTS, found_in
+from .engine import ROOT, SOURCES, build, needs_swift
+
+DEMO = SOURCES.parent
+APP = DEMO / "App"
 STUBS = Path(__file__).parent / "stubs"
 WORD = "0123abcd"  # of the job that the app's own tests play
 
-VARIANTS = re.compile(r"\b(nano|flash|preview)\b", re.IGNORECASE)
 OPEN_FRAMEWORKS = {"Dispatch", "EchoEdgeAppCore", "EchoEdgeCore", "Foundation", "FoundationNetworking", "Glibc", "XCTest"}
 # What each backend calls of its runtime, and what it is called in the twin, which must not compile.
 WRONG = {
@@ -37,32 +34,6 @@ WRONG = {
     "CoreML": ("configuration.computeUnits", "configuration.computeUnit"),
     "CoreAI": ("loadFunction(named:", "loadFunctions(named:"),
 }
-
-
-@cache
-def build() -> ModuleType:
-    """ios_demo/build.py as a module."""
-    spec = importlib.util.spec_from_file_location("ios_build", DEMO / "build.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-def why_not() -> str | None:
-    """What keeps Swift from being run here without a download; None: nothing."""
-    script = build()
-    if not shutil.which("swift") and not os.environ.get("ECHOEDGE_SWIFT_CHROOT") and not (script.OUT / "trixie").is_dir():
-        return "There is no Swift here: run make ios-test once."
-    try:
-        script.toolchain()
-    except script.Missing as missing:
-        return str(missing)
-    return None
-
-
-needs_swift = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 
 
 @pytest.fixture
@@ -126,8 +97,7 @@ def test_sources_import_apples_frameworks_only_where_they_are() -> None:
 def test_no_models_name_stands_in_app_or_sources() -> None:
     texts = [*swift_files(APP, SOURCES), *APP.rglob("*.strings"), *APP.rglob("*.plist"), APP / "project.yml"]
     assert len(texts) > 30
-    named = [path.name for path in texts if VARIANTS.search(path.read_text(encoding="utf-8"))]
-    assert named == []
+    assert found_in(VARIANTS, texts) == []
     assert VARIANTS.search('if model == "Flash"')
 
 
