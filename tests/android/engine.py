@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from functools import cache
@@ -62,12 +61,6 @@ def app_files() -> list[Path]:
     """All that the app is made of besides: what it decides, what it does with Android, and its resources."""
     folders = (SCRIPT.parent / "appcore" / "src" / "main", SCRIPT.parent / "app" / "src" / "main")
     return sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in (".kt", ".xml"))
-
-
-def code_lines(text: str) -> int:
-    """Lines that hold more than a comment."""
-    text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
-    return sum(1 for line in text.splitlines() if line.strip() and not line.strip().startswith("//"))
 
 
 @cache
