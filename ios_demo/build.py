@@ -12,6 +12,7 @@ whoever runs this can install; the sentence says what.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -29,6 +30,10 @@ MISSING = 3
 LEAST = (5, 9)
 SUITE = "trixie"
 PACKAGES = ("swiftlang", "libc6-dev", "libstdc++-14-dev", "binutils-gold", "ca-certificates", "git")
+LOADERS = {  # of a processor: what starts programs, and where the C library lies
+    "x86_64": ("lib64/ld-linux-x86-64.so.2", "usr/lib/x86_64-linux-gnu"),
+    "aarch64": ("lib/ld-linux-aarch64.so.1", "usr/lib/aarch64-linux-gnu"),
+}
 INSIDE = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
 FORMATTED = ("Package.swift", "Sources", "Tests", "App")
 
@@ -84,8 +89,8 @@ class Chroot:
 
     def call(self, program: Path) -> list[str]:
         """By this Debian's own loader: its C library may be newer than the system's."""
-        loader, libraries = self.root / "lib64/ld-linux-x86-64.so.2", self.root / "usr/lib/x86_64-linux-gnu"
-        return [str(loader), "--library-path", str(libraries), str(program)]
+        loader, libraries = LOADERS[platform.machine()]
+        return [str(self.root / loader), "--library-path", str(self.root / libraries), str(program)]
 
 
 def apart(mounts: Mapping[Path, Path], command: Sequence[str]) -> list[str]:
@@ -126,8 +131,8 @@ def toolchain() -> Native | Chroot:
     if named and not os.path.lexists(Path(named) / "usr/bin/swift"):
         raise Missing(f"ECHOEDGE_SWIFT_CHROOT names {named}, where there is no Swift. Leave it out, or name another.")
     lacks = [name for name in ("unshare", "chroot", "mount") if shutil.which(name) is None]
-    if sys.platform != "linux" or os.geteuid() != 0 or lacks:
-        why = f"{', '.join(lacks)} are not here" if lacks else "that takes root on Linux"
+    if sys.platform != "linux" or platform.machine() not in LOADERS or os.geteuid() != 0 or lacks:
+        why = f"there is no {', '.join(lacks)}" if lacks else f"that takes root on Linux, on {' or '.join(LOADERS)}"
         raise Missing(f"{old} A Debian with one could be set up in {OUT}, but {why}. {remedy}")
     if _run(apart({Path("/proc"): Path("/proc")}, ["true"]), os.environ).returncode:
         raise Missing(f"{old} A Debian with one could be set up in {OUT}, but this system lets nobody mount. {remedy}")
@@ -152,7 +157,7 @@ def set_up(root: Path) -> None:
     partial.parent.mkdir(parents=True, exist_ok=True)
     mirror = configured_mirror(_sources())
     command = ["debootstrap", "--variant=minbase", SUITE, str(partial), *([mirror] if mirror else [])]
-    _must(_run(apart({}, command) if shutil.which("unshare") else command, os.environ), "debootstrap")
+    _must(_run(apart({}, command), os.environ), "debootstrap")
     install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *PACKAGES]
     _must(Chroot(partial).run(install), "apt-get")
     _must(Chroot(partial).run(["apt-get", "clean"]), "apt-get")

@@ -141,7 +141,8 @@ public struct BenchRecord {
         let steps = runs.flatMap(\.calls).filter { $0.role == "denoise" }.map(\.seconds)
         let target = [manifest.target, manifest.backend].filter { !$0.isEmpty }.joined(separator: "/")
         var record: Ordered<Json> = [
-            "format": "echoedge.bench/1", "date": .text(date.ISO8601Format()), "manifest_sha256": .text(manifest.sha256),
+            "format": "echoedge.bench/1", "date": .text(ISO8601DateFormatter().string(from: date)),
+            "manifest_sha256": .text(manifest.sha256),
             "engine": [
                 "name": .text(engine), "target": .text(target), "weights": .text(manifest.weights),
                 "precision": .maybe(manifest.precision),

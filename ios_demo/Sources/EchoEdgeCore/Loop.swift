@@ -1,12 +1,13 @@
+/// What a model gives of latents: the velocity, of their shape, and what its blocks added, or nil where no step reuses it.
+public typealias Evaluated = (velocity: Latents, residual: (any Tensor)?)
+
 /// A model under the conditions of a clip. `position` is the window's number, `branch` the guidance branch's.
 public protocol Denoiser {
     /// A window is about to take its first step, one of `count`.
     func begin(_ position: Int, _ span: LatentWindow, _ count: Int) throws
 
-    /// A window's latents to the velocity, of that shape, and what the blocks added, or nil where no step reuses it.
-    func evaluate(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> (
-        velocity: Latents, residual: (any Tensor)?
-    )
+    /// What the model gives of a window's latents.
+    func evaluate(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> Evaluated
 
     /// The velocity with what the blocks added in an earlier evaluation.
     func reuse(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents, _ residual: any Tensor) throws -> Latents

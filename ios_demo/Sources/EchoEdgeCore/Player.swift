@@ -73,7 +73,7 @@ public final class Player {
     /// Texts that are known without a text encoder, but for those that the plan needs for itself.
     public var knownPrompts: [String] {
         let own = plan.branches.filter { $0.text != Player.prompt }.map { plan.texts[$0.text] ?? $0.text }
-        return prompts.keys.filter { !own.contains($0) }
+        return prompts.keys.filter { text in !own.contains { $0.utf8.elementsEqual(text.utf8) } }
     }
 
     /// Whether any prompt can be played.
@@ -87,8 +87,7 @@ public final class Player {
     ///   - seed: nil: the plan's.
     ///   - audioMask: [S]: 1 where a frame's tokens hear the speech; nil: everywhere.
     /// - Throws: `input`: the speech is shorter than a frame, the portrait of another size, or the prompt cannot be used;
-    /// `engine`: a
-    ///   program fails; `cancelled`. All programs are freed then, as after every error.
+    ///   `engine`: a program fails; `cancelled`. All programs are freed then, as after every error.
     @discardableResult
     public func play(
         _ portrait: Floats, _ speech: [Float], prompt: String = "", seed: UInt64? = nil, audioMask: [Float]? = nil,
@@ -157,7 +156,7 @@ public final class Player {
             let first = (heard.reading.first - heard.reading.start) * rowsPerFrame
             let last = (heard.reading.last - heard.reading.start) * rowsPerFrame
             let features = try floats(call("audio_encoder", "forward", inputs), "features") {
-                $0.count > 2 && $0[0] == 1 && $0[1] >= last
+                $0.count > 2 && $0[0] == 1 && $0[1] >= last && (kept.isEmpty || shape == Array($0[2...]))
             }
             let size = features.values.count / features.shape[1]
             kept.append(contentsOf: features.values[(first * size)..<(last * size)])
@@ -178,7 +177,10 @@ public final class Player {
         for chunk in 0..<chunks {
             state["video"] = chunk == 0 ? Floats(portrait.values, [1, 1] + portrait.shape) : grey
             state = try call("vae_encode", chunk == 0 ? "first" : "next", state)
-            made = try Latents(floats(state, "latents") { $0.count == 5 && $0[0] == 1 && $0[2] == 1 })
+            made = try Latents(
+                floats(state, "latents") {
+                    $0.count == 5 && $0[0] == 1 && $0[2] == 1 && (chunk == 0 || $0 == made.tensor.shape)
+                })
             encoded.append(made.frame(0))
             progress(.look, chunk + 1, chunks)
         }
@@ -233,9 +235,7 @@ public final class Player {
             if player.frugal && begun == count { player.free(keep: "denoise") }  // conditions are made
         }
 
-        func evaluate(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> (
-            velocity: Latents, residual: (any Tensor)?
-        ) {
+        func evaluate(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> Evaluated {
             var inputs = try given(step, branch, position, latents)
             inputs["modality_weights"] = Floats(try player.plan.modality(step, latents.frames), [1, 3, latents.frames])
             let made = try player.call("denoise", "forward", inputs)

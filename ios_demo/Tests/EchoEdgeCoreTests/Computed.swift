@@ -229,9 +229,7 @@ private struct Formulas: Denoiser {
     func begin(_ position: Int, _ span: LatentWindow, _ count: Int) {}
     func end(_ position: Int, _ latents: Latents, _ finished: Int) {}
 
-    func evaluate(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> (
-        velocity: Latents, residual: (any Tensor)?
-    ) {
+    func evaluate(_ step: Int, _ branch: Int, _ position: Int, _ latents: Latents) throws -> Evaluated {
         let a = Float(0.5 / Double(branch + 1))
         let b = Float(0.125 * Double(step + 1) - 0.0625 * Double(position))
         let residual = latents.values.map { $0 * 0.25 }
