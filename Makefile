@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test smoke android-test bench bench-peers bench-start figures lint clean
+.PHONY: demo test smoke android-test ios-test bench bench-peers bench-start figures lint clean
 
 demo: $(STAMP)
 	$(BIN)/echoedge demo --out out/demo --force
@@ -22,6 +22,11 @@ smoke: $(STAMP)
 android-test: $(STAMP)
 	$(BIN)/echoedge vectors --out out/vectors --force
 	ECHOEDGE_VECTORS=out/vectors $(BIN)/python android_demo/build.py test $(ARGS)
+
+# The Swift engine: built, and held to the same vectors. Needs Swift 5.9, or root and debootstrap to set one up; says what is missing.
+ios-test: $(STAMP)
+	$(BIN)/echoedge vectors --out out/vectors --force
+	ECHOEDGE_VECTORS=out/vectors $(BIN)/python ios_demo/build.py test $(ARGS)
 
 # Beside the run that was kept last, with ratios. ARGS="--save NAME", "--beside NAME", or what pytest takes.
 bench: $(STAMP)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 from functools import cache
@@ -54,12 +53,6 @@ def built(*arguments: object, **environment: str) -> subprocess.CompletedProcess
 def engine_files() -> list[Path]:
     """The Kotlin files that a player on a phone consists of."""
     return sorted((SOURCES / "main").rglob("*.kt"))
-
-
-def code_lines(text: str) -> int:
-    """Lines that hold more than a comment."""
-    text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
-    return sum(1 for line in text.splitlines() if line.strip() and not line.strip().startswith("//"))
 
 
 @cache

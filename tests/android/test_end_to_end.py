@@ -4,62 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
-import wave
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from echoedge.core.bundle import Bundle
-from echoedge.core.weights.nano import assets
-from echoedge.runtime.play.pictures import read_portrait
-from echoedge.runtime.play.setting import Setting, Wanted
-from echoedge.runtime.play.speech import read_speech
 
+from ..players import DEMO, PROMPT, Played, of_python, short_voice, written
 from .engine import desktop, needs_kotlin
 
-DEMO = assets() / "demo"
-PROMPT = "a woman speaks"
 pytestmark = needs_kotlin
-
-
-@dataclass(frozen=True)
-class Played:
-    latents: np.ndarray
-    frames: np.ndarray
-    told: dict[str, object]
-
-
-def of_python(bundle: Path, image: Path, audio: Path, seed: int) -> Played:
-    """As `echoedge animate` plays, without the film."""
-    setting = Setting.of(Bundle.open(bundle), Wanted(prompt=PROMPT))
-    clip = setting.clip
-    portrait = read_portrait(image, clip.height, clip.width)
-    speech = read_speech(audio, clip.sample_rate, clip.fps)
-    player = setting.player(len(speech) / clip.sample_rate)
-    made = player.generate(portrait, speech, setting.prompt(PROMPT, default=""), seed)
-    return Played(made.latents, np.stack(list(player.frames_of(made))), {"evaluations": made.evaluations})
 
 
 def of_kotlin(bundle: Path, image: Path, audio: Path, seed: int, out: Path, *options: str) -> Played:
     given = ("--image", image, "--audio", audio, "--prompt", PROMPT, "--seed", seed, "--out", out)
     ended = desktop("play", bundle, *given, *options, serving=(bundle,))
     assert ended.returncode == 0, ended.stderr
-    told = json.loads((out / "played.json").read_text())
-    clip = Bundle.open(bundle).clip
-    latents = np.fromfile(out / "latents.f32", "<f4").reshape(told["latents"])
-    return Played(latents, np.fromfile(out / "frames.u8", np.uint8).reshape(-1, clip.height, clip.width, 3), told)
+    return written(bundle, out)
 
 
 @pytest.fixture(scope="module")
 def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """0.68 s of a demo voice: 17 frames, several windows of the small bundle."""
-    path = tmp_path_factory.mktemp("voice") / "voice.wav"
-    with wave.open(str(DEMO / "hello.wav"), "rb") as whole, wave.open(str(path), "wb") as short:
-        short.setparams(whole.getparams())
-        short.writeframes(whole.readframes(round(0.68 * whole.getframerate())))
-    return path
+    return short_voice(tmp_path_factory.mktemp("voice") / "voice.wav")
 
 
 def test_the_same_latents_to_the_bit_and_the_same_frames(bundle_path: Path, voice: Path, tmp_path: Path) -> None:

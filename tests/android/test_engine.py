@@ -9,21 +9,16 @@ import re
 import struct
 import sys
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from ..commands import process
-from .engine import build, built, code_lines, engine_files, needs_kotlin
+from ..players import VARIANTS, code_lines, found_in
+from .engine import build, built, engine_files, needs_kotlin
 
-VARIANTS = re.compile(r"\b(nano|flash|preview)\b", re.IGNORECASE)
 FOREIGN = re.compile(r"^import (?!kotlin\.|java\.|echoedge\.)", re.MULTILINE)
 JAVA_8 = 52  # major version of class files
-
-
-def found_in(pattern: re.Pattern[str], paths: Iterable[Path]) -> list[str]:
-    return [path.name for path in paths if pattern.search(path.read_text(encoding="utf-8"))]
 
 
 @needs_kotlin
