@@ -8,11 +8,14 @@ let package = Package(
     platforms: [.iOS(.v17), .macOS(.v14)],
     products: [
         .library(name: "EchoEdgeCore", targets: ["EchoEdgeCore"]),
+        .library(name: "EchoEdgeAppCore", targets: ["EchoEdgeAppCore"]),
         .executable(name: "echoedge-play", targets: ["echoedge-play"]),
     ],
     targets: [
         .target(name: "EchoEdgeCore"),
+        .target(name: "EchoEdgeAppCore", dependencies: ["EchoEdgeCore"]),
         .executableTarget(name: "echoedge-play", dependencies: ["EchoEdgeCore"]),
+        .testTarget(name: "EchoEdgeAppCoreTests", dependencies: ["EchoEdgeCore", "EchoEdgeAppCore"]),
         .testTarget(name: "EchoEdgeCoreTests", dependencies: ["EchoEdgeCore"]),
     ]
 )

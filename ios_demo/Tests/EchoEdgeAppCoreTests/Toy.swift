@@ -1,0 +1,1 @@
+../EchoEdgeCoreTests/Toy.swift
