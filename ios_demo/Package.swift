@@ -14,6 +14,9 @@ let package = Package(
     targets: [
         .target(name: "EchoEdgeCore"),
         .target(name: "EchoEdgeAppCore", dependencies: ["EchoEdgeCore"]),
+        .target(name: "CoreAIBackend", dependencies: ["EchoEdgeCore", "EchoEdgeAppCore"]),
+        .target(name: "CoreMLBackend", dependencies: ["EchoEdgeCore", "EchoEdgeAppCore"]),
+        .target(name: "ExecuTorchBackend", dependencies: ["EchoEdgeCore", "EchoEdgeAppCore"]),
         .executableTarget(name: "echoedge-play", dependencies: ["EchoEdgeCore"]),
         .testTarget(name: "EchoEdgeAppCoreTests", dependencies: ["EchoEdgeCore", "EchoEdgeAppCore"]),
         .testTarget(name: "EchoEdgeCoreTests", dependencies: ["EchoEdgeCore"]),
