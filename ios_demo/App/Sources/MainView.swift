@@ -1,6 +1,7 @@
 import EchoEdgeAppCore
 import PhotosUI
 import SwiftUI
+import UIKit
 import UniformTypeIdentifiers
 
 /// The one screen: what is played, what comes out, and what this phone tells of it.

@@ -112,13 +112,13 @@
         /// Where Core ML puts it, which is a temporary place.
         private static func compile(_ package: URL) throws -> URL {
             let done = DispatchSemaphore(value: 0)
-            var found: Result<URL, any Error>?
+            let outcome = Outcome()
             MLModel.compileModel(at: package) { result in
-                found = result
+                outcome.result = result
                 done.signal()
             }
             done.wait()
-            switch found {
+            switch outcome.result {
             case .success(let url)?: return url
             case .failure(let error)?:
                 throw EchoEdgeError.engine(
@@ -171,5 +171,10 @@
                 return try Stored.tensor(base, type, shape, strides)
             }
         }
+    }
+
+    /// Filled by one thread before another one reads it.
+    private final class Outcome: @unchecked Sendable {
+        var result: Result<URL, any Error>?
     }
 #endif

@@ -212,6 +212,15 @@ public final class Arrival {
     }
 }
 
+/// Frees at its end what Apple's Foundation would keep until the thread has nothing to do.
+func pooled<Result>(_ body: () throws -> Result) rethrows -> Result {
+    #if canImport(ObjectiveC)
+        return try autoreleasepool(invoking: body)
+    #else
+        return try body()
+    #endif
+}
+
 /// Copies a picked folder onto the shelf.
 public enum Import {
     private static let piece = 1 << 20
@@ -232,17 +241,22 @@ public enum Import {
             }
             defer { try? file.close() }
             if entry.bytes == 0 { try arrival.append(Data(), part, entry) }
-            while let bytes = try read(file, path), !bytes.isEmpty { try arrival.append(bytes, part, entry) }
+            while try pooled({ try one(file, path, arrival, part, entry) }) {}
         }
     }
 
-    private static func read(_ file: FileHandle, _ path: String) throws -> Data? {
+    /// Copies a piece; false: there is none any more.
+    private static func one(_ file: FileHandle, _ path: String, _ arrival: Arrival, _ part: URL, _ entry: FileEntry) throws -> Bool
+    {
+        let bytes: Data
         do {
-            return try file.read(upToCount: piece)
+            bytes = try file.read(upToCount: piece) ?? Data()
         } catch {
             throw EchoEdgeError.bundle(
                 "\(path) cannot be read (\(error.localizedDescription)). Copy the bundle to the phone again.")
         }
+        if !bytes.isEmpty { try arrival.append(bytes, part, entry) }
+        return !bytes.isEmpty
     }
 }
 

@@ -45,7 +45,7 @@ public final class Downloader: NSObject, Asking, URLSessionDataDelegate, @unchec
                     if !wanted { task.cancel() }
                 case .piece(let data):
                     room.signal()
-                    if wanted && problem == nil { try piece(data) }
+                    if wanted && problem == nil { try pooled { try piece(data) } }
                 case .end(let error):
                     if let problem { throw problem }
                     if let error, wanted { throw Interrupted(error.localizedDescription) }

@@ -84,6 +84,10 @@ final class NumbersTest: XCTestCase {
         storage.withUnsafeMutableBytes { Stored.place(bytes, .float32, into: $0.baseAddress!, [1, 4], [8, 2]) }
         let found = try storage.withUnsafeBytes { try Stored.tensor(XCTUnwrap($0.baseAddress), .float32, [4], [2]) }
         XCTAssertEqual(try found.floats(), [1, 2, 3, 0])
+        let six = try Stored.bytes("x", Floats(shape: [6], [1, 2, 3, 4, 5, 6]), .float32)
+        var rows = [Float](repeating: 9, count: 12)  // two rows of four with two numbers between them, as chips have them
+        rows.withUnsafeMutableBytes { Stored.place(six, .float32, into: $0.baseAddress!, [2, 4], [6, 1]) }
+        XCTAssertEqual(rows, [1, 2, 3, 4, 9, 9, 5, 6, 0, 0, 9, 9])
         XCTAssertEqual(try Packages.padding("x", 3, [1, 4]), 1)
         XCTAssertThrowsError(try Packages.padding("x", 3, [1, 64]))
         XCTAssertThrowsError(try Packages.padding("x", 5, [1, 4]))
