@@ -10,6 +10,7 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 PAGES = [
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "core/assets/README.md", "android_demo/README.md", "ios_demo/README.md",
+    "ios_demo/App/README.md",
     *(path.relative_to(REPO).as_posix() for path in (REPO / "docs").glob("*.md")),
 ]  # fmt: skip
 FOLDERS = "android_demo|cli|core|docs|findings|ios_demo|quantize|runtime|targets|tests"
