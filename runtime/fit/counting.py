@@ -39,13 +39,17 @@ _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, CausalConv3d)
 class Product:
     """One product. `module`: the layer's name in its program, as recipes' patterns match it. `shape`: of a linear layer (rows,
     inputs, outputs); of a convolution (pictures, inputs, rows, columns, outputs, kernel rows, kernel columns, stride, groups); of
-    two activations (batch, rows, depth, columns). `flops`: two per multiplication and addition. `weights`: elements of them."""
+    two activations (batch, rows, depth, columns). `flops`: two per multiplication and addition. `weights`: elements of them.
+    `operators`: convolutions that a portable program makes of one over frames, and `kernels`: how many times its weights they hold
+    together (targets/rewrites/causal_convolution.py)."""
 
     kind: Kind
     module: str
     shape: tuple[int, ...]
     flops: int
     weights: int
+    operators: int = 1
+    kernels: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,14 @@ class HollowSource:
 
 
 class _Counter(TorchDispatchMode):
-    """Counts operators as they pass; `inside` is the layer with weights that runs now, "" between layers."""
+    """Counts operators as they pass; `inside` is the name of the layer with weights that runs now, "" between layers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.products: list[Product] = []
         self.moved = self.operators = 0
         self.inside = ""
-        self.layer = False
+        self.layer: nn.Module | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -133,7 +137,7 @@ class _Counter(TorchDispatchMode):
         batch = a.shape[0] if a.dim() == 3 else 1
         rows, depth, columns = a.shape[-2], a.shape[-1], b.shape[-1]
         flops = 2 * batch * rows * depth * columns
-        if self.layer:
+        if isinstance(self.layer, nn.Linear):
             self.products.append(Product("linear", self.inside, (batch * rows, depth, columns), flops, depth * columns))
         else:
             self.products.append(Product("activations", self.inside, (batch, rows, depth, columns), flops, 0))
@@ -144,7 +148,8 @@ class _Counter(TorchDispatchMode):
         rows, columns = (1, x.shape[2]) if x.dim() == 3 else x.shape[-2:]
         kernel = (1, weight.shape[2]) if weight.dim() == 3 else weight.shape[-2:]
         shape = (x.shape[0], x.shape[1], int(rows), int(columns), weight.shape[0], *map(int, kernel), int(stride[-1]), int(groups))
-        self.products.append(Product("convolution", self.inside, shape, flops, weight.numel()))
+        made = _over_frames(self.layer, x) if isinstance(self.layer, CausalConv3d) else (1, 1.0)
+        self.products.append(Product("convolution", self.inside, shape, flops, weight.numel(), *made))
 
     def _attention(self, q: Tensor, k: Tensor) -> None:
         batch, rows, width, keys = math.prod(q.shape[:-2]), q.shape[-2], q.shape[-1], k.shape[-2]
@@ -152,6 +157,18 @@ class _Counter(TorchDispatchMode):
             self.products.append(Product("activations", self.inside, shape, 2 * math.prod(shape), 0))
         self.moved += 4 * FLOAT * batch * rows * keys  # logits: written, read by the softmax, which writes them again, and read
         self.operators += 1
+
+
+def _over_frames(conv: CausalConv3d, windows: Tensor) -> tuple[int, float]:
+    """Convolutions that a portable program makes of one over frames, and their kernels by the taps that are used. `windows`:
+    [frames, taps · channels, rows, columns]."""
+    taps, frames = windows.shape[1] // conv.weight.shape[1], windows.shape[0]
+    if taps == 1:
+        return 1, 1.0
+    pairs = frames // 2 if conv.taps == taps == 3 and conv.frame_stride == 1 else 0
+    alone = frames - 2 * pairs
+    kernels = (6 if alone else 4) if pairs else taps  # the oldest tap is also one of the pairs' four
+    return 4 * pairs + taps * alone, kernels / taps
 
 
 def _several(result: Any) -> tuple[Any, ...]:
@@ -169,19 +186,19 @@ def counted(method: EntryPoint) -> Counted:
     """One call of a method whose module has no weights."""
     counter = _Counter()
 
-    def enter(name: str, is_layer: bool) -> Any:
+    def enter(name: str, layer: nn.Module) -> Any:
         def hook(*_: Any) -> None:
-            counter.inside, counter.layer = name, is_layer
+            counter.inside, counter.layer = name, layer
 
         return hook
 
     def leave(*_: Any) -> None:
-        counter.inside, counter.layer = "", False
+        counter.inside, counter.layer = "", None
 
     hooks = []
     for name, module in method.module.named_modules():
         if isinstance(module, _LAYERS):
-            hooks.append(module.register_forward_pre_hook(enter(name, isinstance(module, nn.Linear))))
+            hooks.append(module.register_forward_pre_hook(enter(name, module)))
             hooks.append(module.register_forward_hook(leave))
     inputs = [x.to("meta") for x in method.inputs.values()]
     try:

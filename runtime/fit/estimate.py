@@ -29,6 +29,8 @@ from .workload import Call, Workload
 Type = Literal["int8", "fp32"]
 WEIGHTS, FILE, CONDITIONS, STATE = "weights", "a program's file", "conditions", "states of the encoder and the decoder"
 ACTIVATIONS, LATENTS, PROCESS = "activations", "latents and frames", "the process"
+POINTERS = "pointers of convolutions"
+POINTER = 8  # bytes
 
 
 # ---- 1. Bytes -------------------------------------------------------------------------------------------------------------------
@@ -58,7 +60,22 @@ def packed_bytes(work: Workload, role: str) -> int:
 def _packed(work: Workload, role: str, counted: Counted) -> int:
     """A layer that runs twice in a method is laid out once."""
     layers = {(product.module, product.weights): product for product in counted.products if product.weights}
-    return sum(int(product.weights * bits(work, role, product)) // 8 for product in layers.values())
+    return sum(int(product.weights * product.kernels * bits(work, role, product)) // 8 for product in layers.values())
+
+
+def pointer_bytes(work: Workload, role: str) -> int:
+    """Of a program whose methods that are called are loaded: XNNPACK keeps for each convolution of windows larger than a pixel
+    where each row of each window begins."""
+    return sum(pointers(product) for call in work.calls if call.role == role for product in call.counted.products)
+
+
+def pointers(product: Product) -> int:
+    """Of one product, in bytes."""
+    if product.kind != "convolution":
+        return 0
+    _, _, rows, columns, _, high, wide, stride, _ = product.shape
+    out = (1 if rows == 1 else -(-rows // stride)) * -(-columns // stride)
+    return POINTER * high * wide * out * product.operators if high * wide > 1 else 0
 
 
 def file_bytes(work: Workload) -> dict[str, int]:
@@ -79,6 +96,7 @@ def memory(work: Workload, process: int, together: bool) -> Need:
     before the next."""
     config, clip = work.sizes.transformer, work.clip
     packed = {role: packed_bytes(work, role) for role in work.roles}
+    pointed = {role: pointer_bytes(work, role) for role in work.roles}
     branches = len(work.plan.branches)
     streams = ("vae_encode", DECODE_PROGRAMS[work.decoder])
     state = sum(streamed_bytes(work, role) for role in streams) if together else max(streamed_bytes(work, r) for r in streams)
@@ -89,6 +107,7 @@ def memory(work: Workload, process: int, together: bool) -> Need:
     terms = {
         PROCESS: process,
         WEIGHTS: sum(packed.values()) if together else max(packed.values()),
+        POINTERS: sum(pointed.values()) if together else max(pointed.values()),
         FILE: max(file_bytes(work).values()),
         CONDITIONS: work.windows_held * branches * condition_bytes(config, clip, work.text_rows),
         STATE: state,
@@ -98,7 +117,8 @@ def memory(work: Workload, process: int, together: bool) -> Need:
     smaller = "a smaller --size or fewer --frames."
     remedies = {
         WEIGHTS: "coarser --weights, int8 or int4.", FILE: "coarser --weights, int8 or int4.", CONDITIONS: smaller,
-        ACTIVATIONS: smaller, STATE: "--decoder tiny, or a smaller --size.", LATENTS: "a shorter film.",
+        ACTIVATIONS: smaller, POINTERS: "a smaller --size.", STATE: "--decoder tiny, or a smaller --size.",
+        LATENTS: "a shorter film.",
     }  # fmt: skip
     return Need(terms, remedies)
 

@@ -45,6 +45,8 @@ PACKED = (1024, 4096)  # inputs and outputs of the layer that is loaded to learn
 RESIDENT = (
     "import echoedge.cli.app, echoedge.runtime.bench.clip, echoedge.runtime.play.animate; "
     "from echoedge.targets.executorch.program_file import runtime; runtime(); "
+    "from echoedge.core.config import NANO_CLIP; from echoedge.runtime.play.material import demo_material; "
+    "demo_material(NANO_CLIP, whole=False); "
     "from echoedge.core.memory import peak_bytes; print(peak_bytes())"
 )
 Key = tuple[Kind, Type, float, tuple[int, ...]]
@@ -163,7 +165,7 @@ def _moved(module: nn.Module, *inputs: Tensor) -> Counted:
 
 
 def process_bytes() -> int:
-    """Resident bytes of a player's process before it loads a program."""
+    """Resident bytes of a player's process that has read a portrait and a voice, before it loads a program."""
     told = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True)
     return int(told.stdout.split()[-1])
 

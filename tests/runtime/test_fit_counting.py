@@ -22,6 +22,8 @@ from echoedge.quantize.recipes import PRESETS
 from echoedge.runtime.export.forecast import bits_of, program_weights, step_bytes
 from echoedge.runtime.fit import counting
 from echoedge.runtime.fit.counting import HollowSource, counted, methods_of
+from echoedge.runtime.fit.estimate import pointers
+from echoedge.targets.rewrites.causal_convolution import PortableConv3d
 
 RECORDS = Path(__file__).parents[2] / "records"
 TOY = replace(NANO, layers=5, coupled_layers=0)
@@ -71,6 +73,32 @@ def test_convolutions_have_closed_forms() -> None:
     assert streamed.weights == 4 * 9 * 9
     first = counted(method(CausalConv3d(3, 4, (3, 3)), torch.zeros(1, 1, 3, 8, 8))).products[0]
     assert first.weights == streamed.weights // 3  # of a clip's first frame the other taps would read zeros
+
+
+@pytest.mark.parametrize(("frames", "past", "stride"), [(1, None, 1), (1, 2, 1), (2, 2, 1), (4, 2, 1), (5, 2, 1), (4, 1, 2)])
+def test_what_a_portable_program_makes_of_a_convolution_over_frames(frames: int, past: int | None, stride: int) -> None:
+    """Beside the rewritten convolution itself, whose operators and weights are looked at as it runs."""
+    conv = CausalConv3d(3, 4, (3, 3), frame_stride=stride)
+    before = () if past is None else (torch.zeros(1, past, 3, 8, 8),)
+    given = (torch.zeros(1, frames, 3, 8, 8), *before)
+    if stride == 2:  # it is given its past as frames
+        given = (torch.zeros(1, frames + 1, 3, 8, 8),)
+    portable, ran = PortableConv3d(conv), list[nn.Conv2d]()
+    for part in portable.modules():
+        if isinstance(part, nn.Conv2d):
+            part.register_forward_hook(lambda layer, *_: ran.append(layer))
+    portable(*given)
+    found = counted(method(conv, *given)).products[0]
+    assert found.operators == len(ran)
+    assert found.kernels * found.weights == sum(layer.weight.numel() for layer in set(ran))
+
+
+def test_pointers_are_for_windows_larger_than_a_pixel() -> None:
+    product = counted(method(nn.Conv2d(3, 4, 3, stride=2, padding=1), torch.zeros(1, 3, 8, 10))).products[0]
+    assert pointers(product) == 8 * 9 * 4 * 5
+    assert pointers(replace(product, operators=3)) == 3 * pointers(product)
+    assert pointers(counted(method(nn.Conv2d(3, 4, 1), torch.zeros(1, 3, 8, 10))).products[0]) == 0
+    assert pointers(counted(method(nn.Linear(3, 4), torch.zeros(2, 3))).products[0]) == 0
 
 
 @pytest.mark.parametrize("role", ["audio_encoder", "image_encoder", "vae_encode", "text_conditions", "denoise", "vae_decode"])
