@@ -68,7 +68,6 @@ class MainActivity : Activity() {
                 if (!filling) session.say(Event.Prompt(text.toString()))
             }
         })
-        if (savedInstanceState == null && session.screen.bundle == null) session.bundles().singleOrNull()?.let(session::open)
     }
 
     /** Keeps what can be pressed clear of bars, cutouts and the keyboard, behind which apps are drawn since API 35. */
@@ -90,6 +89,11 @@ class MainActivity : Activity() {
         session.shown = showing
         session.look(true)
         show(session.screen)
+    }
+
+    override fun onResume() {
+        super.onResume()
+        session.begin() // behind what another app gave, which waits for nobody
     }
 
     override fun onStop() {

@@ -81,6 +81,7 @@ class Session(private val app: App) {
     var shown: (Screen) -> Unit = {}
 
     private var looking: ScheduledExecutorService? = null
+    private var begun = false
 
     /** Looks at the phone's memory and warmth every five seconds, while somebody sees them. */
     fun look(on: Boolean) {
@@ -158,6 +159,13 @@ class Session(private val app: App) {
 
     /** Those, and what came of others before they were given up. */
     fun removable(): List<File> = bundles() + Shelf.arriving(shelf).map { File(shelf, it + Arrival.PARTIAL) }
+
+    /** Opens the one bundle that is there, once: also in an app that Android had ended while nobody saw it. */
+    fun begin() {
+        if (working || begun) return
+        begun = true
+        bundles().singleOrNull()?.let(::open)
+    }
 
     fun open(folder: File) = begin(Work.OPENING) {
         opened(folder)
