@@ -19,6 +19,7 @@ kotlin {
         jvmTarget.set(JvmTarget.JVM_1_8)
         allWarningsAsErrors.set(true)
         progressiveMode.set(true)
+        freeCompilerArgs.add("-Xjdk-release=1.8") // whatever Java runs Gradle: newer ones deprecate what Android has
     }
 }
 

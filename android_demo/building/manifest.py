@@ -12,6 +12,7 @@ PERMISSIONS = (
     "android.permission.FOREGROUND_SERVICE",  # work goes on while the phone is turned or put aside
     "android.permission.FOREGROUND_SERVICE_DATA_SYNC",  # as above, from API 34 on
     "android.permission.POST_NOTIFICATIONS",  # its notification, from API 33 on
+    "android.permission.WAKE_LOCK",  # without it, work stands still soon after the screen has gone dark
 )
 EXPORTED = {"MainActivity": True, "BenchActivity": True, "WorkService": False, "SharedFiles": False}
 _ELEMENT = re.compile(r"^( *)E: (\S+) \(line=\d+\)")

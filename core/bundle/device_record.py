@@ -63,21 +63,21 @@ class Sustained(Record):
         Raises:
             ValueError: a clip was finished before the one in front of it, or none was.
         """
-        took = [end - begin for begin, end in zip((0.0, *ends), ends, strict=False)]
+        told = [round(end, 4) for end in ends]  # first of all: rounded later, one could lie in another window than it is counted in
+        took = [end - begin for begin, end in zip((0.0, *told), told, strict=False)]
         if not took or min(took) <= 0:
-            raise ValueError(f"ends_s are not the growing times of clips: {list(ends)[:5]}")
+            raise ValueError(f"ends_s are not the growing times of clips: {told[:5]}")
         rates = [frames / each for each in took]
         beginning, length = seconds * BEGINNING, seconds * WINDOW
-        first = statistics.median([rate for rate, end in zip(rates, ends, strict=True) if end <= beginning] or rates[:1])
+        first = statistics.median([rate for rate, end in zip(rates, told, strict=True) if end <= beginning] or rates[:1])
         found: dict[int, list[float]] = {}
-        for rate, end in zip(rates, ends, strict=True):
+        for rate, end in zip(rates, told, strict=True):
             found.setdefault(int(end / length), []).append(rate)
         windows = [
             Window(start_s=round(place * length, 3), clips=len(some), fps=round(statistics.median(some), 4))
             for place, some in sorted(found.items())
         ]
         slow = (each.start_s for each in windows if each.start_s >= beginning and each.fps < THROTTLED * first)
-        told = [round(end, 4) for end in ends]
         return cls(seconds=seconds, ends_s=told, first_fps=round(first, 4), windows=windows, throttled_at_s=next(slow, None))
 
     def disagrees(self, frames: int) -> str | None:

@@ -36,7 +36,7 @@ def own() -> dict[str, apk.ClassFile]:
 
 
 def test_it_is_small_whole_and_holds_no_runtime() -> None:
-    """Measured: 910,081 bytes."""
+    """Measured: 914,177 bytes."""
     found = made()
     assert found.path.stat().st_size < 3_000_000
     assert {name.split("/")[0] for name in found.parts} <= {
@@ -116,7 +116,7 @@ def test_the_manifest_asks_for_what_is_needed_and_no_more(tmp_path: Path) -> Non
     assert said(None) == []
     for change, word in (
         (('android.permission.RECORD_AUDIO"', 'android.permission.CAMERA"'), "asked of the user"),
-        (("<uses-feature", '<uses-permission android:name="android.permission.WAKE_LOCK" /><uses-feature'), "asked of the user"),
+        (("<uses-feature", '<uses-permission android:name="android.permission.VIBRATE" /><uses-feature'), "asked of the user"),
         (('.SharedFiles"\n            android:authorities', '.SharedFiles2"\n            android:authorities'), "may reach"),
         (
             ('android:exported="false"\n            android:grantUri', 'android:exported="true"\n            android:grantUri'),

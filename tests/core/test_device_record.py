@@ -44,6 +44,15 @@ def test_one_slow_clip_is_no_throttling() -> None:
     assert Sustained.of(600, ends, FRAMES).throttled_at_s is None
 
 
+def test_a_clip_that_ends_just_before_a_window_is_counted_as_it_is_written_down() -> None:
+    """29.99997 s are written as 30 s, which lie in the next window; a record that counts it in the one before is refused."""
+    found = Sustained.of(600, [10.0, 29.99997, 45.0], FRAMES)
+    assert [(window.start_s, window.clips) for window in found.windows] == [(0.0, 1), (30.0, 2)]
+    assert found.disagrees(FRAMES) is None
+    moved = found.model_copy(update={"windows": [each.model_copy(update={"clips": 3 - each.clips}) for each in found.windows]})
+    assert "windows" in str(moved.disagrees(FRAMES))
+
+
 def test_clips_longer_than_a_window() -> None:
     """The beginning has no clip: the first one stands for it. Windows in which none was finished are left out."""
     found = Sustained.of(600, [100.0, 200.0, 300.0, 450.0, 600.0], FRAMES)

@@ -210,7 +210,11 @@ interface Tree {
     /** What it is called. */
     val name: String
 
-    /** A file of it, null where there is none. */
+    /**
+     * A file of it, null where there is none.
+     *
+     * @throws IOException whoever holds the folder does not give it.
+     */
     fun open(path: String): InputStream?
 }
 
@@ -222,21 +226,25 @@ object Import {
      * @throws BundleException the folder is no bundle, or lacks a file. Otherwise as [Arrival.bring].
      */
     fun copy(tree: Tree, arrival: Arrival): File {
-        val manifest = tree.open(Manifest.NAME)
-            ?: throw BundleException("${tree.name} has no ${Manifest.NAME}: it is no bundle. Pick one that ends with .echoedge.")
-        val bytes = manifest.use { readLimited(it, LARGEST_MANIFEST, Manifest.NAME) }
+        val bytes = reading(tree, Manifest.NAME) {
+            val manifest = tree.open(Manifest.NAME)
+                ?: throw BundleException("${tree.name} has no ${Manifest.NAME}: it is no bundle. Pick one that ends in .echoedge.")
+            manifest.use { readLimited(it, LARGEST_MANIFEST, Manifest.NAME) }
+        }
         return arrival.bring(bytes) { path, entry, part ->
             Arrival.discard(part) // a copy begins anew: nobody says that the folder is the same
-            val input = tree.open(path)
-                ?: throw BundleException("${tree.name} has no $path, which its manifest lists. Copy it again.")
-            try {
+            reading(tree, path) {
+                val input = tree.open(path)
+                    ?: throw BundleException("${tree.name} has no $path, which its manifest lists. Copy it again.")
                 input.use { arrival.append(it, part, entry) }
-            } catch (error: IOException) {
-                throw BundleException(
-                    "$path of ${tree.name} cannot be read (${error.message}). Copy the bundle to the phone again.", error,
-                )
             }
         }
+    }
+
+    private fun <T> reading(tree: Tree, path: String, body: () -> T): T = try {
+        body()
+    } catch (error: IOException) {
+        throw BundleException("$path of ${tree.name} cannot be read (${error.message}). Copy the bundle to the phone again.", error)
     }
 }
 

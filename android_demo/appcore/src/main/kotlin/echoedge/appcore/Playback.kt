@@ -13,7 +13,8 @@ import java.io.RandomAccessFile
  * begins, with its sound, when so much of it is there that it will not have to wait. If it has to all the same, sound and picture
  * hold together. Positions are seconds of the sound; times are of a clock that only grows.
  */
-class Playback(private val fps: Int, private val total: Int) {
+class Playback(private val fps: Int, frames: Int) {
+    private var total = frames
     private var firstAt = 0.0
     private var lastAt = 0.0
 
@@ -28,6 +29,12 @@ class Playback(private val fps: Int, private val total: Int) {
         if (made == 0) firstAt = now
         lastAt = now
         made++
+    }
+
+    /** No frame comes any more: those that are there are the film, also where they are fewer than was said. */
+    @Synchronized
+    fun end() {
+        total = minOf(total, made)
     }
 
     /** Whether sound may begin: frames that go on being made as fast as up to now will be there in time. */

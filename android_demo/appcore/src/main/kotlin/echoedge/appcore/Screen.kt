@@ -91,6 +91,8 @@ data class Screen(
 
     val canChooseSound: Boolean get() = idle
 
+    val canChoosePrompt: Boolean get() = idle
+
     /** Holding the button begins a recording, letting it go ends it. */
     val canRecord: Boolean get() = idle || work == Work.RECORDING
 

@@ -252,10 +252,11 @@ class FetchTest {
         assertEquals(listOf("toy.echoedge"), shelf.list()!!.toList())
     }
 
-    private class Folder(private val root: File, private val failing: String? = null) : Tree {
+    private class Folder(private val root: File, private val failing: String? = null, private val withheld: String? = null) : Tree {
         override val name = root.name
 
         override fun open(path: String): InputStream? {
+            if (path == withheld) throw IOException("the permission is gone")
             if (path == failing) return object : InputStream() {
                 override fun read(): Int = throw IOException("the card was pulled out")
             }
@@ -271,6 +272,11 @@ class FetchTest {
             assertThrows(BundleException::class.java) { Import.copy(Folder(source, big), arrival()) }.message!!
                 .contains("the card was pulled out"),
         )
+        for (withheld in listOf(big, "manifest.json")) {
+            val folder = Folder(source, withheld = withheld)
+            val said = assertThrows(BundleException::class.java) { Import.copy(folder, arrival()) }.message!!
+            assertTrue(said, said.startsWith("$withheld of ") && said.contains("the permission is gone"))
+        }
         File(source, big).delete()
         assertTrue(
             assertThrows(BundleException::class.java) { Import.copy(Folder(source), arrival()) }.message!!

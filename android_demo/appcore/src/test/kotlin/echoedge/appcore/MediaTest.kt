@@ -45,6 +45,24 @@ class MediaTest {
     }
 
     @Test
+    fun `of words that come fast the newest is taken`() {
+        val later = ArrayList<() -> Unit>()
+        val taken = ArrayList<Int>()
+        val newest = Newest<Int>({ later.add(it) }, taken::add)
+        (1..1000).forEach(newest::tell)
+        assertEquals(1, later.size) // none waits behind another
+        later.removeAt(0)()
+        newest.tell(1001)
+        assertEquals(listOf(1000), taken)
+        newest.clear()
+        later.removeAt(0)()
+        assertEquals(listOf(1000), taken) // out of date
+        newest.tell(1002)
+        later.removeAt(0)()
+        assertEquals(listOf(1000, 1002), taken)
+    }
+
+    @Test
     fun `pieces of a decoder are one sound`() {
         val found = DecodedSound(1)
         found.format(2, 100)
@@ -92,6 +110,21 @@ class MediaTest {
         assertTrue(quick.mayBegin())
         val still = Playback(25, 1).also { it.frame(5.0) }
         assertTrue(still.mayBegin())
+    }
+
+    @Test
+    fun `a clip that was broken off is a film of the frames that are there`() {
+        val film = Playback(10, 40)
+        repeat(10) { film.frame(it / 100.0) }
+        assertTrue(film.mustHold(1.0))
+        assertFalse(film.ended(1.0))
+        film.end()
+        assertFalse(film.mustHold(1.0))
+        assertTrue(film.ended(1.0))
+        assertFalse(film.ended(0.9))
+        val none = Playback(10, 40).also(Playback::end)
+        assertTrue(none.ended(0.0))
+        assertFalse(none.mayBegin())
     }
 
     @Test

@@ -62,7 +62,7 @@ class ScreenTest {
     fun `one thing is done at a time`() {
         val playing = ready().after(Event.Began(Work.PLAYING))
         assertFalse(playing.canPlay || playing.canVerify || playing.canRecord)
-        assertFalse(playing.canChooseBundle || playing.canChoosePortrait || playing.canChooseSound)
+        assertFalse(playing.canChooseBundle || playing.canChoosePortrait || playing.canChooseSound || playing.canChoosePrompt)
         assertTrue(playing.canCancel && playing.keepsScreenOn)
         assertSame(playing, playing.after(Event.Began(Work.VERIFYING)))
         assertSame(playing, playing.after(Event.Prompt("other")))

@@ -16,7 +16,7 @@ import kotlin.concurrent.thread
 class BenchActivity : Activity() {
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
-        begin(intent)
+        if (savedInstanceState == null) begin(intent) else finish() // made anew by the system: a job is played once
     }
 
     override fun onNewIntent(intent: Intent) {

@@ -92,9 +92,8 @@ class EtPrograms(private val bundle: Bundle, private val threads: Int) : Program
         return when (val type = tensor.dtype()) {
             DType.FLOAT, DType.HALF -> Floats(shape, tensor.dataAsFloatArray)
             DType.INT64 -> Longs(shape, tensor.dataAsLongArray)
-            DType.INT32 -> Longs(shape, LongArray(tensor.dataAsIntArray.size).also { wide ->
-                tensor.dataAsIntArray.forEachIndexed { at, number -> wide[at] = number.toLong() }
-            })
+            DType.INT32 -> Longs(shape, tensor.dataAsIntArray.run { LongArray(size) { this[it].toLong() } })
+            DType.INT8 -> Longs(shape, tensor.dataAsByteArray.run { LongArray(size) { this[it].toLong() } })
             DType.UINT8 -> Bytes(shape, tensor.dataAsUnsignedByteArray)
             else -> throw EngineException(
                 "${program.name} gave $type for $spec, which cannot be read here. Export the bundle again.",

@@ -24,7 +24,7 @@ class FilmWriter(private val file: File, private val clip: Clip, speech: FloatAr
     private class Sample(val data: ByteArray, val time: Long, val flags: Int)
 
     private val partial = File(file.path + ".partial").also { it.parentFile?.mkdirs() }
-    private val voice = Film.voice(speech, frames, clip.fps, clip.sampleRate)
+    private val voice = Film.voice(speech, frames, clip.fps, clip.sampleRate).run { copyOf(size + BEHIND) }
     private var soundFormat: MediaFormat? = null
     private val sounds = ArrayList<Sample>()
     private val muxer: MediaMuxer
@@ -211,5 +211,6 @@ class FilmWriter(private val file: File, private val clip: Clip, speech: FloatAr
     private companion object {
         const val WAIT = 10_000L // microseconds
         const val TRIES = 1000
+        const val BEHIND = 3 * 1024 // samples of silence that push the voice's last through: Android's own encoder keeps two frames
     }
 }

@@ -42,6 +42,7 @@ class MainActivity : Activity() {
     private var seen: Reel? = null
     private var pictured: Pixels? = null
     private var filling = false
+    private val showing: (Screen) -> Unit = ::show
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
@@ -54,7 +55,7 @@ class MainActivity : Activity() {
         holdToRecord(view(R.id.record))
         view<Button>(R.id.prompts).setOnClickListener { choosePrompt() }
         view<Button>(R.id.play).setOnClickListener { play() }
-        view<Button>(R.id.stop).setOnClickListener { session.cancel() }
+        view<Button>(R.id.stop).setOnClickListener { stop() }
         view<Button>(R.id.share).setOnClickListener { share() }
         view<Button>(R.id.verify).setOnClickListener { session.verify() }
         view<ImageView>(R.id.film).setOnClickListener { session.reel?.let(::watch) }
@@ -67,7 +68,6 @@ class MainActivity : Activity() {
                 if (!filling) session.say(Event.Prompt(text.toString()))
             }
         })
-        if (savedInstanceState == null && session.screen.bundle == null) session.bundles().singleOrNull()?.let(session::open)
     }
 
     /** Keeps what can be pressed clear of bars, cutouts and the keyboard, behind which apps are drawn since API 35. */
@@ -86,15 +86,22 @@ class MainActivity : Activity() {
 
     override fun onStart() {
         super.onStart()
-        session.shown = ::show
+        session.shown = showing
         session.look(true)
         show(session.screen)
     }
 
+    override fun onResume() {
+        super.onResume()
+        session.begin() // behind what another app gave, which waits for nobody
+    }
+
     override fun onStop() {
         super.onStop()
-        session.shown = {}
-        session.look(false)
+        if (session.shown === showing) { // no other one has come before it
+            session.shown = {}
+            session.look(false)
+        }
         session.endRecording()
         player?.stop()
         player = null
@@ -123,8 +130,9 @@ class MainActivity : Activity() {
         view<Button>(R.id.stop).isEnabled = screen.canCancel
         view<Button>(R.id.share).isEnabled = screen.canShare
         view<Button>(R.id.verify).isEnabled = screen.canVerify
-        view<TextView>(R.id.line).text = screen.line
-        view<TextView>(R.id.phone).text = screen.phone
+        // Set anew, a text is read out again, and what was selected in it is selected no more.
+        view<TextView>(R.id.line).run { if (text.toString() != screen.line) text = screen.line }
+        view<TextView>(R.id.phone).run { if (text.toString() != screen.phone) text = screen.phone }
         view<ProgressBar>(R.id.progress).run {
             visibility = if (screen.canCancel || screen.cancelling) View.VISIBLE else View.INVISIBLE
             isIndeterminate = screen.share == null
@@ -147,7 +155,8 @@ class MainActivity : Activity() {
     private fun showPrompt(screen: Screen) {
         val field = view<EditText>(R.id.prompt)
         view<View>(R.id.prompt_row).visibility = if (screen.showsPrompt) View.VISIBLE else View.GONE
-        field.isEnabled = screen.bundle?.readsText == true
+        field.isEnabled = screen.bundle?.readsText == true && screen.canChoosePrompt
+        view<Button>(R.id.prompts).isEnabled = screen.canChoosePrompt
         view<Button>(R.id.prompts).visibility = if (screen.bundle?.prompts.isNullOrEmpty()) View.GONE else View.VISIBLE
         if (field.text.toString() == screen.prompt) return
         filling = true
@@ -157,6 +166,8 @@ class MainActivity : Activity() {
 
     private fun table(id: Int, rows: List<List<String>>) {
         val table = view<TableLayout>(id)
+        if (table.tag == rows) return
+        table.tag = rows
         table.removeAllViews()
         for (texts in rows) {
             val row = TableRow(this)
@@ -203,13 +214,14 @@ class MainActivity : Activity() {
 
     private fun chooseBundle() {
         val there = session.bundles()
+        val removable = session.removable()
         val labels = there.map(File::getName) + listOf(getString(R.string.from_folder), getString(R.string.from_address)) +
-            if (there.isEmpty()) listOf() else listOf(getString(R.string.remove))
+            if (removable.isEmpty()) listOf() else listOf(getString(R.string.remove))
         AlertDialog.Builder(this).setTitle(R.string.bundle).setItems(labels.toTypedArray()) { _, chosen ->
             when (chosen - there.size) {
                 0 -> attempt(Intent(Intent.ACTION_OPEN_DOCUMENT_TREE), TREE)
                 1 -> askAddress()
-                2 -> removeOne(there)
+                2 -> removeOne(removable)
                 else -> session.open(there[chosen])
             }
         }.show()
@@ -219,6 +231,11 @@ class MainActivity : Activity() {
         askForNotifications()
         player?.stop() // what is still seen of the clip before
         session.play(session.screen.playedPrompt)
+    }
+
+    private fun stop() {
+        player?.stop() // of the frames that are there, too
+        session.cancel()
     }
 
     private fun askAddress() {
@@ -250,7 +267,9 @@ class MainActivity : Activity() {
         attempt(Intent(Intent.ACTION_OPEN_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType(type), request)
 
     private fun photograph() {
-        val uri = SharedFiles.uri(this, SharedFiles.photograph(this))
+        val file = SharedFiles.photograph(this)
+        file.delete() // a camera that writes none must not give the one before
+        val uri = SharedFiles.uri(this, file)
         val intent = Intent(MediaStore.ACTION_IMAGE_CAPTURE).putExtra(MediaStore.EXTRA_OUTPUT, uri)
         intent.addFlags(Intent.FLAG_GRANT_WRITE_URI_PERMISSION or Intent.FLAG_GRANT_READ_URI_PERMISSION)
         intent.clipData = ClipData.newRawUri("", uri)
@@ -289,7 +308,11 @@ class MainActivity : Activity() {
     private fun holdToRecord(button: Button) {
         button.setOnTouchListener { touched, event ->
             when (event.actionMasked) {
-                MotionEvent.ACTION_DOWN -> record().also { touched.isPressed = true }
+                MotionEvent.ACTION_DOWN -> {
+                    touched.parent.requestDisallowInterceptTouchEvent(true) // a finger that moves a little does not scroll
+                    touched.isPressed = true
+                    record()
+                }
                 MotionEvent.ACTION_UP, MotionEvent.ACTION_CANCEL -> session.endRecording().also { touched.isPressed = false }
             }
             true

@@ -107,6 +107,8 @@ class Reading(private val context: Context, private val cancelled: () -> Boolean
                 decoder.configure(format, null, null, 0)
                 decoder.start()
                 return decoded(extractor, decoder)
+            } catch (error: IllegalArgumentException) {
+                throw InputException("The phone's decoder refuses ${mime(format)} (${error.message}). Save the recording as WAV.")
             } catch (error: IllegalStateException) {
                 throw InputException("The phone's decoder of ${mime(format)} failed (${error.message}). Save the recording as WAV.")
             } finally {

@@ -37,6 +37,9 @@ class Recorder(private val file: File) {
                 throw InputException("The microphone is not to be had: another app may have it, or this one may not use it.")
             }
             recorder.startRecording()
+            if (recorder.recordingState != AudioRecord.RECORDSTATE_RECORDING) { // and it would give nothing, over and over
+                throw InputException("The microphone does not begin: another app may have it. Choose a sound instead.")
+            }
             val seconds = WavFile(file, RATE).use { wav -> wav.also { take(recorder, it, told) }.seconds }
             if (seconds < SHORTEST) {
                 throw InputException("Only ${Words.seconds(seconds)} were recorded. Hold the button while you speak.")

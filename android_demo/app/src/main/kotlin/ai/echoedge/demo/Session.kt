@@ -10,6 +10,7 @@ import echoedge.appcore.Fetch
 import echoedge.appcore.Forecast
 import echoedge.appcore.Import
 import echoedge.appcore.Mode
+import echoedge.appcore.Newest
 import echoedge.appcore.Opened
 import echoedge.appcore.Playable
 import echoedge.appcore.Reel
@@ -46,6 +47,7 @@ class Session(private val app: App) {
     private val main = Handler(Looper.getMainLooper())
     private val worker = Executors.newSingleThreadExecutor()
     private val phone = Phone(app)
+    private val lately = Newest<Event>({ main.postDelayed(it, PAUSE) }, { apply(it) })
 
     @Volatile
     private var cancelled = false
@@ -79,9 +81,11 @@ class Session(private val app: App) {
     var shown: (Screen) -> Unit = {}
 
     private var looking: ScheduledExecutorService? = null
+    private var begun = false
 
     /** Looks at the phone's memory and warmth every five seconds, while somebody sees them. */
     fun look(on: Boolean) {
+        if (on) worker.execute { take(sound) } // of memory there may be more, or less, than when the clip was looked at last
         looking?.shutdownNow()
         looking = if (on) Executors.newSingleThreadScheduledExecutor() else null
         looking?.scheduleWithFixedDelay({
@@ -132,6 +136,7 @@ class Session(private val app: App) {
                 Event.Ended(Words.unforeseen(error), fault = true)
             }
             main.post {
+                lately.clear()
                 apply(ended)
                 WorkService.stop()
             }
@@ -144,12 +149,23 @@ class Session(private val app: App) {
         say(Event.Cancel)
     }
 
-    private fun told(what: Pair<String, Double>) = say(Event.Told(what.first, what.second))
+    /** Of a bundle's bytes, far more is told than anybody can see. */
+    private fun told(what: Pair<String, Double>) = lately.tell(Event.Told(what.first, what.second))
 
     // ---- bundles ----
 
     /** Bundles that are there. */
     fun bundles(): List<File> = Shelf.bundles(listOf(shelf))
+
+    /** Those, and what came of others before they were given up. */
+    fun removable(): List<File> = bundles() + Shelf.arriving(shelf).map { File(shelf, it + Arrival.PARTIAL) }
+
+    /** Opens the one bundle that is there, once: also in an app that Android had ended while nobody saw it. */
+    fun begin() {
+        if (working || begun) return
+        begun = true
+        bundles().singleOrNull()?.let(::open)
+    }
 
     fun open(folder: File) = begin(Work.OPENING) {
         opened(folder)
@@ -197,8 +213,7 @@ class Session(private val app: App) {
 
     /** Copies a bundle that was picked, and opens it. */
     fun copy(tree: Uri) = begin(Work.COPYING) {
-        val picked = PickedTree(app.contentResolver, tree)
-        opened(Import.copy(picked, arrival(Arrival.nameOf(picked.name))))
+        opened(PickedTree(app.contentResolver, tree).use { Import.copy(it, arrival(Arrival.nameOf(it.name))) })
         ""
     }
 
@@ -232,6 +247,7 @@ class Session(private val app: App) {
     }
 
     fun record() {
+        if (working) return // the recorder that runs is the one to end
         val file = File(app.cacheDir, "recording.wav")
         val begun = Recorder(file)
         recorder = begun
@@ -262,16 +278,20 @@ class Session(private val app: App) {
         reel = seen
         Shared.tooMany(SharedFiles.films(app).listFiles().orEmpty().asList()).forEach(File::delete)
         val file = File(SharedFiles.films(app), Shared.filmName(open.root.name))
-        FilmWriter(file, clip, speech, frames).use { writer ->
-            val face = Pictures.portrait(pixels, clip.height, clip.width)
-            val played = player(open, mode).play(face, speech, prompt) { number, frame ->
-                seen.add(frame)
-                if (number == 0) say(Event.FirstFrame)
-                writer.frame(frame)
+        try {
+            FilmWriter(file, clip, speech, frames).use { writer ->
+                val face = Pictures.portrait(pixels, clip.height, clip.width)
+                val played = player(open, mode).play(face, speech, prompt) { number, frame ->
+                    seen.add(frame)
+                    if (number == 0) say(Event.FirstFrame)
+                    writer.frame(frame)
+                }
+                film = writer.finish()
+                val seconds = (System.nanoTime() - began) / 1e9
+                say(Event.Film(Words.figures(played, seconds, clip.fps, mode, phone.memoryWords(), phone.thermalStatus)))
             }
-            film = writer.finish()
-            val seconds = (System.nanoTime() - began) / 1e9
-            say(Event.Film(Words.figures(played, seconds, clip.fps, mode, phone.memoryWords(), phone.thermalStatus)))
+        } finally {
+            seen.playback.end()
         }
         app.getString(R.string.film_ready, file.name)
     }
@@ -325,6 +345,7 @@ class Session(private val app: App) {
 
     private companion object {
         const val REEL = "reel"
+        const val PAUSE = 50L // milliseconds between two words about progress
         val LONG = setOf(Work.FETCHING, Work.COPYING, Work.PLAYING, Work.VERIFYING)
     }
 }
