@@ -114,6 +114,7 @@ def test_plists_have_what_the_app_needs() -> None:
     assert lacking(info) == []
     for key in ("NSMicrophoneUsageDescription", "UIFileSharingEnabled"):
         assert lacking({name: value for name, value in info.items() if name != key}) == [key]
+    assert len(set(info["UISupportedInterfaceOrientations~ipad"])) == 4, "an iPad's windows turn every way"
     (kind,) = info["UTExportedTypeDeclarations"]
     assert kind["UTTypeTagSpecification"]["public.filename-extension"] == ["echoedge"]
     assert info["CFBundleDocumentTypes"][0]["LSItemContentTypes"] == [kind["UTTypeIdentifier"]]

@@ -129,7 +129,8 @@ final class AppModel: ObservableObject {
             let granted = folder.startAccessingSecurityScopedResource()
             defer { if granted { folder.stopAccessingSecurityScopedResource() } }
             let arrival = try self.arrival(Arrival.name(of: folder.lastPathComponent), cancellation)
-            try Import.copy(folder, arrival)
+            let place = try Import.copy(folder, arrival)
+            DispatchQueue.main.async { self.close(place) }
             return Message("\(arrival.name) is here.")
         }
     }
@@ -139,7 +140,8 @@ final class AppModel: ObservableObject {
             let arrival = try self.arrival(Fetch.name(address), cancellation)
             let downloader = Downloader()
             defer { downloader.close() }
-            try Fetch(arrival, downloader).fetch(address)
+            let place = try Fetch(arrival, downloader).fetch(address)
+            DispatchQueue.main.async { self.close(place) }
             return Message("\(arrival.name) is here.")
         }
     }
@@ -159,13 +161,17 @@ final class AppModel: ObservableObject {
     /// Removes a bundle, and what was compiled of packages that no other one has.
     func removeBundle(_ folder: URL) {
         guard screen.canChooseBundle else { return }
-        if bundle?.root == folder {
-            bundle = nil
-            tell(.bundleGone)
-        }
+        close(folder)
         Shelf.remove(folder)
         refresh()
         queue.async { Places.tidy() }
+    }
+
+    /// A bundle whose files are gone, or others by now, is not open any more. One folder may have several paths.
+    private func close(_ folder: URL) {
+        guard bundle?.root.resolvingSymlinksInPath().path == folder.resolvingSymlinksInPath().path else { return }
+        bundle = nil
+        tell(.bundleGone)
     }
 
     // ---- portrait and voice ----
@@ -174,6 +180,7 @@ final class AppModel: ObservableObject {
         guard screen.canChoosePortrait, let data, let image = UIImage(data: data) else { return }
         photograph = data
         portrait = image
+        player.hide()
         tell(.portrait(true))
     }
 
@@ -197,6 +204,7 @@ final class AppModel: ObservableObject {
         holds = true
         Microphone.ask { allowed in
             guard self.holds, self.screen.work == .nothing else { return }  // whoever was asked first has let go meanwhile
+            self.player.stop()  // or it would be recorded, too
             self.tell(.began(.recording))
             do {
                 if !allowed { throw EchoEdgeError.input("The app may not use the microphone. Allow it in Settings, EchoEdge.") }
@@ -258,8 +266,10 @@ final class AppModel: ObservableObject {
         let began = phone.now()
         do {
             let played = try player.play(picture, speech, prompt: prompt) { number, frame in
-                try writer.take(number, frame)
-                let image = Media.jpeg(frame)
+                let image = try pooled {
+                    try writer.take(number, frame)
+                    return Media.jpeg(frame)
+                }
                 DispatchQueue.main.async {
                     if let image { self.player.take(image) }
                     if number == 0 { self.tell(.firstFrame) }

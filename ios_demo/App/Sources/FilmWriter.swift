@@ -10,6 +10,7 @@ final class FilmWriter {
     private static let patience = 30.0  // seconds that an encoder may take for one frame
     private let clip: Clip
     private let voice: [Float]
+    private let frames: Int
     private let file: URL, beside: URL
     private let writer: AVAssetWriter
     private let video: AVAssetWriterInput, sound: AVAssetWriterInput
@@ -18,7 +19,7 @@ final class FilmWriter {
 
     /// `frames`: how many will come. Throws `resource`: the system has no encoder for it, or no room.
     init(_ file: URL, _ clip: Clip, _ speech: [Float], frames: Int) throws {
-        (self.clip, self.file) = (clip, file)
+        (self.clip, self.file, self.frames) = (clip, file, frames)
         beside = file.deletingPathExtension().appendingPathExtension("partial.mp4")
         voice = Film.voice(speech, frames: frames, fps: clip.fps, sampleRate: clip.sampleRate)
         try? FileManager.default.removeItem(at: beside)
@@ -67,10 +68,9 @@ final class FilmWriter {
 
     /// Appends a frame and its part of the voice. Throws `resource`.
     func take(_ number: Int, _ frame: Pixels) throws {
-        let time = CMTime(value: CMTimeValue(Film.ticks(number, clip.fps)), timescale: CMTimeScale(Film.timeScale(clip.fps)))
         let buffer = try buffer(frame)
         try wait(video)
-        if !adaptor.append(buffer, withPresentationTime: time) { throw failure() }
+        if !adaptor.append(buffer, withPresentationTime: time(number)) { throw failure() }
         let samples = Film.samples(number, clip.fps, clip.sampleRate).clamped(to: 0..<voice.count)
         if samples.isEmpty { return }
         let piece = try piece(samples)
@@ -82,6 +82,7 @@ final class FilmWriter {
     func end() throws {
         video.markAsFinished()
         sound.markAsFinished()
+        writer.endSession(atSourceTime: time(frames))  // else the last frame would last as long as the system likes
         let done = DispatchSemaphore(value: 0)
         writer.finishWriting { done.signal() }
         done.wait()
@@ -97,6 +98,10 @@ final class FilmWriter {
     func discard() {
         if writer.status == .writing { writer.cancelWriting() }
         try? FileManager.default.removeItem(at: beside)
+    }
+
+    private func time(_ number: Int) -> CMTime {
+        CMTime(value: CMTimeValue(Film.ticks(number, clip.fps)), timescale: CMTimeScale(Film.timeScale(clip.fps)))
     }
 
     private func failure() -> EchoEdgeError {

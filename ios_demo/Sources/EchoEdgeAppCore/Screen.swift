@@ -100,7 +100,8 @@ public struct Screen: Equatable, Sendable {
     public var canVerify: Bool { idle && bundle != nil && bundle?.problem == nil }
     public var canCancel: Bool { !idle && work != .recording && !cancelling }
     public var canShare: Bool { idle && film }
-    public var keepsScreenOn: Bool { [.playing, .verifying, .recording].contains(work) }
+    /// A screen that locks would put the app into the background, where it is given half a minute.
+    public var keepsScreenOn: Bool { !idle }
 
     /// What a user has to do before a clip can be played; nil: nothing.
     public var whyNot: String? {

@@ -43,11 +43,12 @@ final class ScreenTest: XCTestCase {
             XCTAssertFalse(busy.canPlay || busy.canVerify || busy.canChooseBundle || busy.canChoosePortrait || busy.canChooseSound)
             XCTAssertEqual(busy.canRecord, work == .recording)
             XCTAssertEqual(busy.canCancel, work != .recording)
-            XCTAssertEqual(busy.keepsScreenOn, [.playing, .verifying, .recording].contains(work))
+            XCTAssertTrue(busy.keepsScreenOn)
             XCTAssertEqual(busy.line, Words.begin(work))
             XCTAssertEqual(busy.after(.began(.opening)).work, work, "something else began")
             XCTAssertEqual(busy.after(.prompt("x")).prompt, busy.prompt)
             XCTAssertEqual(busy.after(.ended("", fault: false)).work, .nothing)
+            XCTAssertFalse(busy.after(.ended("", fault: false)).keepsScreenOn)
         }
         XCTAssertEqual(Screen().after(.began(.nothing)), Screen())
         XCTAssertEqual(Screen().after(.told("late", share: 1)), Screen())
