@@ -66,7 +66,7 @@ final class AppModel: ObservableObject {
                 message = try body(cancellation)
             } catch {
                 let stopped = (error as? EchoEdgeError)?.kind == .cancelled
-                message = Message(Words.problem(error), fault: !stopped)
+                message = stopped ? Message(Words.stopped(work)) : Message(Words.problem(error), fault: true)
             }
             DispatchQueue.main.async {
                 self.tell(.ended(message.text, fault: message.fault))
@@ -90,8 +90,9 @@ final class AppModel: ObservableObject {
     // ---- bundles ----
 
     func openBundle(_ folder: URL) {
-        work(.opening) { _ in
+        work(.opening) { cancellation in
             let bundle = try ModelBundle.open(folder) { done, total in
+                if cancellation.isCancelled { throw EchoEdgeError.cancelled }
                 self.later(Self.arrived(folder.lastPathComponent, done, total))
             }
             let opened = try self.opened(bundle)

@@ -98,7 +98,7 @@ public struct Screen: Equatable, Sendable {
 
     public var canPlay: Bool { idle && whyNot == nil }
     public var canVerify: Bool { idle && bundle != nil && bundle?.problem == nil }
-    public var canCancel: Bool { !idle && work != .recording && !cancelling }
+    public var canCancel: Bool { !idle && ![.recording, .reading].contains(work) && !cancelling }
     public var canShare: Bool { idle && film }
     /// A screen that locks would put the app into the background, where it is given half a minute.
     public var keepsScreenOn: Bool { !idle }
@@ -124,7 +124,8 @@ public struct Screen: Equatable, Sendable {
 
     /// The line under the buttons: what goes on, else what was said last, else what to do.
     public var line: String {
-        if cancelling { return "Stopping: the program that runs is still finished." }
+        if cancelling && [.playing, .verifying].contains(work) { return "Stopping: the program that runs is still finished." }
+        if cancelling { return "Stopping …" }
         if !idle { return progress }
         if let message { return message.text }
         return whyNot ?? forecast?.sentence ?? ""
