@@ -262,7 +262,7 @@ final class AppModel: ObservableObject {
         let (frames, _) = try Playing.length(speech.count, clip, temporalStride: bundle.manifest.playing.temporalStride)
         let voice = Film.voice(speech, frames: frames, fps: clip.fps, sampleRate: clip.sampleRate)
         let file = Places.films.appendingPathComponent(FilmPlan.name(bundle.root.lastPathComponent))
-        let writer = try FilmWriter(file, clip, speech, frames: frames)
+        let writer = try FilmWriter(file, clip, voice: voice, frames: frames)
         DispatchQueue.main.async { self.player.begin(clip, frames: frames, voice: voice) }
         let began = phone.now()
         do {

@@ -17,11 +17,10 @@ final class FilmWriter {
     private let adaptor: AVAssetWriterInputPixelBufferAdaptor
     private let format: CMAudioFormatDescription
 
-    /// `frames`: how many will come. Throws `resource`: the system has no encoder for it, or no room.
-    init(_ file: URL, _ clip: Clip, _ speech: [Float], frames: Int) throws {
-        (self.clip, self.file, self.frames) = (clip, file, frames)
+    /// `voice`: of the whole film; `frames`: how many will come. Throws `resource`: the system has no encoder for it, or no room.
+    init(_ file: URL, _ clip: Clip, voice: [Float], frames: Int) throws {
+        (self.clip, self.file, self.voice, self.frames) = (clip, file, voice, frames)
         beside = file.deletingPathExtension().appendingPathExtension("partial.mp4")
-        voice = Film.voice(speech, frames: frames, fps: clip.fps, sampleRate: clip.sampleRate)
         try? FileManager.default.removeItem(at: beside)
         do {
             try FileManager.default.createDirectory(at: file.deletingLastPathComponent(), withIntermediateDirectories: true)
@@ -124,7 +123,7 @@ final class FilmWriter {
         CVPixelBufferLockBaseAddress(buffer, [])
         defer { CVPixelBufferUnlockBaseAddress(buffer, []) }
         fill(buffer, 0, yuv.y, rowBytes: clip.width)
-        fill(buffer, 1, zip(yuv.u, yuv.v).flatMap { [$0, $1] }, rowBytes: clip.width)
+        fill(buffer, 1, yuv.uv, rowBytes: clip.width)
         for (key, value) in [
             (kCVImageBufferYCbCrMatrixKey, kCVImageBufferYCbCrMatrix_ITU_R_709_2),
             (kCVImageBufferColorPrimariesKey, kCVImageBufferColorPrimaries_ITU_R_709_2),
