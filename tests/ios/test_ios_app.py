@@ -114,6 +114,7 @@ def test_plists_have_what_the_app_needs() -> None:
     assert lacking(info) == []
     for key in ("NSMicrophoneUsageDescription", "UIFileSharingEnabled"):
         assert lacking({name: value for name, value in info.items() if name != key}) == [key]
+    assert len(set(info["UISupportedInterfaceOrientations~ipad"])) == 4, "an iPad's windows turn every way"
     (kind,) = info["UTExportedTypeDeclarations"]
     assert kind["UTTypeTagSpecification"]["public.filename-extension"] == ["echoedge"]
     assert info["CFBundleDocumentTypes"][0]["LSItemContentTypes"] == [kind["UTTypeIdentifier"]]
@@ -224,9 +225,9 @@ class Checked:
         assert ended.returncode == 0, ended.stdout
 
     def said(self, name: str, texts: dict[str, str]) -> str:
-        """What the compiler says of files as one module; nothing, where all is well."""
-        options = ["-typecheck", "-swift-version", "5", "-parse-as-library", "-module-name", name, "-I", self.modules]
-        ended = compiled(*options, *self._copied(name, texts))
+        """What the compiler says of files as one module: types, and what is used before it is set."""
+        options = ["-emit-sil", "-o", self.scratch / f"{name}.sil", "-wmo", "-swift-version", "5", "-parse-as-library"]
+        ended = compiled(*options, "-module-name", name, "-I", self.modules, *self._copied(name, texts))
         assert ended.stdout or ended.returncode == 0
         return ended.stdout
 
@@ -269,6 +270,7 @@ def test_the_app_behind_its_views_calls_what_there_is(checked: Checked) -> None:
         ("AppModel.swift", "Words.verdict(rows)", "Words.verdicts(rows)"),
         ("Backends.swift", "CoreMLPrograms(bundle, Places.compiled, ", "CoreMLPrograms(bundle, "),
         ("FilmWriter.swift", "writer.finishWriting { done.signal() }", "writer.finish { done.signal() }"),
+        ("FilmWriter.swift", "        format = try FilmWriter.soundFormat(clip.sampleRate)\n", ""),
     ):
         assert right in texts[name]
         assert "error: " in checked.said("EchoEdge", texts | {name: texts[name].replace(right, wrong)})

@@ -66,7 +66,7 @@ final class AppModel: ObservableObject {
                 message = try body(cancellation)
             } catch {
                 let stopped = (error as? EchoEdgeError)?.kind == .cancelled
-                message = Message(Words.problem(error), fault: !stopped)
+                message = stopped ? Message(Words.stopped(work)) : Message(Words.problem(error), fault: true)
             }
             DispatchQueue.main.async {
                 self.tell(.ended(message.text, fault: message.fault))
@@ -90,8 +90,9 @@ final class AppModel: ObservableObject {
     // ---- bundles ----
 
     func openBundle(_ folder: URL) {
-        work(.opening) { _ in
+        work(.opening) { cancellation in
             let bundle = try ModelBundle.open(folder) { done, total in
+                if cancellation.isCancelled { throw EchoEdgeError.cancelled }
                 self.later(Self.arrived(folder.lastPathComponent, done, total))
             }
             let opened = try self.opened(bundle)
@@ -129,7 +130,8 @@ final class AppModel: ObservableObject {
             let granted = folder.startAccessingSecurityScopedResource()
             defer { if granted { folder.stopAccessingSecurityScopedResource() } }
             let arrival = try self.arrival(Arrival.name(of: folder.lastPathComponent), cancellation)
-            try Import.copy(folder, arrival)
+            let place = try Import.copy(folder, arrival)
+            DispatchQueue.main.async { self.close(place) }
             return Message("\(arrival.name) is here.")
         }
     }
@@ -139,7 +141,8 @@ final class AppModel: ObservableObject {
             let arrival = try self.arrival(Fetch.name(address), cancellation)
             let downloader = Downloader()
             defer { downloader.close() }
-            try Fetch(arrival, downloader).fetch(address)
+            let place = try Fetch(arrival, downloader).fetch(address)
+            DispatchQueue.main.async { self.close(place) }
             return Message("\(arrival.name) is here.")
         }
     }
@@ -159,13 +162,17 @@ final class AppModel: ObservableObject {
     /// Removes a bundle, and what was compiled of packages that no other one has.
     func removeBundle(_ folder: URL) {
         guard screen.canChooseBundle else { return }
-        if bundle?.root == folder {
-            bundle = nil
-            tell(.bundleGone)
-        }
+        close(folder)
         Shelf.remove(folder)
         refresh()
         queue.async { Places.tidy() }
+    }
+
+    /// A bundle whose files are gone, or others by now, is not open any more. One folder may have several paths.
+    private func close(_ folder: URL) {
+        guard bundle?.root.resolvingSymlinksInPath().path == folder.resolvingSymlinksInPath().path else { return }
+        bundle = nil
+        tell(.bundleGone)
     }
 
     // ---- portrait and voice ----
@@ -174,6 +181,7 @@ final class AppModel: ObservableObject {
         guard screen.canChoosePortrait, let data, let image = UIImage(data: data) else { return }
         photograph = data
         portrait = image
+        player.hide()
         tell(.portrait(true))
     }
 
@@ -197,6 +205,7 @@ final class AppModel: ObservableObject {
         holds = true
         Microphone.ask { allowed in
             guard self.holds, self.screen.work == .nothing else { return }  // whoever was asked first has let go meanwhile
+            self.player.stop()  // or it would be recorded, too
             self.tell(.began(.recording))
             do {
                 if !allowed { throw EchoEdgeError.input("The app may not use the microphone. Allow it in Settings, EchoEdge.") }
@@ -253,13 +262,15 @@ final class AppModel: ObservableObject {
         let (frames, _) = try Playing.length(speech.count, clip, temporalStride: bundle.manifest.playing.temporalStride)
         let voice = Film.voice(speech, frames: frames, fps: clip.fps, sampleRate: clip.sampleRate)
         let file = Places.films.appendingPathComponent(FilmPlan.name(bundle.root.lastPathComponent))
-        let writer = try FilmWriter(file, clip, speech, frames: frames)
+        let writer = try FilmWriter(file, clip, voice: voice, frames: frames)
         DispatchQueue.main.async { self.player.begin(clip, frames: frames, voice: voice) }
         let began = phone.now()
         do {
             let played = try player.play(picture, speech, prompt: prompt) { number, frame in
-                try writer.take(number, frame)
-                let image = Media.jpeg(frame)
+                let image = try pooled {
+                    try writer.take(number, frame)
+                    return Media.jpeg(frame)
+                }
                 DispatchQueue.main.async {
                     if let image { self.player.take(image) }
                     if number == 0 { self.tell(.firstFrame) }

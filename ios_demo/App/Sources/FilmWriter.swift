@@ -10,17 +10,17 @@ final class FilmWriter {
     private static let patience = 30.0  // seconds that an encoder may take for one frame
     private let clip: Clip
     private let voice: [Float]
+    private let frames: Int
     private let file: URL, beside: URL
     private let writer: AVAssetWriter
     private let video: AVAssetWriterInput, sound: AVAssetWriterInput
     private let adaptor: AVAssetWriterInputPixelBufferAdaptor
     private let format: CMAudioFormatDescription
 
-    /// `frames`: how many will come. Throws `resource`: the system has no encoder for it, or no room.
-    init(_ file: URL, _ clip: Clip, _ speech: [Float], frames: Int) throws {
-        (self.clip, self.file) = (clip, file)
+    /// `voice`: of the whole film; `frames`: how many will come. Throws `resource`: the system has no encoder for it, or no room.
+    init(_ file: URL, _ clip: Clip, voice: [Float], frames: Int) throws {
+        (self.clip, self.file, self.voice, self.frames) = (clip, file, voice, frames)
         beside = file.deletingPathExtension().appendingPathExtension("partial.mp4")
-        voice = Film.voice(speech, frames: frames, fps: clip.fps, sampleRate: clip.sampleRate)
         try? FileManager.default.removeItem(at: beside)
         do {
             try FileManager.default.createDirectory(at: file.deletingLastPathComponent(), withIntermediateDirectories: true)
@@ -67,10 +67,9 @@ final class FilmWriter {
 
     /// Appends a frame and its part of the voice. Throws `resource`.
     func take(_ number: Int, _ frame: Pixels) throws {
-        let time = CMTime(value: CMTimeValue(Film.ticks(number, clip.fps)), timescale: CMTimeScale(Film.timeScale(clip.fps)))
         let buffer = try buffer(frame)
         try wait(video)
-        if !adaptor.append(buffer, withPresentationTime: time) { throw failure() }
+        if !adaptor.append(buffer, withPresentationTime: time(number)) { throw failure() }
         let samples = Film.samples(number, clip.fps, clip.sampleRate).clamped(to: 0..<voice.count)
         if samples.isEmpty { return }
         let piece = try piece(samples)
@@ -82,6 +81,7 @@ final class FilmWriter {
     func end() throws {
         video.markAsFinished()
         sound.markAsFinished()
+        writer.endSession(atSourceTime: time(frames))  // else the last frame would last as long as the system likes
         let done = DispatchSemaphore(value: 0)
         writer.finishWriting { done.signal() }
         done.wait()
@@ -97,6 +97,10 @@ final class FilmWriter {
     func discard() {
         if writer.status == .writing { writer.cancelWriting() }
         try? FileManager.default.removeItem(at: beside)
+    }
+
+    private func time(_ number: Int) -> CMTime {
+        CMTime(value: CMTimeValue(Film.ticks(number, clip.fps)), timescale: CMTimeScale(Film.timeScale(clip.fps)))
     }
 
     private func failure() -> EchoEdgeError {
@@ -119,7 +123,7 @@ final class FilmWriter {
         CVPixelBufferLockBaseAddress(buffer, [])
         defer { CVPixelBufferUnlockBaseAddress(buffer, []) }
         fill(buffer, 0, yuv.y, rowBytes: clip.width)
-        fill(buffer, 1, zip(yuv.u, yuv.v).flatMap { [$0, $1] }, rowBytes: clip.width)
+        fill(buffer, 1, yuv.uv, rowBytes: clip.width)
         for (key, value) in [
             (kCVImageBufferYCbCrMatrixKey, kCVImageBufferYCbCrMatrix_ITU_R_709_2),
             (kCVImageBufferColorPrimariesKey, kCVImageBufferColorPrimaries_ITU_R_709_2),

@@ -23,8 +23,6 @@ final class FramePlayer: NSObject, ObservableObject {
         playback = Playback(fps: clip.fps, total: total)
         let bytes = WavBytes.of(FilmPlan.pcm(samples[...]), rate: clip.sampleRate)
         voice = try? AVAudioPlayer(data: Data(bytes), fileTypeHint: AVFileType.wav.rawValue)
-        try? AVAudioSession.sharedInstance().setCategory(.playback)
-        try? AVAudioSession.sharedInstance().setActive(true)
         follow()
     }
 
@@ -44,7 +42,16 @@ final class FramePlayer: NSObject, ObservableObject {
         follow()
     }
 
+    /// Another photograph is to be seen.
+    func hide() {
+        stop()
+        image = nil
+    }
+
     private func follow() {
+        let session = AVAudioSession.sharedInstance()  // a recording leaves it in a mode of its own
+        try? session.setCategory(.playback, mode: .moviePlayback)
+        try? session.setActive(true)
         let link = CADisplayLink(target: self, selector: #selector(tick))
         link.add(to: .main, forMode: .common)
         self.link = link

@@ -32,7 +32,13 @@ final class Phone: BenchPhone {
     func programs(_ bundle: ModelBundle) throws -> any Programs { try Backends.programs(bundle) { _ in } }
 
     func room() -> Room {
-        Room(available: os_proc_available_memory(), used: Phone.memory().now, total: Int(ProcessInfo.processInfo.physicalMemory))
+        let total = Int(ProcessInfo.processInfo.physicalMemory)
+        #if targetEnvironment(simulator)
+            let available = total  // a simulator has no limit and tells 0
+        #else
+            let available = os_proc_available_memory()
+        #endif
+        return Room(available: available, used: Phone.memory().now, total: total)
     }
 
     func state() -> DeviceState {
@@ -65,7 +71,8 @@ final class Phone: BenchPhone {
 
     /// Of the disk that holds a folder, which need not be there yet.
     static func freeBytes(_ folder: URL) -> Int {
-        let values = try? Places.documents.resourceValues(forKeys: [.volumeAvailableCapacityForImportantUsageKey])
+        let place = URL(fileURLWithPath: Places.documents.path)  // one that is kept would keep what it told before, too
+        let values = try? place.resourceValues(forKeys: [.volumeAvailableCapacityForImportantUsageKey])
         return Int(values?.volumeAvailableCapacityForImportantUsage ?? 0)
     }
 

@@ -9,7 +9,11 @@ enum Places {
     static let bench = documents.appendingPathComponent("echoedge-bench", isDirectory: true)
     static let bundles = support.appendingPathComponent("bundles", isDirectory: true)
     static let films = documents.appendingPathComponent("films", isDirectory: true)
-    static let compiled = CompiledModels(support.appendingPathComponent("compiled", isDirectory: true))
+    static let compiled: CompiledModels = {
+        let folder = support.appendingPathComponent("compiled", isDirectory: true)
+        try? make(folder)  // else it is made with the first model, and lies in backups
+        return CompiledModels(folder)
+    }()
 
     /// Bundles may be copied into Documents by Finder or AirDrop, or be brought by the app.
     static let shelves = [documents, documents.appendingPathComponent("Inbox"), bundles]

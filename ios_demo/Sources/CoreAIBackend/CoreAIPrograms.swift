@@ -127,6 +127,9 @@
         }
 
         private static func taken(_ name: String, _ array: NDArray) throws -> any Tensor {
+            if array.interleaveLayout != nil {  // its strides would be those of blocks
+                throw EchoEdgeError.engine("\(name) came interleaved, as no bundle is exported. Export it again.")
+            }
             let (shape, strides) = (array.shape, array.strides)
             switch array.scalarType {
             case .float32:

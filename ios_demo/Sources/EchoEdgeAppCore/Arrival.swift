@@ -27,7 +27,7 @@ public final class Arrival {
         cancelled: @escaping () -> Bool = { false }
     ) throws {
         if !isPlainName(name) || name.count > 100 {
-            throw EchoEdgeError.bundle("'\(cut(name))' is no name of a bundle: up to 100 letters, digits and '._-'. Rename it.")
+            throw EchoEdgeError.bundle("'\(short(name))' is no name of a bundle: up to 100 letters, digits and '._-'. Rename it.")
         }
         (self.shelf, self.name, self.told, self.cancelled, self.freeBytes) = (shelf, name, told, cancelled, freeBytes)
         partial = shelf.appendingPathComponent(name + Arrival.partialSuffix, isDirectory: true)
@@ -49,7 +49,7 @@ public final class Arrival {
         let manifest = try Manifest.parse(manifestBytes)
         let target = shelf.appendingPathComponent(name, isDirectory: true)
         for path in manifest.entries.keys where !isInside(path) {
-            throw EchoEdgeError.bundle("The manifest lists '\(cut(path))', which leads out of the bundle. Do not use it.")
+            throw EchoEdgeError.bundle("The manifest lists '\(short(path))', which leads out of the bundle. Do not use it.")
         }
         if isSame(target, manifest) { return target }
         try make(partial)
@@ -124,8 +124,8 @@ public final class Arrival {
             Arrival.discard(part)
             Arrival.setVersion(part, nil)
             throw EchoEdgeError.bundle(
-                "\(path) is not the file that the manifest lists: \(size) bytes with SHA-256 \(cut(found, 12)), not "
-                    + "\(entry.bytes) with \(cut(entry.sha256, 12)). It was thrown away; try again, and if it stays so, export "
+                "\(path) is not the file that the manifest lists: \(size) bytes with SHA-256 \(short(found, 12)), not "
+                    + "\(entry.bytes) with \(short(entry.sha256, 12)). It was thrown away; try again, and if it stays so, export "
                     + "the bundle again."
             )
         }
@@ -213,7 +213,7 @@ public final class Arrival {
 }
 
 /// Frees at its end what Apple's Foundation would keep until the thread has nothing to do.
-func pooled<Result>(_ body: () throws -> Result) rethrows -> Result {
+public func pooled<Result>(_ body: () throws -> Result) rethrows -> Result {
     #if canImport(ObjectiveC)
         return try autoreleasepool(invoking: body)
     #else

@@ -170,7 +170,7 @@ public struct Fetch {
     static func next(_ url: URL, _ location: String?) throws -> URL {
         guard let location, let next = URL(string: location, relativeTo: url)?.absoluteURL, next.host != nil else {
             throw EchoEdgeError.resource(
-                "\(url) has moved to '\(cut(location ?? "nowhere"))', which is no address. Ask for its new one.")
+                "\(url) has moved to '\(short(location ?? "nowhere"))', which is no address. Ask for its new one.")
         }
         if next.scheme?.lowercased() != "https" {
             throw EchoEdgeError.resource("\(url) sends on to \(next), which is not protected. Ask for an address with https.")
@@ -186,7 +186,7 @@ public struct Fetch {
         guard let parts = URLComponents(string: clean), let url = parts.url, parts.scheme?.lowercased() == "https",
             parts.host?.isEmpty == false, parts.query == nil, parts.fragment == nil, parts.user == nil, parts.password == nil
         else {
-            throw EchoEdgeError.input("'\(cut(text))' is no address of a folder. It is like https://host/folder/NAME.echoedge.")
+            throw EchoEdgeError.input("'\(short(text))' is no address of a folder. It is like https://host/folder/NAME.echoedge.")
         }
         return url
     }

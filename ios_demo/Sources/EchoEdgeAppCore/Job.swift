@@ -54,7 +54,7 @@ public struct Job: Equatable, Sendable {
         } catch let error as EchoEdgeError {
             throw EchoEdgeError.input("\(file) is no job: \(error.message)")
         }
-        return try Job(Members(value) { EchoEdgeError.input("\(file) is no job: \($0).") }, word)
+        return try Job(Fields("", value) { EchoEdgeError.input("\(file) is no job: \($0).") }, word)
     }
 
     private static let fields = [
@@ -64,43 +64,43 @@ public struct Job: Equatable, Sendable {
     ]
     private static let fromOne = 1...1_000_000
 
-    private init(_ top: Members, _ wanted: String) throws {
+    private init(_ top: Fields, _ wanted: String) throws {
         try top.only(Job.fields)
-        _ = try top.maybe("format") { try top.oneOf($0, ["echoedge.job/1"]) }
+        _ = try top.ifThere("format") { try top.oneOf($0, "echoedge.job/1") }
         word = try top.text("job")
-        if !Job.isWord(word) { throw top.error("job", "is '\(cut(word))'; it must be 8 to 64 of a-z and 0-9") }
+        if !Job.isWord(word) { throw top.error("job", "is '\(short(word))'; it must be 8 to 64 of a-z and 0-9") }
         if word != wanted { throw top.error("job", "is \(word); the app was asked for \(wanted)") }
-        let contract = try top.maybe("contract") { try top.whole($0, 1...Int.max) } ?? Job.contract
+        let contract = try top.ifThere("contract") { try top.whole($0, 1...Int.max) } ?? Job.contract
         if contract != Job.contract { throw top.error("contract", "is \(contract); this app keeps to version \(Job.contract)") }
         bundle = try Job.name(top, "bundle") ?? "bundle"
         portrait = try Job.name(top, "portrait") ?? "portrait.f32"
         speech = try Job.name(top, "speech") ?? "speech.f32"
-        clip = try top.text("clip", most: 200, least: 1)
-        decoder = try top.told("decoder") { try top.oneOf($0, ["full", "tiny"]) }
-        engine = try top.oneOf("engine", ["auto", "executorch", "coreml", "coreai"])
+        clip = try top.text("clip", 1...200)
+        decoder = try top.orNull("decoder") { try top.oneOf($0, "full", "tiny") }
+        engine = try top.oneOf("engine", "auto", "executorch", "coreml", "coreai")
         prompt = try top.text("prompt")
         seed = try top.seed("seed")
-        if let threads = try top.told("threads", { try top.whole($0, 1...1024) }) {
+        if let threads = try top.orNull("threads", { try top.whole($0, 1...1024) }) {
             throw top.error(
                 "threads", "is \(threads); no runtime of an iPhone lets an app choose, so it must be null (no --threads)")
         }
         warmUp = try top.whole("warm_up", Job.fromOne)
         runs = try top.whole("runs", Job.fromOne)
-        sustained = try top.told("sustained_s") { try top.number($0, above: 0) }
+        sustained = try top.orNull("sustained_s") { try top.number($0, Fields.positive) }
         reload = try top.flag("reload")
-        cool = try top.told("cool") { name in
+        cool = try top.orNull("cool") { name in
             let wish = try top.record(name)
-            try wish.only(["status", "timeout_s"])
+            try wish.only("status", "timeout_s")
             let status = try wish.oneOf("status", Thermal.allCases.map(\.rawValue))
-            return CoolWish(status: Thermal(rawValue: status) ?? .cool, timeout: try wish.number("timeout_s", least: 0))
+            return CoolWish(status: Thermal(rawValue: status) ?? .cool, timeout: try wish.number("timeout_s", Fields.fromZero))
         }
     }
 
     /// A name in the job's own folder; anything that could lead out of it is refused.
-    private static func name(_ top: Members, _ field: String) throws -> String? {
-        try top.maybe(field) { field in
-            let name = try top.text(field, most: 200, least: 1)
-            if !isPlainName(name) { throw top.error(field, "is '\(cut(name))'; it must be a plain name in the job's folder") }
+    private static func name(_ top: Fields, _ field: String) throws -> String? {
+        try top.ifThere(field) { field in
+            let name = try top.text(field, 1...200)
+            if !isPlainName(name) { throw top.error(field, "is '\(short(name))'; it must be a plain name in the job's folder") }
             return name
         }
     }
@@ -113,6 +113,11 @@ func isPlainName(_ name: String) -> Bool {
         (0x30...0x39).contains(byte) || (0x41...0x5A).contains(byte) || (0x61...0x7A).contains(byte) || others.contains(byte)
     }
     return fits && !name.isEmpty && !name.hasPrefix(".")
+}
+
+/// JSON without a line end in it. Strings hold none: it is escaped there. Throws as `Json.written()`.
+private func oneLine(_ value: Json) throws -> String {
+    try value.written().split(separator: "\n").map { String($0.drop(while: { $0 == " " })) }.joined()
 }
 
 /// How far a player is.

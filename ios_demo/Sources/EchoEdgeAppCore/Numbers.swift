@@ -81,12 +81,4 @@ public enum Strided {
         }
         return found
     }
-
-    /// Hands each number's place row by row and its place in the storage to `put`.
-    public static func scattered(_ shape: [Int], _ strides: [Int], _ put: (_ index: Int, _ place: Int) -> Void) {
-        let step = strides.last ?? 1
-        rows(shape, strides) { row, place, count in
-            for at in 0..<count { put(row + at, place + at * step) }
-        }
-    }
 }

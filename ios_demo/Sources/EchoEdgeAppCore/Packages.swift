@@ -10,7 +10,7 @@ public enum ComputeUnits: String, CaseIterable, Sendable {
         guard let units = ComputeUnits(rawValue: backend) else {
             let known = allCases.map(\.rawValue).joined(separator: ", ")
             throw EchoEdgeError.bundle(
-                "The bundle's backend is '\(cut(backend))'; Core ML's are \(known). Export the bundle again.")
+                "The bundle's backend is '\(short(backend))'; Core ML's are \(known). Export the bundle again.")
         }
         return units
     }
@@ -138,7 +138,7 @@ public struct ChainSignature: Equatable, Sendable {
             EchoEdgeError.engine("\(path.path) does not tell how \(method) is called (\(why)). Export the bundle again.")
         }
         do {
-            let top = try Members(Json.parse([UInt8](Data(contentsOf: path))), failure: failure)
+            let top = try Fields("", Json.parse([UInt8](Data(contentsOf: path))), failure)
             let known = try top.record(method)
             let parts = try known.texts("parts")
             if parts.isEmpty || !parts.allSatisfy(isPlainName) { throw known.error("parts", "is \(parts)") }

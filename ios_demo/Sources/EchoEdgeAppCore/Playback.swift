@@ -31,8 +31,6 @@ public struct Playback: Sendable {
 
     public mutating func begin(_ now: Double) { began = now }
 
-    public var hasBegun: Bool { began != nil }
-
     /// The film is to be seen once more from its beginning, with the frames that are there.
     public mutating func rewind() { (began, held) = (nil, 0) }
 

@@ -1,8 +1,7 @@
 import EchoEdgeCore
 import Foundation
 
-/// What a microphone or a decoder hands over, piece by piece, as one sound. Pieces are floats of full scale 1, or whole numbers of
-/// 16 bits.
+/// What a microphone or a decoder hands over, piece by piece, as one sound. Pieces are floats of full scale 1.
 public struct CapturedSound {
     private let longest: Double
     private var values: [Float] = []
@@ -32,12 +31,6 @@ public struct CapturedSound {
     public mutating func interleaved(_ samples: UnsafeBufferPointer<Float>) throws {
         try reserve(samples.count)
         values.append(contentsOf: samples)
-    }
-
-    /// A piece of 16 bits, interleaved. Throws `input`.
-    public mutating func interleaved(_ samples: UnsafeBufferPointer<Int16>) throws {
-        try reserve(samples.count)
-        values.append(contentsOf: samples.lazy.map { Float($0) / 32_768 })
     }
 
     /// A piece with each channel by itself, as AVAudioPCMBuffer has them, so many samples of each. Throws `input`.

@@ -98,9 +98,10 @@ public struct Screen: Equatable, Sendable {
 
     public var canPlay: Bool { idle && whyNot == nil }
     public var canVerify: Bool { idle && bundle != nil && bundle?.problem == nil }
-    public var canCancel: Bool { !idle && work != .recording && !cancelling }
+    public var canCancel: Bool { !idle && ![.recording, .reading].contains(work) && !cancelling }
     public var canShare: Bool { idle && film }
-    public var keepsScreenOn: Bool { [.playing, .verifying, .recording].contains(work) }
+    /// A screen that locks would put the app into the background, where it is given half a minute.
+    public var keepsScreenOn: Bool { !idle }
 
     /// What a user has to do before a clip can be played; nil: nothing.
     public var whyNot: String? {
@@ -123,7 +124,8 @@ public struct Screen: Equatable, Sendable {
 
     /// The line under the buttons: what goes on, else what was said last, else what to do.
     public var line: String {
-        if cancelling { return "Stopping: the program that runs is still finished." }
+        if cancelling && [.playing, .verifying].contains(work) { return "Stopping: the program that runs is still finished." }
+        if cancelling { return "Stopping …" }
         if !idle { return progress }
         if let message { return message.text }
         return whyNot ?? forecast?.sentence ?? ""

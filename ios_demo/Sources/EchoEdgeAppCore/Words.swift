@@ -172,6 +172,16 @@ public enum Words {
         return Message("All \(passed) proofs that demand something pass on this phone.")
     }
 
+    /// What is said of a work that its user has stopped.
+    public static func stopped(_ work: Work) -> String {
+        switch work {
+        case .fetching: return "Stopped. Fetch it again, and it goes on where it was."
+        case .copying: return "Stopped. Pick the folder again, and what is here whole is not copied twice."
+        case .opening: return "Stopped. The bundle was not opened."
+        default: return EchoEdgeError.cancelled.message
+        }
+    }
+
     /// A sentence for whatever went wrong.
     public static func problem(_ error: any Error) -> String {
         if let known = error as? EchoEdgeError { return known.message }

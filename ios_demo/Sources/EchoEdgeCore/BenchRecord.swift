@@ -209,34 +209,34 @@ public struct BenchRecord {
             "thermal_after", "load_average_before", "load_average_after", "on_device")
         _ = try top.oneOf("format", "echoedge.bench/1")
         _ = try top.text("date", "a time like 2026-01-31T12:00:00Z", isDate)
-        try told(top, "manifest_sha256") { _ = try top.sha256($0) }
+        try top.orNull("manifest_sha256") { _ = try top.sha256($0) }
         let engine = try top.record("engine").only("name", "target", "weights", "precision")
         _ = try engine.text("name", "a-z, 0-9 and _") {
             !$0.isEmpty && $0.allSatisfy { "abcdefghijklmnopqrstuvwxyz0123456789_".contains($0) }
         }
         _ = try (engine.text("target"), engine.text("weights"))
-        try told(engine, "precision") { _ = try engine.oneOf($0, "fp32", "bf16", "fp16") }
+        try engine.orNull("precision") { _ = try engine.oneOf($0, "fp32", "bf16", "fp16") }
         _ = try (top.oneOf("mode", "ahead-of-time", "eager", "compiled"), top.flag("savings"))
         let machine = try top.record("machine").only("place", "kind", "name", "cores", "memory_bytes", "os", "os_build")
         _ = try (machine.oneOf("place", "host", "phone"), machine.oneOf("kind", "cpu", "cuda", "metal", "vulkan", "npu"))
         for name in ["name", "os", "os_build"] { _ = try machine.text(name, 1...200) }
-        try told(machine, "cores") { _ = try machine.whole($0, 1...Int.max) }
-        try told(machine, "memory_bytes") { _ = try machine.whole($0) }
+        try machine.orNull("cores") { _ = try machine.whole($0, 1...Int.max) }
+        try machine.orNull("memory_bytes") { _ = try machine.whole($0) }
         let workload = try top.record("workload").only(["preset", "model", "decoder", "prompt"] + counts)
         for name in counts { _ = try workload.whole(name, 1...Int.max) }
         _ = try (workload.text("model", 1...200), workload.text("prompt"), workload.oneOf("decoder", "full", "tiny"))
         for name in ["threads", "runs", "frames"] { _ = try top.whole(name, 1...Int.max) }
         _ = try top.whole("peak_rss_bytes")
-        for name in ["peak_device_bytes", "disk_bytes"] { try told(top, name) { _ = try top.whole($0) } }
+        for name in ["peak_device_bytes", "disk_bytes"] { try top.orNull(name) { _ = try top.whole($0) } }
         for name in ["cpu_ms", "first_load_ms", "second_load_ms", "load_average_before", "load_average_after"] {
-            try told(top, name) { _ = try top.number($0, Fields.fromZero) }
+            try top.orNull(name) { _ = try top.number($0, Fields.fromZero) }
         }
         _ = try top.maybe("on_device") { try top.record($0) }  // the host's, who alone reads it; players leave it out
         for (name, version) in try top.named("versions").entries where version.text == nil {
             throw top.error("versions.\(name)", "is no text")
         }
         for name in ["thermal_before", "thermal_after"] {
-            try told(top, name) {
+            try top.orNull(name) {
                 for (sensor, degrees) in try top.named($0).entries { _ = try top.number("\(name).\(sensor)", degrees, -1e9...1e9) }
             }
         }
@@ -257,11 +257,6 @@ public struct BenchRecord {
                 throw top.error(name, "is \(found), but the clip's times make it \(expected)")
             }
         }
-    }
-
-    /// A field that must be there and may be null.
-    private static func told(_ fields: Fields, _ name: String, _ read: (String) throws -> Void) throws {
-        if try fields.value(name) != .null { try read(name) }
     }
 
     private static func isDate(_ text: String) -> Bool {

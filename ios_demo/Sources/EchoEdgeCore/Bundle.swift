@@ -8,9 +8,11 @@ public struct ModelBundle {
     public let manifest: Manifest
 
     /// Reads the manifest and checks every file that it lists: its presence and size, and with `verify` its SHA-256. `checked`
-    /// hears how many bytes of how many have been looked at. Throws `bundle`: the folder or the manifest is missing or not valid,
-    /// or a file is missing, cut off or altered; the message names up to five.
-    public static func open(_ root: URL, verify: Bool = true, checked: (Int, Int) -> Void = { _, _ in }) throws -> ModelBundle {
+    /// hears how many bytes of how many have been looked at; what it throws ends it. Throws `bundle`: the folder or the manifest is
+    /// missing or not valid, or a file is missing, cut off or altered; the message names up to five.
+    public static func open(
+        _ root: URL, verify: Bool = true, checked: (Int, Int) throws -> Void = { _, _ in }
+    ) throws -> ModelBundle {
         let file = root.appendingPathComponent(Manifest.name)
         if !FileManager.default.fileExists(atPath: root.path) {
             throw EchoEdgeError.bundle("There is no bundle \(root.path). Check the name, or export one.")
@@ -25,7 +27,9 @@ public struct ModelBundle {
         return ModelBundle(root: root, manifest: manifest)
     }
 
-    private static func requireWhole(_ root: URL, _ manifest: Manifest, verify: Bool, checked: (Int, Int) -> Void) throws {
+    private static func requireWhole(
+        _ root: URL, _ manifest: Manifest, verify: Bool, checked: (Int, Int) throws -> Void
+    ) throws {
         let entries = manifest.entries
         let total = entries.values.reduce(0) { $0 &+ $1.bytes }
         var done = 0
@@ -33,7 +37,7 @@ public struct ModelBundle {
         for (name, entry) in entries.entries {
             if let problem = problem(root, name, entry, verify) { problems.append(problem) }
             done = done &+ entry.bytes
-            checked(done, total)
+            try checked(done, total)
         }
         if problems.isEmpty { return }
         let more = problems.count > 5 ? "; and \(problems.count - 5) more" : ""

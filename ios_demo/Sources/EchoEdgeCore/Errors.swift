@@ -37,7 +37,7 @@ public struct EchoEdgeError: LocalizedError, CustomStringConvertible, Equatable,
 }
 
 /// A text for messages: what is longer than 120 characters is cut.
-func short(_ text: String, _ most: Int = 120) -> String { text.count <= most ? text : text.prefix(most) + "…" }
+public func short(_ text: String, _ most: Int = 120) -> String { text.count <= most ? text : text.prefix(most) + "…" }
 
 /// Values for messages, with a comma between them.
 func listed<Values: Sequence>(_ values: Values) -> String { values.map { "\($0)" }.joined(separator: ", ") }

@@ -1,15 +1,15 @@
 /// The fields of a record in a file, read strictly: a field that is missing, unknown, of another type or out of range is an error
 /// that names its place and quotes its value. `place`: where the record stands, "" at the top; `failure` makes the error of a
 /// sentence.
-struct Fields {
-    static let positive = Double.leastNonzeroMagnitude...Double.greatestFiniteMagnitude
-    static let fromZero = 0...Double.greatestFiniteMagnitude
+public struct Fields {
+    public static let positive = Double.leastNonzeroMagnitude...Double.greatestFiniteMagnitude
+    public static let fromZero = 0...Double.greatestFiniteMagnitude
 
     let values: Ordered<Json>
     private let place: String
     private let failure: (String) -> EchoEdgeError
 
-    init(_ place: String, _ value: Json, _ failure: @escaping (String) -> EchoEdgeError) throws {
+    public init(_ place: String, _ value: Json, _ failure: @escaping (String) -> EchoEdgeError) throws {
         self.place = place
         self.failure = failure
         guard let members = value.members else {
@@ -18,17 +18,17 @@ struct Fields {
         values = members
     }
 
-    func error(_ name: String?, _ what: String) -> EchoEdgeError {
+    public func error(_ name: String?, _ what: String) -> EchoEdgeError {
         let parts = [place, name ?? ""].filter { !$0.isEmpty }
         return failure("\(parts.isEmpty ? "It" : parts.joined(separator: ".")) \(what)")
     }
 
     /// Refuses fields that are not among `known`.
     @discardableResult
-    func only(_ known: String...) throws -> Fields { try only(known) }
+    public func only(_ known: String...) throws -> Fields { try only(known) }
 
     @discardableResult
-    func only(_ known: [String]) throws -> Fields {
+    public func only(_ known: [String]) throws -> Fields {
         if let other = values.keys.first(where: { !known.contains($0) }) {
             throw error(short(other), "is no field that is known here")
         }
@@ -40,6 +40,15 @@ struct Fields {
     /// What `read` makes of a field, nil where there is none or it is null.
     func maybe<T>(_ name: String, _ read: (String) throws -> T) rethrows -> T? { has(name) ? try read(name) : nil }
 
+    /// What `read` makes of a field, nil where there is none.
+    public func ifThere<T>(_ name: String, _ read: (String) throws -> T) rethrows -> T? { values.has(name) ? try read(name) : nil }
+
+    /// What `read` makes of a field that must be there, nil where it is null.
+    @discardableResult
+    public func orNull<T>(_ name: String, _ read: (String) throws -> T) throws -> T? {
+        try value(name) == .null ? nil : read(name)
+    }
+
     func value(_ name: String) throws -> Json {
         guard let found = values[name] else { throw error(name, "is missing") }
         return found
@@ -49,7 +58,7 @@ struct Fields {
         error(name, "is \(value.told); it must be \(kind)")
     }
 
-    func text(_ name: String, _ lengths: ClosedRange<Int> = 0...Int.max) throws -> String {
+    public func text(_ name: String, _ lengths: ClosedRange<Int> = 0...Int.max) throws -> String {
         let found = try value(name)
         guard let text = found.text else { throw mustBe("a text", name, found) }
         if !lengths.contains(text.unicodeScalars.count) {
@@ -65,7 +74,9 @@ struct Fields {
         return found
     }
 
-    func oneOf(_ name: String, _ good: String...) throws -> String {
+    public func oneOf(_ name: String, _ good: String...) throws -> String { try oneOf(name, good) }
+
+    public func oneOf(_ name: String, _ good: [String]) throws -> String {
         let found = try text(name)
         if !good.contains(found) { throw error(name, "is \(Json.text(found).told). Choose from: \(listed(good))") }
         return found
@@ -75,14 +86,14 @@ struct Fields {
         try text(name, "64 digits 0-9 and a-f") { $0.utf8.count == 64 && $0.utf8.allSatisfy(isHexadecimal) }
     }
 
-    func flag(_ name: String) throws -> Bool { try flag(name, value(name)) }
+    public func flag(_ name: String) throws -> Bool { try flag(name, value(name)) }
 
     func flag(_ name: String, _ value: Json) throws -> Bool {
         guard case .bool(let found) = value else { throw mustBe("true or false", name, value) }
         return found
     }
 
-    func whole(_ name: String, _ range: ClosedRange<Int> = 0...Int.max) throws -> Int { try whole(name, value(name), range) }
+    public func whole(_ name: String, _ range: ClosedRange<Int> = 0...Int.max) throws -> Int { try whole(name, value(name), range) }
 
     func whole(_ name: String, _ value: Json, _ range: ClosedRange<Int>) throws -> Int {
         guard let found = value.whole else { throw mustBe("a whole number", name, value) }
@@ -91,7 +102,7 @@ struct Fields {
     }
 
     /// An unsigned number of 64 bits.
-    func seed(_ name: String) throws -> UInt64 {
+    public func seed(_ name: String) throws -> UInt64 {
         let found = try value(name)
         switch found {
         case .whole(let value) where value >= 0: return UInt64(value)
@@ -101,11 +112,14 @@ struct Fields {
         throw mustBe("a whole number from 0 to 2^64-1", name, found)
     }
 
-    func number(_ name: String, _ range: ClosedRange<Double>) throws -> Double { try number(name, value(name), range) }
+    public func number(_ name: String, _ range: ClosedRange<Double>) throws -> Double { try number(name, value(name), range) }
 
     func number(_ name: String, _ value: Json, _ range: ClosedRange<Double>) throws -> Double {
         guard let found = value.double else { throw mustBe("a number", name, value) }
-        if !range.contains(found) { throw error(name, "is \(found); it must be from \(range.lowerBound) to \(range.upperBound)") }
+        if !range.contains(found) {
+            let bounds = range == Fields.positive ? "above 0" : "from \(range.lowerBound) to \(range.upperBound)"
+            throw error(name, "is \(found); it must be \(bounds)")
+        }
         return found
     }
 
@@ -123,7 +137,14 @@ struct Fields {
         try rows(name, value) { try number($0, $1, range) }
     }
 
-    func record(_ name: String) throws -> Fields { try at(name, value(name)) }
+    public func record(_ name: String) throws -> Fields { try at(name, value(name)) }
+
+    public func texts(_ name: String) throws -> [String] {
+        try rows(name) { place, value in
+            guard let text = value.text else { throw mustBe("a text", place, value) }
+            return text
+        }
+    }
 
     func records(_ name: String) throws -> [Fields] { try rows(name, at) }
 

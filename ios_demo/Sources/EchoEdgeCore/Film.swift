@@ -3,11 +3,13 @@ public struct Yuv {
     public let height: Int, width: Int
     public let y: [UInt8], u: [UInt8], v: [UInt8]
 
-    /// `y`, then u and v in turn: kCVPixelFormatType_420YpCbCr8BiPlanarVideoRange without padding.
-    public var nv12: [UInt8] { y + zip(u, v).flatMap { [$0, $1] } }
-
-    /// The three planes one behind the other.
-    public var i420: [UInt8] { y + u + v }
+    /// u and v in turn, the second plane of kCVPixelFormatType_420YpCbCr8BiPlanarVideoRange without padding.
+    public var uv: [UInt8] {
+        [UInt8](unsafeUninitializedCapacity: 2 * u.count) { bytes, made in
+            for at in u.indices { (bytes[2 * at], bytes[2 * at + 1]) = (u[at], v[at]) }
+            made = 2 * u.count
+        }
+    }
 }
 
 /// Frames on their way into a film; docs/PLAYERS.md defines each step.

@@ -31,7 +31,7 @@ final class JobTest: XCTestCase {
     func testBadJobsAreRefusedInASentenceThatQuotesThem() throws {
         let bad: [(String, Json, String)] = [
             ("job", "ABCDEFGH", "ABCDEFGH"), ("job", "other000", "other000"), ("contract", 2, "version 1"),
-            ("format", "x/9", "x/9"),
+            ("format", "x/9", "x/9"), ("format", nil, "null"), ("bundle", nil, "null"),
             ("bundle", "../bundle", "../bundle"), ("bundle", "a/b", "a/b"), ("portrait", ".hidden", ".hidden"),
             ("speech", "", "1 to 200"),
             ("clip", 3, "must be a text"), ("decoder", "half", "full, tiny"), ("engine", "onnx", "onnx"), ("seed", -1, "2^64-1"),

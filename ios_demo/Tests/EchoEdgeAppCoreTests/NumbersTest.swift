@@ -29,13 +29,21 @@ final class NumbersTest: XCTestCase {
         }
     #endif
 
+    /// Storage of a shape in which each number is its place row by row, and -1 lies in the gaps.
+    private static func numbered(_ shape: [Int], _ strides: [Int]) -> [Int] {
+        var storage = [Int](repeating: -1, count: Strided.extent(shape, strides))
+        Strided.rows(shape, strides) { row, place, count in
+            for at in 0..<count { storage[place + at * strides[strides.count - 1]] = row + at }
+        }
+        return storage
+    }
+
     func testStridesOfPaddedAndTurnedStorage() {
         let shape = [2, 3, 4]
         XCTAssertEqual(Strided.rowMajor(shape), [12, 4, 1])
         XCTAssertEqual(Strided.rowMajor([]), [])
         for strides in [[12, 4, 1], [96, 32, 1], [1, 2, 6], [64, 16, 2]] {
-            var storage = [Int](repeating: -1, count: Strided.extent(shape, strides))
-            Strided.scattered(shape, strides) { storage[$1] = $0 }
+            let storage = NumbersTest.numbered(shape, strides)
             for i in 0..<2 {
                 for j in 0..<3 {
                     for k in 0..<4 {
@@ -45,8 +53,7 @@ final class NumbersTest: XCTestCase {
             }
             XCTAssertEqual(Strided.gathered(shape, strides) { storage[$0] }, Array(0..<24))
         }
-        var padded = [Int](repeating: -1, count: Strided.extent(shape, [96, 32, 1]))
-        Strided.scattered(shape, [96, 32, 1]) { padded[$1] = $0 }
+        let padded = NumbersTest.numbered(shape, [96, 32, 1])
         XCTAssertNotEqual(Array(padded.prefix(24)), Array(0..<24), "read as if it had no padding")
         XCTAssertEqual(Strided.extent([2, 0, 4], [0, 4, 1]), 0)
         XCTAssertEqual(Strided.gathered([], []) { $0 }, [0])

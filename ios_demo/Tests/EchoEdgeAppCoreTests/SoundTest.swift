@@ -8,7 +8,7 @@ final class SoundTest: XCTestCase {
         var captured = CapturedSound()
         try captured.format(channels: 2, rate: 44_100)
         try [Float(0.1), 0.2, 0.3, 0.4].withUnsafeBufferPointer { try captured.interleaved($0) }
-        try [Int16(-32_768), 16_384].withUnsafeBufferPointer { try captured.interleaved($0) }
+        try [Float(-1), 0.5].withUnsafeBufferPointer { try captured.interleaved($0) }
         let left: [Float] = [1, 2]
         let right: [Float] = [3, 4, 5]
         try left.withUnsafeBufferPointer { left in try right.withUnsafeBufferPointer { try captured.apart([left, $0]) } }
@@ -80,7 +80,13 @@ final class SoundTest: XCTestCase {
         XCTAssertEqual(playback.shown(6.05), 16)
         XCTAssertTrue(playback.ended(7))
         playback.rewind()
-        XCTAssertTrue(playback.mayBegin(8) && !playback.hasBegun && playback.held == 0)
+        XCTAssertTrue(playback.mayBegin(8) && playback.held == 0)
+    }
+
+    func testTheSecondPlaneOfAnEncoderTakesTurns() throws {
+        let yuv = try Film.yuv(Pixels(height: 2, width: 4, channels: 3, [UInt8](stride(from: 0, to: 240, by: 10))))
+        XCTAssertEqual(yuv.uv, [yuv.u[0], yuv.v[0], yuv.u[1], yuv.v[1]])
+        XCTAssertNotEqual(yuv.uv, yuv.u + yuv.v)
     }
 
     func testFilms() {

@@ -230,6 +230,9 @@ final class PlayerTest: XCTestCase {
         let root = try bundle().root
         let file = root.appendingPathComponent("programs/denoise.pte")
         XCTAssertNoThrow(try ModelBundle.open(root))
+        XCTAssertThrowsError(try ModelBundle.open(root) { _, _ in throw EchoEdgeError.cancelled }) { error in
+            XCTAssertEqual(error as? EchoEdgeError, .cancelled)
+        }
         try Data("denoisE".utf8).write(to: file)
         refused(.bundle, "programs/denoise.pte was altered") { try ModelBundle.open(root) }
         XCTAssertNoThrow(try ModelBundle.open(root, verify: false))

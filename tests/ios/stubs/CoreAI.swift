@@ -16,9 +16,12 @@ public struct NDArray: Sendable {
         ) throws(E) -> R { fatalError() }
     }
 
+    public struct InterleaveLayout: Sendable {}
+
     public init<Scalar: BitwiseCopyable>(scalars: some Sequence<Scalar>, shape: [Int]) { fatalError() }
     public var shape: [Int] { fatalError() }
     public var strides: [Int] { fatalError() }
+    public var interleaveLayout: InterleaveLayout? { fatalError() }
     public var scalarType: ScalarType { fatalError() }
     public func view<T: BitwiseCopyable>(as type: T.Type = T.self) -> View<T> { fatalError() }
 }

@@ -54,6 +54,7 @@ public final class AVAssetWriter {
     public func add(_ input: AVAssetWriterInput) {}
     public func startWriting() -> Bool { fatalError() }
     public func startSession(atSourceTime startTime: CMTime) {}
+    public func endSession(atSourceTime endTime: CMTime) {}
     public func finishWriting(completionHandler handler: @escaping () -> Void) {}
     public func cancelWriting() {}
 }

@@ -7,6 +7,7 @@ final class FramePlayer {
     func begin(_ clip: Clip, frames total: Int, voice samples: [Float]) {}
     func take(_ frame: Data) {}
     func stop() {}
+    func hide() {}
 }
 
 final class Microphone {
