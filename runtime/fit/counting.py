@@ -39,9 +39,9 @@ _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, CausalConv3d)
 class Product:
     """One product. `module`: the layer's name in its program, as recipes' patterns match it. `shape`: of a linear layer (rows,
     inputs, outputs); of a convolution (pictures, inputs, rows, columns, outputs, kernel rows, kernel columns, stride, groups); of
-    two activations (batch, rows, depth, columns). `flops`: two per multiplication and addition. `weights`: elements of them.
-    `operators`: convolutions that a portable program makes of one over frames, and `kernels`: how many times its weights they hold
-    together (targets/rewrites/causal_convolution.py)."""
+    two activations (batch, rows, depth, columns). `flops`: of the model, two per multiplication and addition. `weights`: elements
+    of them. A portable program makes `operators` convolutions of one over frames, which hold its weights `kernels` times over
+    (targets/rewrites/causal_convolution.py); `shape` is that of each."""
 
     kind: Kind
     module: str
@@ -50,6 +50,20 @@ class Product:
     weights: int
     operators: int = 1
     kernels: float = 1.0
+
+    @property
+    def computed(self) -> int:
+        """FLOPs of a compiled program."""
+        return self.operators * shape_flops(self.kind, self.shape)
+
+
+def shape_flops(kind: Kind, shape: tuple[int, ...]) -> int:
+    """Of one operator."""
+    if kind != "convolution":
+        return 2 * math.prod(shape)
+    pictures, inputs, rows, columns, outputs, high, wide, stride, groups = shape
+    out = (1 if rows == 1 else -(-rows // stride)) * -(-columns // stride)
+    return 2 * pictures * out * outputs * high * wide * inputs // groups
 
 
 @dataclass(frozen=True)
@@ -127,7 +141,7 @@ class _Counter(TorchDispatchMode):
             self._convolution(args, result)
         elif "scaled_dot_product" in name:
             self._attention(args[0], args[1])
-        elif not _is_view(func):
+        elif not _is_view(func) and not isinstance(self.layer, CausalConv3d):  # whose windows no compiled program makes
             tensors = [x for x in (*args, *_several(result)) if isinstance(x, Tensor)]
             self.moved += sum(x.numel() * x.element_size() for x in tensors)
             self.operators += 1
@@ -147,9 +161,21 @@ class _Counter(TorchDispatchMode):
         flops = 2 * result.numel() * weight[0].numel()
         rows, columns = (1, x.shape[2]) if x.dim() == 3 else x.shape[-2:]
         kernel = (1, weight.shape[2]) if weight.dim() == 3 else weight.shape[-2:]
-        shape = (x.shape[0], x.shape[1], int(rows), int(columns), weight.shape[0], *map(int, kernel), int(stride[-1]), int(groups))
-        made = _over_frames(self.layer, x) if isinstance(self.layer, CausalConv3d) else (1, 1.0)
-        self.products.append(Product("convolution", self.inside, shape, flops, weight.numel(), *made))
+        pictures, inputs, operators, kernels = x.shape[0], x.shape[1], 1, 1.0
+        if isinstance(self.layer, CausalConv3d) and inputs > self.layer.weight.shape[1]:
+            operators, kernels = _over_frames(self.layer, x)
+            self._sums(self.layer, x.shape[0], result[0].numel(), operators)
+            pictures, inputs = 1, self.layer.weight.shape[1]
+        shape = (pictures, inputs, int(rows), int(columns), weight.shape[0], *map(int, kernel), int(stride[-1]), int(groups))
+        self.products.append(Product("convolution", self.inside, shape, flops, weight.numel(), operators, kernels))
+
+    def _sums(self, conv: CausalConv3d, frames: int, out: int, convolutions: int) -> None:
+        """What a portable program adds up around the convolutions of one over frames, and joins: `out` numbers a frame come out."""
+        inputs = out * conv.weight.shape[1] // conv.weight.shape[0]  # of a frame; these keep a picture's size
+        pairs = max(0, conv.taps * frames - convolutions) // 2
+        alone = frames - 2 * pairs
+        self.moved += FLOAT * (12 * pairs * (inputs + out) + 3 * (conv.taps - 1) * alone * out + 2 * frames * out)
+        self.operators += 8 * pairs + (conv.taps - 1) * alone + 1
 
     def _attention(self, q: Tensor, k: Tensor) -> None:
         batch, rows, width, keys = math.prod(q.shape[:-2]), q.shape[-2], q.shape[-1], k.shape[-2]
@@ -160,11 +186,9 @@ class _Counter(TorchDispatchMode):
 
 
 def _over_frames(conv: CausalConv3d, windows: Tensor) -> tuple[int, float]:
-    """Convolutions that a portable program makes of one over frames, and their kernels by the taps that are used. `windows`:
-    [frames, taps · channels, rows, columns]."""
+    """Convolutions that a portable program makes of one over several frames, and their kernels by the taps that are used.
+    `windows`: [frames, taps · channels, rows, columns]."""
     taps, frames = windows.shape[1] // conv.weight.shape[1], windows.shape[0]
-    if taps == 1:
-        return 1, 1.0
     pairs = frames // 2 if conv.taps == taps == 3 and conv.frame_stride == 1 else 0
     alone = frames - 2 * pairs
     kernels = (6 if alone else 4) if pairs else taps  # the oldest tap is also one of the pairs' four

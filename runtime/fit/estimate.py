@@ -31,6 +31,7 @@ WEIGHTS, FILE, CONDITIONS, STATE = "weights", "a program's file", "conditions", 
 ACTIVATIONS, LATENTS, PROCESS = "activations", "latents and frames", "the process"
 POINTERS = "pointers of convolutions"
 POINTER = 8  # bytes
+STREAMS = ("vae_encode", *DECODE_PROGRAMS.values())
 
 
 # ---- 1. Bytes -------------------------------------------------------------------------------------------------------------------
@@ -136,8 +137,8 @@ class Rates(Protocol):
 
     def product(self, product: Product, kind: Type, bits: float) -> float: ...
 
-    def moved(self, counted: Counted) -> float:
-        """For all operators of a call that have no products."""
+    def moved(self, counted: Counted, pictures: bool) -> float:
+        """For all operators of a call that have no products. `pictures`: they are an autoencoder's, else a transformer's."""
         ...
 
     def loading(self, stored: int, packed: int) -> float | None:
@@ -153,11 +154,11 @@ class TableRates:
 
     def product(self, product: Product, kind: Type, bits: float) -> float:
         device = self.device
-        computing = product.flops / (device.rates[kind].value * device.reached.value)
-        reading = product.weights * bits / 8 / device.bandwidth.value if device.bandwidth else 0.0
+        computing = product.computed / (device.rates[kind].value * device.reached.value)
+        reading = product.weights * product.kernels * bits / 8 / device.bandwidth.value if device.bandwidth else 0.0
         return max(computing, reading)
 
-    def moved(self, counted: Counted) -> float:
+    def moved(self, counted: Counted, pictures: bool) -> float:
         return counted.moved / self.device.bandwidth.value if self.device.bandwidth else 0.0
 
     def loading(self, stored: int, packed: int) -> float | None:
@@ -195,7 +196,7 @@ def seconds(work: Workload, rates: Rates) -> Seconds:
 
 def call_seconds(work: Workload, call: Call, rates: Rates) -> dict[str, float]:
     """Of one call, by type of product, and of the rest ("moved")."""
-    taken: dict[str, float] = {"int8": 0.0, "fp32": 0.0, "moved": rates.moved(call.counted)}
+    taken: dict[str, float] = {"int8": 0.0, "fp32": 0.0, "moved": rates.moved(call.counted, call.role in STREAMS)}
     for product in call.counted.products:
         kind = type_of(work, call.role, product)
         taken[kind] += rates.product(product, kind, bits(work, call.role, product))

@@ -22,6 +22,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from ...core.config import TEMPORAL_STRIDE
 from ...core.files import available_memory
 from ...core.model.programs import EntryPoint
 from ...core.model.vae import ChannelNorm
@@ -30,7 +31,7 @@ from ...quantize.recipes import Rule, WeightRecipe
 from ...targets.executorch.program_file import ProgramFile, set_threads, threads
 from ..bench.machine import device_name
 from ..bench.operators import Part, Ready, compile_part
-from .counting import Counted, Kind, Product, counted
+from .counting import Counted, Kind, Product, counted, shape_flops
 from .devices import HOST, Device, Figure
 from .estimate import Type, bits, file_bytes, type_of
 from .workload import Workload
@@ -39,7 +40,8 @@ Progress = Callable[[str, int, int], None]
 MOST_PRODUCTS = 16  # compiled and timed, besides the largest of each kind; the others go by them
 SHARE = 0.97  # of the FLOPs, beyond which nothing more is timed
 ROWS, WIDTH = 448, 1536  # of what stands for operators on rows: a clip of 128x128x25 of flash
-CHANNELS, SIDE = 96, 128  # of what stands for operators on pictures
+MOST_PIXELS = 256 * 256  # of what stands for operators on pictures
+CHAIN = 4  # layers one behind the other, so that what a program takes besides them counts for a quarter
 COPY = 64 << 20  # bytes that are copied to learn how fast memory is
 PACKED = (1024, 4096)  # inputs and outputs of the layer that is loaded to learn how fast loading is
 RESIDENT = (
@@ -58,9 +60,9 @@ Key = tuple[Kind, Type, float, tuple[int, ...]]
 class Rows(nn.Module):
     """Operators between the products of a transformer."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm, self.act = nn.LayerNorm(WIDTH, elementwise_affine=False), nn.GELU(approximate="tanh")
+        self.norm, self.act = nn.LayerNorm(width, elementwise_affine=False), nn.GELU(approximate="tanh")
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
         return x + self.act(self.norm(x) * (scale + 1.0) + scale)
@@ -69,9 +71,9 @@ class Rows(nn.Module):
 class Pictures(nn.Module):
     """Operators between the convolutions of a VAE."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm, self.act = ChannelNorm(CHANNELS, 3), nn.SiLU()
+        self.norm, self.act = ChannelNorm(channels, 3), nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
         return (x + self.act(self.norm(x))) * 0.5
@@ -94,7 +96,7 @@ def keys_of(work: Workload) -> dict[Key, tuple[int, Product]]:
         for product in call.counted.products:
             key = (product.kind, type_of(work, call.role, product), bits(work, call.role, product), product.shape)
             total = found[key][0] if key in found else 0
-            found[key] = (total + call.times * product.flops, product)
+            found[key] = (total + call.times * product.computed, product)
     return dict(sorted(found.items(), key=lambda item: -item[1][0]))
 
 
@@ -110,8 +112,15 @@ def chosen(work: Workload, most: int = MOST_PRODUCTS) -> list[Key]:
     return picked
 
 
+def chained(key: Key) -> int:
+    """Layers of the part that stands for a product."""
+    kind, _, _, shape = key
+    return 1 if kind == "activations" or (kind == "convolution" and (shape[2] == 1 or shape[7] != 1)) else CHAIN
+
+
 def part_of(key: Key) -> Part:
-    """The product as a part of the operator bench."""
+    """The product as a part of the operator bench: a layer, then one back to as many inputs, and again, since alone it would be
+    timed with what turns its inputs and its results around."""
     kind, _, _, shape = key
     generator = torch.Generator().manual_seed(0)
 
@@ -122,16 +131,22 @@ def part_of(key: Key) -> Part:
     given: tuple[Tensor, ...]
     if kind == "linear":
         rows, inputs, outputs = shape
-        module, given = nn.Sequential(nn.Linear(inputs, outputs)), (randn(1, rows, inputs),)
+        module = nn.Sequential(*(nn.Linear(*sizes) for sizes in _to_and_fro(inputs, outputs, chained(key))))
+        given = (randn(1, rows, inputs),)
     elif kind == "activations":
         batch, rows, depth, columns = shape
         module, given = Matrices(), (randn(batch, rows, depth), randn(batch, depth, columns))
     else:
         pictures, inputs, rows, columns, outputs, high, wide, stride, groups = shape
-        padding = (high // 2, wide // 2)
-        conv = nn.Conv2d(inputs, outputs, (high, wide), (1 if rows == 1 else stride, stride), padding, groups=groups)
-        module, given = nn.Sequential(conv), (randn(pictures, inputs, rows, columns),)
+        settings = {"stride": (1 if rows == 1 else stride, stride), "padding": (high // 2, wide // 2), "groups": groups}
+        sizes = _to_and_fro(inputs, outputs, chained(key))
+        module = nn.Sequential(*(nn.Conv2d(*each, (high, wide), **settings) for each in sizes))
+        given = (randn(pictures, inputs, rows, columns),)
     return Part(kind, module.eval().requires_grad_(False), given, 1)
+
+
+def _to_and_fro(inputs: int, outputs: int, count: int) -> list[tuple[int, int]]:
+    return [(inputs, outputs) if number % 2 == 0 else (outputs, inputs) for number in range(count)]
 
 
 def recipe_of(key: Key) -> WeightRecipe:
@@ -172,12 +187,14 @@ def process_bytes() -> int:
 
 @dataclass(frozen=True)
 class HostRates:
-    """What products and the rest took here. `taken`: seconds by what is multiplied; `moving`: bytes per second of operators without
-    products; `copying`: bytes per second; `call`: seconds of a call that computes nothing; `packing`: bytes of weights per second.
+    """What products and the rest took here. `taken`: seconds by what is multiplied; `moving`, `painting`: bytes per second of
+    operators without products, on rows and on pictures; `copying`: bytes per second; `call`: seconds of a call that computes
+    nothing; `packing`: bytes of weights per second.
     `cpu`: the same in seconds that processors were at work, which other programs on the machine do not change much."""
 
     taken: dict[Key, float]
     moving: float
+    painting: float
     copying: float
     call: float
     packing: float
@@ -187,13 +204,14 @@ class HostRates:
     def product(self, product: Product, kind: Type, bits: float) -> float:
         key = (product.kind, kind, bits, product.shape)
         if key in self.taken:
-            return self.taken[key]
+            return product.operators * self.taken[key]
         like = [other for other in self.taken if other[:2] == key[:2]] or [other for other in self.taken if other[1] == kind]
-        nearest = min(like or self.taken, key=lambda other: abs(math.log(_flops(other) / product.flops)))
-        return product.flops / _flops(nearest) * self.taken[nearest]
+        one = shape_flops(product.kind, product.shape)
+        nearest = min(like or self.taken, key=lambda other: abs(math.log(_flops(other) / one)))
+        return product.computed / _flops(nearest) * self.taken[nearest]
 
-    def moved(self, counted: Counted) -> float:
-        return self.call + counted.moved / self.moving + counted.passed / self.copying
+    def moved(self, counted: Counted, pictures: bool) -> float:
+        return self.call + counted.moved / (self.painting if pictures else self.moving) + counted.passed / self.copying
 
     def loading(self, stored: int, packed: int) -> float | None:
         return packed / self.packing
@@ -204,12 +222,7 @@ class HostRates:
 
 
 def _flops(key: Key) -> int:
-    kind, _, _, shape = key
-    if kind != "convolution":
-        return 2 * math.prod(shape)
-    pictures, inputs, rows, columns, outputs, high, wide, stride, groups = shape
-    out = (1 if rows == 1 else -(-rows // stride)) * -(-columns // stride)
-    return 2 * pictures * out * outputs * high * wide * inputs // groups
+    return shape_flops(key[0], key[3])
 
 
 def measure_rates(work: Workload, rounds: int = 5, on: int | None = None, progress: Progress = lambda *_: None) -> HostRates:
@@ -224,20 +237,16 @@ def measure_rates(work: Workload, rounds: int = 5, on: int | None = None, progre
         check_count("threads", on, 1, 1024)
         set_threads(on)
     generator = torch.Generator().manual_seed(1)
-    rows = (torch.randn(1, ROWS, WIDTH, generator=generator), torch.randn(1, 1, WIDTH, generator=generator))
-    pictures = (torch.randn(1, 4, CHANNELS, SIDE, SIDE, generator=generator),)
-    logits = (torch.randn(12, ROWS, ROWS, generator=generator),)
-    keys = chosen(work)
-    rest = [(Rows, rows), (Pictures, pictures), (Logits, logits)]
+    keys, rest = chosen(work), _rest(work, generator)
     with tempfile.TemporaryDirectory() as scratch:
         ready: list[Ready] = []
         total = len(keys) + len(rest) + 1
         for key in keys:
             progress("compile", len(ready), total)
             ready.append(compile_part(part_of(key), recipe_of(key), _folder(scratch, len(ready))))
-        for kind, given in rest:
+        for module, given in rest:
             progress("compile", len(ready), total)
-            part = Part(kind.__name__, kind().eval().requires_grad_(False), given, 1)
+            part = Part(type(module).__name__, module.eval().requires_grad_(False), given, 1)
             ready.append(compile_part(part, WeightRecipe(name="fp32"), _folder(scratch, len(ready))))
         empty = compile_part(
             Part("empty", nn.Sequential(nn.ReLU()), (torch.zeros(1, 1, 8),), 1), WeightRecipe(name="fp32"), _folder(scratch, total)
@@ -247,17 +256,35 @@ def measure_rates(work: Workload, rounds: int = 5, on: int | None = None, progre
         source = np.ones(COPY, np.uint8)
         calls = [*(each.run for each in ready), empty.run, lambda: source.copy()]
         taken = _medians(calls, rounds, progress)
-    moved = sum(_moved(kind().eval(), *given).moved for kind, given in rest)
+    moved = [_moved(module, *given).moved for module, given in rest]
 
     def rates(which: int, cpu: HostRates | None = None) -> HostRates:
         found = [max(1e-9, each[which]) for each in taken]
         call, own = found[-2], [max(1e-9, each - found[-2]) for each in found]
-        products, others = own[: len(keys)], own[len(keys) : len(keys) + len(rest)]
+        products = [each / chained(key) for key, each in zip(keys, own, strict=False)]
+        on_rows, on_logits, on_pictures = own[len(keys) : len(keys) + len(rest)]
         return HostRates(
-            dict(zip(keys, products, strict=True)), moved / sum(others), COPY / found[-1], call, packing[which], threads(), cpu
-        )
+            dict(zip(keys, products, strict=True)), sum(moved[:2]) / (on_rows + on_logits), moved[2] / on_pictures,
+            COPY / found[-1], call, packing[which], threads(), cpu,
+        )  # fmt: skip
 
     return rates(0, rates(1))
+
+
+def _rest(work: Workload, generator: torch.Generator) -> list[tuple[nn.Module, tuple[Tensor, ...]]]:
+    """What stands for operators without products: on rows, on logits, and on the clip's largest pictures, four frames of them. Few
+    rows would be timed with what a call takes besides; small pictures lie near the processor, where memory is faster."""
+    channels, clip = work.sizes.transformer.vae.dim, work.clip
+    height = min(clip.height, MOST_PIXELS // clip.width)
+
+    def randn(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator)
+
+    return [
+        (Rows(WIDTH), (randn(1, ROWS, WIDTH), randn(1, 1, WIDTH))),
+        (Logits(), (randn(12, ROWS, ROWS),)),
+        (Pictures(channels), (randn(1, TEMPORAL_STRIDE, channels, height, clip.width),)),
+    ]
 
 
 def _folder(scratch: str, number: int) -> Path:

@@ -20,7 +20,7 @@ from echoedge.runtime.export.request import plan_of
 from echoedge.runtime.fit import estimate
 from echoedge.runtime.fit.counting import Counted, Product
 from echoedge.runtime.fit.devices import Device, Figure, devices_of, find_device, read_table
-from echoedge.runtime.fit.estimate import TableRates, memory, packed_bytes, seconds
+from echoedge.runtime.fit.estimate import STREAMS, TableRates, memory, packed_bytes, seconds
 from echoedge.runtime.fit.fit import Fit, alternatives, fit
 from echoedge.runtime.fit.workload import Workload, changed, workload
 
@@ -137,7 +137,7 @@ def test_time_is_flops_by_rate_or_bytes_by_bandwidth() -> None:
     assert rates.product(many, "fp32", 32) == pytest.approx(2e7 / 1e12)
     one = Product("linear", "a", (1, 1000, 1000), 2 * 10**6, 10**6)
     assert rates.product(one, "int8", 8) == pytest.approx(1e6 / 10e9)  # weights are read once a call
-    assert rates.moved(Counted((), 5 * 10**6, 1, 0)) == pytest.approx(5e6 / 10e9)
+    assert rates.moved(Counted((), 5 * 10**6, 1, 0), False) == pytest.approx(5e6 / 10e9)
     assert rates.loading(2 * 10**9, 10**9) == pytest.approx(1 + 1)
     unknown = TableRates(device(bandwidth=None, storage=None))
     assert unknown.loading(1, 1) is None
@@ -152,7 +152,9 @@ def test_a_films_time_is_that_of_its_calls(nano: Workload) -> None:
         products = sum(
             rates.product(p, estimate.type_of(nano, call.role, p), estimate.bits(nano, call.role, p)) for p in call.counted.products
         )
-        by_hand[call.stage] = by_hand.get(call.stage, 0.0) + call.times * (products + rates.moved(call.counted))
+        by_hand[call.stage] = by_hand.get(call.stage, 0.0) + call.times * (
+            products + rates.moved(call.counted, call.role in STREAMS)
+        )
     assert found.stages == pytest.approx(by_hand)
     assert sum(found.kinds.values()) == pytest.approx(found.total)
     four = seconds(workload("nano", "int8", steps=4), rates)

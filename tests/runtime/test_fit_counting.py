@@ -91,6 +91,8 @@ def test_what_a_portable_program_makes_of_a_convolution_over_frames(frames: int,
     found = counted(method(conv, *given)).products[0]
     assert found.operators == len(ran)
     assert found.kernels * found.weights == sum(layer.weight.numel() for layer in set(ran))
+    assert found.computed == sum(2 * 8 * 8 * layer.weight.numel() for layer in ran)
+    assert (found.computed < found.flops) == (stride == 1 and frames > 1)
 
 
 def test_pointers_are_for_windows_larger_than_a_pixel() -> None:
