@@ -147,7 +147,7 @@ def held_to_vectors(folder: Path, engine: EngineBuild) -> Row:
     """
     environment = os.environ | {"ECHOEDGE_VECTORS": str(folder)}
     ended = subprocess.run([sys.executable, engine.script, "test"], env=environment, capture_output=True, text=True, check=False)
-    found = re.findall(rf"^(\d+) (?:golden vectors|tests of the {engine.name} engine passed)", ended.stdout, re.MULTILINE)
+    found = re.findall(rf"^(\d+) (?:golden vectors|tests of the {engine.name} engine\b.* passed)", ended.stdout, re.MULTILINE)
     if ended.returncode or len(found) != 2:
         sys.exit(f"The {engine.name} engine does not pass its tests:\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
     return {"engine": engine.name, "vectors": int(found[0]), "tests": int(found[1])}
