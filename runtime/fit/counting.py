@@ -26,7 +26,7 @@ from ...core.model.pretrained_speech import SpeechEncoder
 from ...core.model.programs import EntryPoint, hearing_for
 from ...core.model.tiny_vae import TinyVAE
 from ...core.model.transformer import DiT
-from ...core.model.vae import VAE, CausalConv3d
+from ...core.model.vae import VAE, CausalConv3d, ChannelNorm
 from ...core.weights.source import Making, Part, entry_points
 
 Kind = Literal["linear", "convolution", "activations"]
@@ -40,7 +40,7 @@ class Product:
     """One product. `module`: the layer's name in its program, as recipes' patterns match it. `shape`: of a linear layer (rows,
     inputs, outputs); of a convolution (pictures, inputs, rows, columns, outputs, kernel rows, kernel columns, stride, groups); of
     two activations (batch, rows, depth, columns). `flops`: of the model, two per multiplication and addition. `weights`: elements
-    of them. A portable program makes `operators` convolutions of one over frames, which hold its weights `kernels` times over
+    of them. A portable program makes `operators` convolutions of one over `frames`, which hold its weights `kernels` times over
     (targets/rewrites/causal_convolution.py); `shape` is that of each."""
 
     kind: Kind
@@ -50,6 +50,7 @@ class Product:
     weights: int
     operators: int = 1
     kernels: float = 1.0
+    frames: int = 1
 
     @property
     def computed(self) -> int:
@@ -69,12 +70,14 @@ def shape_flops(kind: Kind, shape: tuple[int, ...]) -> int:
 @dataclass(frozen=True)
 class Counted:
     """One call of a method. `moved`: bytes that operators without products read and write; `operators`: how many there are of
-    those; `passed`: bytes of inputs and outputs."""
+    those; `passed`: bytes of inputs and outputs; `around`: of `moved`, what belongs to convolutions over several frames: their
+    sums, and norms and activations of a program that has such."""
 
     products: tuple[Product, ...]
     moved: int
     operators: int
     passed: int
+    around: int = 0
 
     @property
     def flops(self) -> int:
@@ -127,9 +130,10 @@ class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.products: list[Product] = []
-        self.moved = self.operators = 0
+        self.moved = self.operators = self.around = 0
         self.inside = ""
         self.layer: nn.Module | None = None
+        self.beside = False  # in a norm or an activation between convolutions
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -143,7 +147,9 @@ class _Counter(TorchDispatchMode):
             self._attention(args[0], args[1])
         elif not _is_view(func) and not isinstance(self.layer, CausalConv3d):  # whose windows no compiled program makes
             tensors = [x for x in (*args, *_several(result)) if isinstance(x, Tensor)]
-            self.moved += sum(x.numel() * x.element_size() for x in tensors)
+            moved = sum(x.numel() * x.element_size() for x in tensors)
+            self.moved += moved
+            self.around += moved if self.beside else 0
             self.operators += 1
         return result
 
@@ -161,20 +167,22 @@ class _Counter(TorchDispatchMode):
         flops = 2 * result.numel() * weight[0].numel()
         rows, columns = (1, x.shape[2]) if x.dim() == 3 else x.shape[-2:]
         kernel = (1, weight.shape[2]) if weight.dim() == 3 else weight.shape[-2:]
-        pictures, inputs, operators, kernels = x.shape[0], x.shape[1], 1, 1.0
+        pictures, inputs, operators, kernels, frames = x.shape[0], x.shape[1], 1, 1.0, 1
         if isinstance(self.layer, CausalConv3d) and inputs > self.layer.weight.shape[1]:
             operators, kernels = _over_frames(self.layer, x)
             self._sums(self.layer, x.shape[0], result[0].numel(), operators)
-            pictures, inputs = 1, self.layer.weight.shape[1]
+            pictures, inputs, frames = 1, self.layer.weight.shape[1], x.shape[0]
         shape = (pictures, inputs, int(rows), int(columns), weight.shape[0], *map(int, kernel), int(stride[-1]), int(groups))
-        self.products.append(Product("convolution", self.inside, shape, flops, weight.numel(), operators, kernels))
+        self.products.append(Product("convolution", self.inside, shape, flops, weight.numel(), operators, kernels, frames))
 
     def _sums(self, conv: CausalConv3d, frames: int, out: int, convolutions: int) -> None:
         """What a portable program adds up around the convolutions of one over frames, and joins: `out` numbers a frame come out."""
         inputs = out * conv.weight.shape[1] // conv.weight.shape[0]  # of a frame; these keep a picture's size
         pairs = max(0, conv.taps * frames - convolutions) // 2
         alone = frames - 2 * pairs
-        self.moved += FLOAT * (12 * pairs * (inputs + out) + 3 * (conv.taps - 1) * alone * out + 2 * frames * out)
+        moved = FLOAT * (12 * pairs * (inputs + out) + 3 * (conv.taps - 1) * alone * out + 2 * frames * out)
+        self.moved += moved
+        self.around += moved
         self.operators += 8 * pairs + (conv.taps - 1) * alone + 1
 
     def _attention(self, q: Tensor, k: Tensor) -> None:
@@ -219,8 +227,17 @@ def counted(method: EntryPoint) -> Counted:
     def leave(*_: Any) -> None:
         counter.inside, counter.layer = "", None
 
+    def beside(is_so: bool) -> Any:
+        def hook(*_: Any) -> None:
+            counter.beside = is_so
+
+        return hook
+
     hooks = []
     for name, module in method.module.named_modules():
+        if isinstance(module, (ChannelNorm, nn.SiLU)):
+            hooks.append(module.register_forward_pre_hook(beside(True)))
+            hooks.append(module.register_forward_hook(beside(False)))
         if isinstance(module, _LAYERS):
             hooks.append(module.register_forward_pre_hook(enter(name, module)))
             hooks.append(module.register_forward_hook(leave))
@@ -232,7 +249,8 @@ def counted(method: EntryPoint) -> Counted:
         for hook in hooks:
             hook.remove()
     passed = sum(x.numel() * x.element_size() for x in (*inputs, *outputs))
-    return Counted(tuple(counter.products), counter.moved, counter.operators, passed)
+    around = counter.around if any(product.frames > 1 for product in counter.products) else 0
+    return Counted(tuple(counter.products), counter.moved, counter.operators, passed, around)
 
 
 @lru_cache(maxsize=256)

@@ -16,19 +16,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ...core.config import TEMPORAL_STRIDE
 from ...core.files import available_memory
 from ...core.model.programs import EntryPoint
-from ...core.model.vae import ChannelNorm
+from ...core.model.vae import CausalConv3d, ChannelNorm
 from ...core.plan import check_count
 from ...quantize.recipes import Rule, WeightRecipe
 from ...targets.executorch.program_file import ProgramFile, set_threads, threads
+from ...targets.rewrites.causal_convolution import PortableConv3d
 from ..bench.machine import device_name
 from ..bench.operators import Part, Ready, compile_part
 from .counting import Counted, Kind, Product, counted, shape_flops
@@ -41,6 +44,7 @@ MOST_PRODUCTS = 16  # compiled and timed, besides the largest of each kind; the 
 SHARE = 0.97  # of the FLOPs, beyond which nothing more is timed
 ROWS, WIDTH = 448, 1536  # of what stands for operators on rows: a clip of 128x128x25 of flash
 MOST_PIXELS = 256 * 256  # of what stands for operators on pictures
+STREAMED = 2  # convolutions over frames one behind the other
 CHAIN = 4  # layers one behind the other, so that what a program takes besides them counts for a quarter
 COPY = 64 << 20  # bytes that are copied to learn how fast memory is
 PACKED = (1024, 4096)  # inputs and outputs of the layer that is loaded to learn how fast loading is
@@ -51,7 +55,7 @@ RESIDENT = (
     "demo_material(NANO_CLIP, whole=False); "
     "from echoedge.core.memory import peak_bytes; print(peak_bytes())"
 )
-Key = tuple[Kind, Type, float, tuple[int, ...]]
+Key = tuple[Kind | Literal["streamed"], Type, float, tuple[int, ...]]  # streamed: frames, inputs, rows, columns, outputs
 
 
 # ---- 1. Parts -------------------------------------------------------------------------------------------------------------------
@@ -89,12 +93,38 @@ class Matrices(nn.Module):
         return torch.bmm(a, b)
 
 
+class Streamed(nn.Module):
+    """Two convolutions over frames as a residual block has them, to and fro, x: [1, frames, inputs, rows, columns]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        sizes = _to_and_fro(inputs, outputs, STREAMED)
+        self.norms = nn.ModuleList(ChannelNorm(channels, 3) for channels, _ in sizes)
+        drawn = [CausalConv3d(*channels, (3, 3)) for channels in sizes]
+        for convolution in drawn:
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="linear")
+        self.convolutions = nn.ModuleList(map(PortableConv3d, drawn))
+
+    def forward(self, x: Tensor, *past: Tensor) -> Tensor:
+        for norm, convolution, before in zip(self.norms, self.convolutions, past, strict=True):
+            x = convolution(functional.silu(norm(x)), before)
+        return x
+
+
+def key_of(product: Product, kind: Type, bits: float) -> Key:
+    """What it is timed as."""
+    _, inputs, rows, columns, outputs, *kernel = product.shape if product.frames > 1 else (0, 0, 0, 0, 0)
+    if kernel[:2] == [3, 3]:
+        return "streamed", kind, bits, (product.frames, inputs, rows, columns, outputs)
+    return product.kind, kind, bits, product.shape
+
+
 def keys_of(work: Workload) -> dict[Key, tuple[int, Product]]:
     """FLOPs of a film by what is multiplied, the most first, and one product of each."""
     found: dict[Key, tuple[int, Product]] = {}
     for call in work.calls:
         for product in call.counted.products:
-            key = (product.kind, type_of(work, call.role, product), bits(work, call.role, product), product.shape)
+            key = key_of(product, type_of(work, call.role, product), bits(work, call.role, product))
             total = found[key][0] if key in found else 0
             found[key] = (total + call.times * product.computed, product)
     return dict(sorted(found.items(), key=lambda item: -item[1][0]))
@@ -115,6 +145,8 @@ def chosen(work: Workload, most: int = MOST_PRODUCTS) -> list[Key]:
 def chained(key: Key) -> int:
     """Layers of the part that stands for a product."""
     kind, _, _, shape = key
+    if kind == "streamed":
+        return STREAMED
     return 1 if kind == "activations" or (kind == "convolution" and (shape[2] == 1 or shape[7] != 1)) else CHAIN
 
 
@@ -136,9 +168,15 @@ def part_of(key: Key) -> Part:
     elif kind == "activations":
         batch, rows, depth, columns = shape
         module, given = Matrices(), (randn(batch, rows, depth), randn(batch, depth, columns))
+    elif kind == "streamed":
+        frames, inputs, rows, columns, outputs = shape
+        module = Streamed(inputs, outputs)
+        past = (randn(1, 2, channels, rows, columns) for channels, _ in _to_and_fro(inputs, outputs, STREAMED))
+        given = (randn(1, frames, inputs, rows, columns), *past)
     else:
         pictures, inputs, rows, columns, outputs, high, wide, stride, groups = shape
-        settings = {"stride": (1 if rows == 1 else stride, stride), "padding": (high // 2, wide // 2), "groups": groups}
+        step = (1 if rows == 1 else stride, stride)
+        settings: dict[str, Any] = {"stride": step, "padding": (high // 2, wide // 2), "groups": groups}
         sizes = _to_and_fro(inputs, outputs, chained(key))
         module = nn.Sequential(*(nn.Conv2d(*each, (high, wide), **settings) for each in sizes))
         given = (randn(pictures, inputs, rows, columns),)
@@ -154,7 +192,7 @@ def recipe_of(key: Key) -> WeightRecipe:
     kind, multiplied, width, _ = key
     if multiplied == "fp32":
         return WeightRecipe(name="fp32")
-    layers = "convolution" if kind == "convolution" else "linear"
+    layers = "convolution" if kind in ("convolution", "streamed") else "linear"
     return WeightRecipe(name="timed", rules=(Rule(weights="int8" if width == 8 else "int4", layers=layers),))  # type: ignore[arg-type]
 
 
@@ -202,16 +240,17 @@ class HostRates:
     cpu: HostRates | None = None
 
     def product(self, product: Product, kind: Type, bits: float) -> float:
-        key = (product.kind, kind, bits, product.shape)
+        key = key_of(product, kind, bits)
         if key in self.taken:
-            return product.operators * self.taken[key]
+            return self.taken[key] * (1 if key[0] == "streamed" else product.operators)
         like = [other for other in self.taken if other[:2] == key[:2]] or [other for other in self.taken if other[1] == kind]
-        one = shape_flops(product.kind, product.shape)
+        one = _flops(key)
         nearest = min(like or self.taken, key=lambda other: abs(math.log(_flops(other) / one)))
         return product.computed / _flops(nearest) * self.taken[nearest]
 
     def moved(self, counted: Counted, pictures: bool) -> float:
-        return self.call + counted.moved / (self.painting if pictures else self.moving) + counted.passed / self.copying
+        timed = counted.around if any(key[0] == "streamed" for key in self.taken) else 0
+        return self.call + (counted.moved - timed) / (self.painting if pictures else self.moving) + counted.passed / self.copying
 
     def loading(self, stored: int, packed: int) -> float | None:
         return packed / self.packing
@@ -222,7 +261,11 @@ class HostRates:
 
 
 def _flops(key: Key) -> int:
-    return shape_flops(key[0], key[3])
+    kind, _, _, shape = key
+    if kind != "streamed":
+        return shape_flops(kind, shape)
+    frames, inputs, rows, columns, outputs = shape
+    return (4 * (frames // 2) + 3 * (frames % 2)) * shape_flops("convolution", (1, inputs, rows, columns, outputs, 3, 3, 1, 1))
 
 
 def measure_rates(work: Workload, rounds: int = 5, on: int | None = None, progress: Progress = lambda *_: None) -> HostRates:
