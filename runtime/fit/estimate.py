@@ -204,9 +204,9 @@ def call_seconds(work: Workload, call: Call, rates: Rates) -> dict[str, float]:
 
 
 def flops_by_type(work: Workload) -> dict[str, int]:
-    """Of a film, two per multiplication and addition."""
+    """Of a film's compiled programs, two per multiplication and addition."""
     found: dict[str, Any] = {"int8": 0, "fp32": 0}
     for call in work.calls:
         for product in call.counted.products:
-            found[type_of(work, call.role, product)] += call.times * product.flops
+            found[type_of(work, call.role, product)] += call.times * product.computed
     return found

@@ -211,6 +211,8 @@ def main() -> None:
         }
         for place, name in enumerate(runs)
     ]
+    for row in rows:
+        row["start_by_python"] = round(row["to_first_denoise_ms"] / rows[0]["to_first_denoise_ms"], 3)  # type: ignore[operator]
     lines = line_rows(asked.engines)
     print(json.dumps({"vectors": passed, "players": rows, "lines": lines}, indent=1))
     if asked.record:
